@@ -1,0 +1,468 @@
+"""The command line. The only file that knows Typer.
+
+Every command's body is one call into another file, so that tests reach it without Typer; `main` turns errors into
+one `error:` line, a `hint:` and the documented exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import llmpipe
+from llmpipe.cli.stage_command import (
+    Options,
+    load_schemas,
+    load_spec,
+    run_command,
+    settings_table,
+    stage_command,
+)
+from llmpipe.core.console import Console
+from llmpipe.core.errors import EXIT_CODES, LlmpipeError
+from llmpipe.core.ranks import current_ranks
+from llmpipe.stages import STAGES
+
+PIPELINE, USE, INSPECT, SET_UP = "Pipeline", "Use a model", "Inspect", "Set up"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="From a crawl of the web to an assistant you can talk to. Each stage reads what the one before it wrote.",
+    epilog="Start with:  llmpipe run            (recipe `tiny`: about 5 minutes on 2 cores, no GPU)\n\n"
+    "then:  llmpipe chat runs/tiny/sft",
+)
+
+# ----------------------------------------------------------------------------------------------
+# Options that several commands share
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also debug lines.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable.")
+]
+From = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="NAME=PATH", help="Read an input from another folder; repeatable."),
+]
+Name = Annotated[str | None, typer.Option(help="Run folder under runs/; the recipe's name otherwise.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what was made with other settings or inputs.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Discard unfinished work instead of resuming it.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be read, written and needed; do nothing.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes to use; never changes the result.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Log = Annotated[list[str] | None, typer.Option("--log", help="Also log to wandb or tensorboard; repeatable.")]
+ModelFolder = Annotated[Path, typer.Argument(help="Folder of a model.")]
+
+
+class _Session:
+    """What `main` needs to know of the command that ran: how it talks, and whether tracebacks are wanted."""
+
+    console = Console(enabled=current_ranks().rank == 0)
+    debug = bool(os.environ.get("LLMPIPE_DEBUG"))
+
+
+def _console(json: bool = False, quiet: bool = False, verbose: bool = False, debug: bool = False) -> Console:
+    _Session.debug |= debug
+    _Session.console = Console(quiet, verbose or debug, json, enabled=current_ranks().rank == 0)
+    return _Session.console
+
+
+# ----------------------------------------------------------------------------------------------
+# Pipeline
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llmpipe {llmpipe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    rich_help_panel=PIPELINE,
+    epilog="Examples:  llmpipe run    |    llmpipe run configs/novels.toml    |    llmpipe run tiny --dry-run --json",
+)
+def run(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's path or name; `tiny` otherwise.")] = None,
+    set_: Set = None,
+    name: Name = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME otherwise.")] = None,
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    device: Device = "auto",
+    log: Log = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Every stage of a recipe in order; what is up to date is skipped, what was interrupted is resumed."""
+    arguments = (recipe,) if recipe else ()
+    options = Options(
+        arguments,
+        tuple(set_ or ()),
+        (),
+        name,
+        out,
+        runs,
+        force,
+        fresh,
+        dry_run,
+        workers,
+        device,
+        tuple(log or ()),
+    )
+    run_command(options, _console(json, quiet, verbose, debug))
+
+
+def _stage(stage: str) -> Callable[..., None]:
+    def command(
+        arguments: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [INPUTS]...")] = None,
+        set_: Set = None,
+        from_: From = None,
+        name: Name = None,
+        out: Annotated[Path | None, typer.Option(help="Folder to write; runs/NAME/… otherwise.")] = None,
+        runs: Runs = Path("runs"),
+        force: Force = False,
+        fresh: Fresh = False,
+        dry_run: DryRun = False,
+        workers: Workers = None,
+        device: Device = "auto",
+        log: Log = None,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+        debug: Debug = False,
+    ) -> None:
+        options = Options(
+            tuple(arguments or ()),
+            tuple(set_ or ()),
+            tuple(from_ or ()),
+            name,
+            out,
+            runs,
+            force,
+            fresh,
+            dry_run,
+            workers,
+            device,
+            tuple(log or ()),
+        )
+        stage_command(stage, options, _console(json, quiet, verbose, debug))
+
+    return command
+
+
+def _stage_help(stage: str) -> str:
+    """The end of a stage's help: its settings, which `--set` changes."""
+    spec = load_spec(stage)
+    lines = ["\b", f"Settings (change with --set {stage}.KEY=VALUE, or in the recipe's [{stage}]):"]
+    for key, default, meaning in settings_table(spec.config):
+        lines.append(f"  {key} = {default}")
+        if meaning:
+            lines.append(f"      {meaning}")
+    return "\n".join(lines)
+
+
+def _add_stages() -> None:
+    for stage in STAGES:
+        spec = load_spec(stage)
+        examples = "\n".join(["\b", "Examples:", *(f"  {example}" for example in spec.examples)])
+        wants_help = len(sys.argv) > 2 and sys.argv[1] == stage and "--help" in sys.argv
+        epilog = _stage_help(stage) if wants_help else None
+        help_text = f"{spec.summary}.\n\n{examples}"
+        app.command(stage, help=help_text, epilog=epilog, rich_help_panel=PIPELINE)(_stage(stage))
+
+
+_add_stages()
+
+# ----------------------------------------------------------------------------------------------
+# Use a model
+
+
+@app.command(
+    rich_help_panel=USE,
+    epilog="Example:  llmpipe sample runs/tiny/base --prompt 'Return the' --temperature 0.8 --n 3",
+)
+def sample(
+    model: ModelFolder = Path("runs/tiny/base"),
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to go on from.")] = "",
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many samples.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 1,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Let a model continue a text, streaming."""
+    from llmpipe.apps.sample import run_sample
+    from llmpipe.inference.sampling import Sampling
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    run_sample(
+        model,
+        prompt=prompt,
+        n=n,
+        sampling=sampling,
+        device=device,
+        console=_console(json, quiet, False, debug),
+    )
+
+
+@app.command(
+    rich_help_panel=USE,
+    epilog="Examples:  llmpipe chat runs/tiny/sft    |    llmpipe chat runs/tiny/sft -p 'What is 37 + 45?'",
+)
+def chat(
+    model: ModelFolder = Path("runs/tiny/sft"),
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="Ask this, print the answer, leave.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(min=1)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    seed: Annotated[int, typer.Option()] = 1,
+    show_tokens: Annotated[bool, typer.Option("--tokens", help="Show the tokens of each turn.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Talk to a model in the terminal."""
+    from llmpipe.apps.chat.session import run_chat
+    from llmpipe.inference.sampling import Sampling
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    code = run_chat(
+        model,
+        prompt=prompt,
+        system=system,
+        sampling=sampling,
+        show_tokens=show_tokens,
+        device=device,
+        console=_console(json, quiet, False, debug),
+    )
+    raise typer.Exit(code)
+
+
+# ----------------------------------------------------------------------------------------------
+# Inspect
+
+
+@app.command("ls", rich_help_panel=INSPECT)
+def ls_(
+    runs: Annotated[Path, typer.Argument(help="Folder that holds the runs.")] = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List runs and their artifacts."""
+    from llmpipe.cli.inspect import ls
+
+    ls(runs, _console(json, debug=debug))
+
+
+@app.command("show", rich_help_panel=INSPECT, epilog="Example:  llmpipe show runs/tiny/base")
+def show_(
+    path: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what an artifact is made of: inputs, settings, numbers, files."""
+    from llmpipe.cli.inspect import show
+
+    show(path, _console(json, debug=debug))
+
+
+@app.command("diff", rich_help_panel=INSPECT, epilog="Example:  llmpipe diff runs/tiny runs/other")
+def diff_(
+    a: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare the settings, inputs and numbers of two artifacts or runs."""
+    from llmpipe.cli.inspect import diff
+
+    diff(a, b, _console(json, debug=debug))
+
+
+@app.command("verify", rich_help_panel=INSPECT, epilog="Example:  llmpipe verify runs/tiny")
+def verify_(
+    paths: Annotated[list[Path], typer.Argument(help="Artifacts or run folders.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check every file of artifacts against its hash."""
+    from llmpipe.cli.inspect import verify_command
+
+    verify_command(paths, _console(json, debug=debug))
+
+
+@app.command("report", rich_help_panel=INSPECT, epilog="Example:  llmpipe report runs/tiny --out report.md")
+def report_(
+    path: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; .md for Markdown, else HTML.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write one page about a run: funnel, curves, samples, conversation."""
+    from llmpipe.cli.inspect import report_command
+
+    report_command(path, out, _console(json, debug=debug))
+
+
+# ----------------------------------------------------------------------------------------------
+# Set up
+
+
+@app.command(
+    rich_help_panel=SET_UP,
+    epilog="Examples:  llmpipe recipes    |    llmpipe recipes show tiny    |    llmpipe recipes cp tiny mine.toml",
+)
+def recipes(
+    action: Annotated[str, typer.Argument(help="ls, show, cp or schema.")] = "ls",
+    name: Annotated[str | None, typer.Argument(help="A recipe's name or path.")] = None,
+    target: Annotated[Path | None, typer.Argument(help="For cp: the file to write.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List, show and copy recipes; print their JSON schema."""
+    from llmpipe.cli import recipes as module
+    from llmpipe.core.errors import UserError, did_you_mean
+
+    console = _console(json, debug=debug)
+    match action, name, target:
+        case "ls", None, None:
+            module.list_recipes(console)
+        case "show", str(), None:
+            module.show_recipe(name, console)
+        case "cp", str(), Path():
+            module.copy_recipe(name, target, console)
+        case "schema", None, None:
+            module.show_schema(load_schemas(), console)
+        case _:
+            usage = "`ls`, `show NAME`, `cp NAME FILE` or `schema` is expected after `recipes`"
+            raise UserError(usage, did_you_mean(action, ("ls", "show", "cp", "schema")))
+
+
+@app.command(rich_help_panel=SET_UP)
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """Check what this machine can do: versions, device, memory, disk, a short training run."""
+    from llmpipe.cli.doctor import run_doctor
+
+    run_doctor(_console(json, debug=debug))
+
+
+# ----------------------------------------------------------------------------------------------
+# Errors and exit codes
+
+
+def main() -> None:
+    """Run the command line and exit with a documented code."""
+    sys.exit(run_main())
+
+
+def run_main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except LlmpipeError as error:
+        code = _report(error, error.message, error.hint, error.exit_code)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        code = _report(error, "stopped by Ctrl-C", "run the same command again to go on", 130)
+    except OSError as error:
+        code = _report_os_error(error)
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of Typer's
+            error.show()
+            code = int(error.exit_code)
+        elif _is_disk_full(error):
+            code = _report_disk_full(error)
+        else:
+            code = _report_bug(error)
+    code = code if isinstance(code, int) else 0
+    assert code in EXIT_CODES, code
+    return code
+
+
+def _report(error: BaseException, message: str, hint: str | None, code: int) -> int:
+    if _Session.debug:
+        traceback.print_exception(error)
+    if _Session.console.enabled:
+        _Session.console.error(message, hint)
+    return code
+
+
+def _report_os_error(error: OSError) -> int:
+    if _is_disk_full(error):
+        return _report_disk_full(error)
+    if isinstance(error, BrokenPipeError):  # `llmpipe show … | head`
+        # The interpreter flushes stdout when it ends; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        where = f"`{error.filename}`" if error.filename else "a file"
+        return _report(error, f"cannot use {where}: {error.strerror}", "check its owner and permissions", 2)
+    return _report_bug(error)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether the disk was full, also when a library reports it in its own words."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(
+            chain
+        ):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _report_disk_full(error: BaseException) -> int:
+    hint = "free some space and run the same command again; finished work is kept"
+    filename = getattr(error, "filename", None)
+    where = f" (writing `{filename}`)" if filename else ""
+    return _report(error, f"the disk is full{where}", hint, 75)
+
+
+def _report_bug(error: BaseException) -> int:
+    log = Path(tempfile.gettempdir()) / f"llmpipe-crash-{os.getpid()}.log"
+    try:
+        log.write_text("".join(traceback.format_exception(error)))
+        hint = f"this is a bug in llmpipe; the traceback is in {log}"
+    except OSError:
+        hint = "this is a bug in llmpipe; --debug shows the traceback"
+    summary = str(error).split("\n", 1)[0]
+    return _report(error, f"{type(error).__name__}: {summary}", hint, 1)

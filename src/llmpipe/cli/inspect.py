@@ -1,0 +1,211 @@
+"""Looking at what is on disk: ls, show, diff, verify, report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmpipe.cli.stage_command import load_spec
+from llmpipe.core.artifact import MANIFEST, Artifact, open_artifact, verify, write_atomic
+from llmpipe.core.config import diff_values
+from llmpipe.core.console import Console, format_bytes, format_duration
+from llmpipe.core.errors import InputError, LlmpipeError
+from llmpipe.core.report import Section, Table, Text, to_html, to_markdown
+from llmpipe.stages import STAGES
+
+
+def find_artifacts(folder: Path) -> list[Artifact]:
+    """The artifacts of a run folder in pipeline order, or the one artifact that `folder` is.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if (folder / MANIFEST).is_file():
+        return [open_artifact(folder)]
+    if not folder.is_dir():
+        raise InputError(f"there is no folder `{folder}`", "`llmpipe ls` lists the runs here")
+    found = [open_artifact(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
+    if not found:
+        raise InputError(f"`{folder}` holds no finished artifact", "`llmpipe ls` lists the runs here")
+    order = list(STAGES)
+    return sorted(found, key=lambda artifact: order.index(artifact.manifest["stage"]))
+
+
+def ls(runs: Path, console: Console) -> None:
+    """List runs, their artifacts and unfinished work."""
+    rows = list(_runs(runs))
+    if console.json_output:
+        console.document(rows)
+        return
+    if not rows:
+        console.info(f"no runs in `{runs}`; start one with: llmpipe run")
+    for row in rows:
+        console.out(f"{row['path']:<28}{row['state']:<12}{row['id'][:8]:<10}{row['headline']}")
+
+
+def _runs(runs: Path) -> Iterator[dict[str, str]]:
+    if not runs.is_dir():
+        return
+    for run in sorted(path for path in runs.iterdir() if path.is_dir()):
+        for path in sorted(run.glob(f"*/{MANIFEST}")):
+            artifact = open_artifact(path.parent)
+            headline = load_spec(artifact.manifest["stage"]).headline(artifact.stats)
+            yield {"path": str(path.parent), "state": "finished", "id": artifact.id, "headline": headline}
+        for partial in sorted(run.glob(".*.partial")):
+            name = partial.name.removeprefix(".").removesuffix(".partial")
+            yield {
+                "path": str(run / name),
+                "state": "unfinished",
+                "id": "",
+                "headline": "run it again to resume",
+            }
+
+
+def show(path: Path, console: Console) -> None:
+    """Show what an artifact, or each artifact of a run, is made of."""
+    artifacts = find_artifacts(path)
+    if console.json_output:
+        documents = [dict(artifact.manifest) for artifact in artifacts]
+        console.document(documents[0] if len(documents) == 1 else documents)
+        return
+    for i, artifact in enumerate(artifacts):
+        if i:
+            console.out()
+        for label, text in _facts(artifact):
+            console.out(f"{label:<10}{text}")
+
+
+def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    manifest = artifact.manifest
+    yield "path", str(artifact.path)
+    yield "kind", f"{artifact.kind}, written by stage {manifest['stage']}"
+    yield "result", load_spec(manifest["stage"]).headline(artifact.stats)
+    yield "id", artifact.id
+    for name, source in manifest["inputs"].items():
+        yield "reads", f"{name} = {source['path']}  {source['id'][:8]}"
+    times = manifest["time"]
+    attempts = f", {times['attempts']} attempts" if times["attempts"] > 1 else ""
+    yield "time", f"{times['started']}, {format_duration(times['seconds'])}{attempts}"
+    code, machine = manifest["code"], manifest["environment"]
+    commit = f" ({code['commit']}{', changed' if code['dirty'] else ''})" if "commit" in code else ""
+    yield "made by", f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['platform']}"
+    for name, result in manifest["expect"].items():
+        word = "met" if result["met"] else "NOT met"
+        yield "expects", f"{name} {result['bound']}: {result['found']}, {word}"
+    for key, value in artifact.stats.items():
+        if isinstance(value, str | int | float):
+            yield "stat", f"{key} = {value}"
+    for name, (size, sha) in manifest["files"].items():
+        yield "file", f"{name}  {format_bytes(size)}  {sha[:8]}"
+
+
+def diff(a: Path, b: Path, console: Console) -> None:
+    """Show in which settings, inputs and numbers two artifacts, or two runs, differ."""
+    pairs = _pairs(find_artifacts(a), find_artifacts(b))
+    document: dict[str, Any] = {}
+    for stage, left, right in pairs:
+        old = left.manifest["asked"] if left else {}
+        new = right.manifest["asked"] if right else {}
+        lines = diff_values(old, new)
+        lines += diff_values(_numbers(left), _numbers(right), "stats")
+        document[stage] = lines
+        if not console.json_output:
+            same = left and right and left.id == right.id
+            console.out(f"{stage}: {'same contents' if same else 'contents differ'}")
+            for line in lines:
+                console.out(f"    {line}")
+    if console.json_output:
+        console.document(document)
+
+
+def _pairs(
+    left: Sequence[Artifact], right: Sequence[Artifact]
+) -> list[tuple[str, Artifact | None, Artifact | None]]:
+    by_stage = [{artifact.manifest["stage"]: artifact for artifact in side} for side in (left, right)]
+    stages = [stage for stage in STAGES if stage in by_stage[0] or stage in by_stage[1]]
+    return [(stage, by_stage[0].get(stage), by_stage[1].get(stage)) for stage in stages]
+
+
+def _numbers(artifact: Artifact | None) -> dict[str, Any]:
+    stats = artifact.stats if artifact else {}
+    return {key: value for key, value in stats.items() if isinstance(value, str | int | float)}
+
+
+def verify_command(paths: Sequence[Path], console: Console) -> None:
+    """Compare every file with its manifest.
+
+    Raises:
+        InputError: if a file is missing, damaged or not in the manifest.
+    """
+    results = {str(a.path): verify(a) for path in paths for a in find_artifacts(path)}
+    if console.json_output:
+        console.document(results)
+    else:
+        for path, problems in results.items():
+            console.out(f"{path}: {'every file is as written' if not problems else 'DAMAGED'}")
+            for problem in problems:
+                console.out(f"    {problem}")
+    damaged = [path for path, problems in results.items() if problems]
+    if damaged:
+        hint = "delete the damaged folder and run `llmpipe run` again"
+        raise InputError(f"damaged: {', '.join(damaged)}", hint)
+
+
+# ----------------------------------------------------------------------------------------------
+# The report
+
+
+def report_sections(artifacts: Sequence[Artifact]) -> list[Section]:
+    """One section with the whole pipeline, then those of each stage."""
+    rows = []
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        headline = load_spec(manifest["stage"]).headline(artifact.stats)
+        seconds = format_duration(manifest["time"]["seconds"])
+        rows.append([manifest["stage"], headline, format_bytes(artifact.n_bytes), seconds, artifact.id[:8]])
+    sections = [Section("The pipeline", [Table(["stage", "result", "size", "time", "id"], rows)])]
+    for artifact in reversed(artifacts):
+        if artifact.manifest["stage"] == "eval":  # what comes out stands first
+            sections += load_spec("eval").report(artifact)
+    for artifact in artifacts:
+        if artifact.manifest["stage"] != "eval":
+            sections += load_spec(artifact.manifest["stage"]).report(artifact)
+    missed = [
+        f"`{artifact.manifest['stage']}.{name}`: {result['found']} against {result['bound']}"
+        for artifact in artifacts
+        for name, result in artifact.manifest["expect"].items()
+        if not result["met"]
+    ]
+    if missed:
+        sections.insert(0, Section("Expectations not met", [Text("; ".join(missed))]))
+    return sections
+
+
+def write_report(folder: Path, target: Path) -> None:
+    """Write the report of a run or of one artifact: Markdown for `.md`, else one self-contained HTML page."""
+    artifacts = find_artifacts(folder)
+    last = artifacts[-1].manifest
+    title = f"llmpipe: {last['name']}"
+    code, machine = last["code"], last["environment"]
+    commit = f" ({code['commit']})" if "commit" in code else ""
+    made = f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['cores']} cores"
+    subtitle = f"{last['time']['finished'][:10]}, {made}, recipe {last['recipe']['file']}"
+    sections = report_sections(artifacts)
+    if target.suffix == ".md":
+        write_atomic(target, to_markdown(title, sections))
+    else:
+        write_atomic(target, to_html(title, sections, subtitle))
+
+
+def report_command(folder: Path, out: Path | None, console: Console) -> None:
+    """Write the report and say where it is."""
+    target = out or (folder / "report.html" if not (folder / MANIFEST).is_file() else Path("report.html"))
+    try:
+        write_report(folder, target)
+    except KeyError as error:
+        raise LlmpipeError(f"the report of `{folder}` lacks {error}") from error
+    if console.json_output:
+        console.document({"report": str(target)})
+    else:
+        console.out(str(target))

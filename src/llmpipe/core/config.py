@@ -1,0 +1,416 @@
+"""Recipe file + `--set` -> frozen dataclasses, with every problem reported at once as `file:line: key`.
+
+A recipe is one TOML file for the whole pipeline: `name`, `seed`, `[expect]` and one table per stage. Which tables
+exist and which dataclass describes each is passed in, so this file knows no stage.
+
+Settings are plain frozen dataclasses marked with `schema`; pydantic validates them here and is imported only when a
+recipe is read. It runs in strict JSON mode, because its lax mode takes `"3"` and `true` for numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llmpipe.core.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+T = TypeVar("T")
+KeyPath = tuple[str | int, ...]
+TOP_LEVEL_KEYS = ("name", "seed", "expect")
+
+
+def schema(cls: type[T]) -> type[T]:
+    """Mark a frozen dataclass as settings: unknown keys are errors, field docstrings are its documentation."""
+    cls.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # type: ignore[attr-defined]
+    return cls
+
+
+class OneOf:
+    """Marks a union of schemas that are told apart by their `kind`: `Annotated[Muon | AdamW, OneOf()]`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic import Discriminator
+
+        return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as resolved from its file and the overrides."""
+
+    name: str
+    seed: int
+    path: str
+    sections: Mapping[str, Any]
+    """Section name -> its settings, one for every known section (defaults where the file has none)."""
+    present: frozenset[str]
+    """The sections that stand in the file or in an override."""
+    overrides: tuple[str, ...] = ()
+    expect: Mapping[str, float] = field(default_factory=dict)
+    """Flattened `[expect]`: `eval.accuracy_min` -> 0.9."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a recipe."""
+
+    where: str
+    key: str
+    text: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.key}: {self.text}" if self.key else f"{self.where}: {self.text}"
+        return line + (f"\n    hint: {self.hint}" if self.hint else "")
+
+
+# ------------------------------------------------------------------------------------------
+# Loading
+
+
+def load_recipe(path: Path, schemas: Mapping[str, type], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply `key.path=value` overrides and validate everything.
+
+    Args:
+        path: the TOML file.
+        schemas: section name -> the dataclass of its settings.
+        overrides: `--set` arguments; a value is TOML, or plain text where it does not parse as TOML.
+
+    Raises:
+        UserError: with all problems of the file and the overrides, one per line.
+    """
+    text = _read_text(path)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: this is not valid TOML: {error}") from None
+    origins = {key: f"{path}:{line}" for key, line in index_lines(text).items()}
+    problems: list[Problem] = []
+    for override in overrides:
+        _apply_override(tree, override, origins, problems)
+
+    known = [*TOP_LEVEL_KEYS, *schemas]
+    for key in tree:
+        if key not in known:
+            hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
+            problems.append(Problem(_origin(origins, (key,), path), key, "unknown key", hint))
+    name = tree.get("name", path.stem)
+    if not isinstance(name, str) or not name or "/" in name:
+        problems.append(Problem(_origin(origins, ("name",), path), "name", "must be a plain name", None))
+    seed = tree.get("seed", 1)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        problems.append(Problem(_origin(origins, ("seed",), path), "seed", "must be an integer of 0 or more"))
+    expect = _flatten_expect(tree.get("expect", {}), origins, path, problems)
+    sections = {}
+    for section, cls in schemas.items():
+        sections[section] = _validate(section, cls, tree.get(section, {}), origins, path, problems)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = "\n".join(str(problem) for problem in problems)
+        raise UserError(f"{count} in the recipe\n{lines}")
+    present = frozenset(key for key in tree if key in schemas)
+    return Recipe(name, seed, str(path), sections, present, tuple(overrides), expect)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        siblings = [str(p) for p in sorted(path.parent.glob("*.toml"))] if path.parent.is_dir() else []
+        hint = (
+            did_you_mean(str(path), siblings) or "`llmpipe recipes` lists the recipes that come with llmpipe"
+        )
+        raise UserError(f"there is no recipe `{path}`", hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe `{path}` cannot be read: {error}") from None
+
+
+def _apply_override(
+    tree: dict[str, Any], override: str, origins: dict[KeyPath, str], problems: list[Problem]
+) -> None:
+    key, equals, raw = override.partition("=")
+    keys = tuple(part.strip() for part in key.split("."))
+    where = f"--set {override}"
+    if not equals or not all(keys):
+        problems.append(Problem(where, "", "expected `section.key=value`", "e.g. --set pretrain.steps=100"))
+        return
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    node = tree
+    for part in keys[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            problems.append(Problem(where, ".".join(keys), f"`{part}` is a value and has no keys"))
+            return
+        node = child
+    node[keys[-1]] = value
+    for n in range(1, len(keys) + 1):
+        if n == len(keys) or keys[:n] not in origins:
+            origins[keys[:n]] = where
+
+
+def _flatten_expect(
+    table: Any, origins: Mapping[KeyPath, str], path: Path, problems: list[Problem]
+) -> dict[str, float]:
+    flat: dict[str, float] = {}
+
+    def walk(node: Any, keys: tuple[str, ...]) -> None:
+        if isinstance(node, dict):
+            for key, child in node.items():
+                walk(child, (*keys, key))
+            return
+        name = ".".join(keys)
+        where = _origin(origins, ("expect", *keys), path)
+        if isinstance(node, bool) or not isinstance(node, int | float):
+            problems.append(Problem(where, f"expect.{name}", f"must be a number, got {json.dumps(node)}"))
+        elif not name.endswith(("_min", "_max")) or "." not in name:
+            hint = "e.g. pretrain.val_bpb_max = 1.8"
+            problems.append(Problem(where, f"expect.{name}", "must be `stage.number_min` or `_max`", hint))
+        else:
+            flat[name] = float(node)
+
+    walk(table, ())
+    return flat
+
+
+# ------------------------------------------------------------------------------------------
+# Validation
+
+
+def _validate(
+    section: str,
+    cls: type,
+    tree: Any,
+    origins: Mapping[KeyPath, str],
+    path: Path,
+    problems: list[Problem],
+) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(tree, dict):
+        problems.append(Problem(_origin(origins, (section,), path), section, "must be a table"))
+        return None
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            problems.append(_problem(section, cls, tree, detail, origins, path))
+        return None
+
+
+def _problem(
+    section: str,
+    cls: type,
+    tree: dict[str, Any],
+    detail: ErrorDetails,
+    origins: Mapping[KeyPath, str],
+    path: Path,
+) -> Problem:
+    keys = (section, *_real_keys(detail["loc"], tree, detail["type"]))
+    name = ".".join(str(key) for key in keys)
+    kind = detail["type"]
+    hint = None
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        text = "unknown key"
+        siblings = _known_keys(cls, keys[1:-1], tree)
+        hint = did_you_mean(str(keys[-1]), siblings) or f"known keys: {', '.join(siblings)}"
+    elif kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        text = "required key is missing"
+    elif kind == "union_tag_not_found":
+        text = "required key `kind` is missing"
+    elif kind == "value_error":
+        text = str(detail.get("ctx", {}).get("error", detail["msg"]))
+    else:
+        message = detail["msg"]
+        text = f"{message[0].lower()}{message[1:]}, got {json.dumps(detail['input'], default=str)}"
+    return Problem(_origin(origins, keys, path), name, text, hint)
+
+
+def _real_keys(loc: tuple[int | str, ...], tree: Any, kind: str) -> tuple[str | int, ...]:
+    """Keep of a pydantic location what stands in the file: union members' names are left out."""
+    keys: list[str | int] = []
+    node = tree
+    for i, part in enumerate(loc):
+        in_table = isinstance(node, dict) and part in node
+        in_array = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if in_table or in_array:
+            keys.append(part)
+            node = node[part]
+        elif i == len(loc) - 1 and kind.startswith("missing"):
+            keys.append(part)
+    return tuple(keys)
+
+
+def _known_keys(cls: type, keys: Sequence[str | int], tree: Any) -> list[str]:
+    """The keys a file may use at `keys` below a section described by `cls`."""
+    node: Any = cls
+    for key in keys:
+        members = [m for m in schema_types(node) if any(f.name == key for f in dataclasses.fields(m))]
+        tree = tree.get(key) if isinstance(tree, dict) else None
+        if not members:
+            return []
+        node = field_types(members[0])[str(key)]
+    candidates = schema_types(node)
+    kind = tree.get("kind") if isinstance(tree, dict) else None
+    chosen = [c for c in candidates if getattr(c, "kind", None) == kind] or candidates
+    return [f.name for c in chosen for f in dataclasses.fields(c)]
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Field name -> its type with annotations resolved."""
+    import typing
+
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def schema_types(annotation: Any) -> list[type]:
+    """The dataclasses inside a type annotation such as `Annotated[A | B, ...]` or `A | None`."""
+    import typing
+
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return [annotation]
+    if typing.get_origin(annotation) is typing.Annotated:
+        return schema_types(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [cls for arg in typing.get_args(annotation) for cls in schema_types(arg)]
+    return []
+
+
+# ------------------------------------------------------------------------------------------
+# Where a key stands in the file (tomllib gives no positions)
+
+
+def index_lines(text: str) -> dict[KeyPath, int]:
+    """Map every key path of a valid TOML text to its line number, from 1.
+
+    Keys inside inline tables and arrays are not listed; `_origin` falls back to the key that holds them.
+    """
+    lines = text.splitlines()
+    index: dict[KeyPath, int] = {}
+    array_sizes: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    i = 0
+    while i < len(lines):
+        line = lines[i].strip()
+        start = i
+        i += 1
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            is_array = line.startswith("[[")
+            table = _resolve_arrays(_split_key(line.strip("[")), array_sizes, last_too=not is_array)
+            if is_array:
+                n = array_sizes.get(table, 0)
+                array_sizes[table] = n + 1
+                index.setdefault(table, start + 1)
+                table = (*table, n)
+            _set_with_parents(index, table, start + 1)
+            continue
+        key = _split_key(line)
+        rest = line
+        # A value may go on over several lines: take lines until the assignment parses.
+        while not _parses(rest) and i < len(lines):
+            rest += "\n" + lines[i]
+            i += 1
+        _set_with_parents(index, (*table, *key), start + 1)
+    return index
+
+
+def _set_with_parents(index: dict[KeyPath, int], keys: KeyPath, line: int) -> None:
+    for n in range(1, len(keys) + 1):
+        index.setdefault(keys[:n], line)
+
+
+def _parses(assignment: str) -> bool:
+    try:
+        tomllib.loads(assignment)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
+def _split_key(line: str) -> tuple[str, ...]:
+    """Read the dotted, possibly quoted key at the start of a line."""
+    parts: list[str] = []
+    i = 0
+    while i < len(line):
+        if line[i] in "\"'":
+            end = line.index(line[i], i + 1)
+            parts.append(line[i + 1 : end])
+            i = end + 1
+        else:
+            end = i
+            while end < len(line) and (line[end].isalnum() or line[end] in "_-"):
+                end += 1
+            parts.append(line[i:end])
+            i = end
+        while i < len(line) and line[i].isspace():
+            i += 1
+        if i >= len(line) or line[i] != ".":
+            break
+        i += 1
+        while i < len(line) and line[i].isspace():
+            i += 1
+    return tuple(parts)
+
+
+def _resolve_arrays(keys: Sequence[str], sizes: Mapping[KeyPath, int], last_too: bool) -> KeyPath:
+    """Insert the index of the current element after each key that names an array of tables."""
+    path: KeyPath = ()
+    for i, key in enumerate(keys):
+        path = (*path, key)
+        if path in sizes and (i < len(keys) - 1 or last_too):
+            path = (*path, sizes[path] - 1)
+    return path
+
+
+def _origin(origins: Mapping[KeyPath, str], keys: KeyPath, path: Path) -> str:
+    """The place of the nearest enclosing key that has one."""
+    for n in range(len(keys), 0, -1):
+        if keys[:n] in origins:
+            return origins[keys[:n]]
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------------
+# Resolved settings
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """Return settings as JSON values, defaults included, in field order."""
+    tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return tree
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a JSON value in canonical form, as hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def diff_values(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """List what differs between two JSON trees as `key: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in [*old, *(k for k in new if k not in old)]:
+            name = f"{prefix}.{key}" if prefix else str(key)
+            if key not in new:
+                lines.append(f"{name}: {json.dumps(old[key])} -> (none)")
+            elif key not in old:
+                lines.append(f"{name}: (none) -> {json.dumps(new[key])}")
+            else:
+                lines += diff_values(old[key], new[key], name)
+        return lines
+    return [] if old == new else [f"{prefix}: {json.dumps(old)} -> {json.dumps(new)}"]

@@ -1,0 +1,117 @@
+"""Device, number types and the group of processes. The only file of core that imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from llmpipe.core.errors import UserError
+from llmpipe.core.ranks import Ranks, current_ranks
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where this process computes, and who else does."""
+
+    ranks: Ranks
+    device: torch.device
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the device is an NVIDIA GPU."""
+        return self.device.type == "cuda"
+
+    def autocast(self, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
+        """Compute matrix products in `dtype`; weights stay as they are. float32 changes nothing."""
+        if dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Add numbers over all processes, in float64; every process gets the same result."""
+        if self.ranks.is_alone:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether the flag is set on at least one process."""
+        return self.sum([float(flag)])[0] > 0
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        self.sum([0.0])
+
+
+def resolve_device(name: str, ranks: Ranks) -> torch.device:
+    """Turn `auto`, `cpu` or `cuda` into this process's device.
+
+    Raises:
+        UserError: if `cuda` is asked for and there is none, or fewer GPUs than processes.
+    """
+    if name not in {"auto", "cpu", "cuda"}:
+        raise UserError(f"device is `{name}`, expected auto, cpu or cuda")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    n_gpus = torch.cuda.device_count()
+    if ranks.local_rank >= n_gpus:
+        raise UserError(
+            f"process {ranks.local_rank} of this machine has no GPU: there are {n_gpus}",
+            hint=f"start at most {n_gpus} processes, or use `--set device=cpu`"
+            if n_gpus
+            else "use device cpu",
+        )
+    return torch.device("cuda", ranks.local_rank)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn `auto`, `float32` or `bfloat16` into a type; auto is bfloat16 on a GPU that has it."""
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return DTYPES[name]
+
+
+def n_usable_cores() -> int:
+    """Count the cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def runtime(device: str) -> Iterator[Runtime]:
+    """Set up device, threads and process group; take the group down at the end.
+
+    gloo carries CPU runs and NCCL GPU runs. The number of threads is set here and not left to
+    torch, because every process of a machine would otherwise take all of its cores. It is the one
+    thing besides seed and settings that CPU results depend on, to the last bit.
+    """
+    ranks = current_ranks()
+    chosen = resolve_device(device, ranks)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+    elif "OMP_NUM_THREADS" not in os.environ or not ranks.is_alone:
+        torch.set_num_threads(max(1, n_usable_cores() // ranks.local_world_size))
+    if ranks.is_alone:
+        yield Runtime(ranks, chosen)
+        return
+    dist.init_process_group(
+        "nccl" if chosen.type == "cuda" else "gloo",
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=timedelta(minutes=10),
+    )
+    try:
+        yield Runtime(ranks, chosen)
+    finally:
+        dist.destroy_process_group()

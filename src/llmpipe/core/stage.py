@@ -1,0 +1,493 @@
+"""What a stage is, and how one is run: resolve inputs, compare keys, lock, run, publish.
+
+A stage is a `StageSpec`: settings in, artifacts in, one artifact out. `run_stage` decides between four outcomes by the
+key (settings + inputs): up to date, resume what is unfinished, start, or refuse with the differing settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+import llmpipe
+from llmpipe.core.artifact import (
+    MANIFEST,
+    SCHEMA,
+    Artifact,
+    hash_file,
+    open_artifact,
+    publish,
+    recover,
+    write_atomic,
+)
+from llmpipe.core.config import diff_values, digest, resolved
+from llmpipe.core.console import Console, format_bytes, format_duration
+from llmpipe.core.errors import InputError, UserError, did_you_mean
+from llmpipe.core.metrics import Metrics, make_sinks
+from llmpipe.core.ranks import current_ranks
+from llmpipe.core.report import Section
+from llmpipe.core.stop import StopFlag
+
+
+@dataclass(frozen=True)
+class Need:
+    """An artifact that a stage reads."""
+
+    kind: str
+    folder: str
+    """Where it is looked for in the run folder when `--from` names nothing."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file from outside the pipeline, named in the settings."""
+
+    path: str
+    n_bytes: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Inputs(Mapping[str, Artifact]):
+    """The artifacts and files a stage reads, by name."""
+
+    artifacts: Mapping[str, Artifact]
+    files: tuple[SourceFile, ...] = ()
+
+    def __getitem__(self, name: str) -> Artifact:
+        return self.artifacts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.artifacts)
+
+    def __len__(self) -> int:
+        return len(self.artifacts)
+
+
+@dataclass
+class Context:
+    """What a running stage needs besides its settings and inputs."""
+
+    run_name: str
+    seed: int
+    console: Console
+    metrics: Metrics
+    stop: StopFlag
+    workers: int
+    device: str
+
+
+def _needs_nothing(config: Any) -> dict[str, Need]:
+    return {}
+
+
+def _names_no_files(config: Any) -> Sequence[str]:
+    return ()
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of the pipeline."""
+
+    name: str
+    version: int
+    """Raised when the same settings would now mean something else; it enters the key."""
+    summary: str
+    config: type
+    folder: str
+    """Name of the folder it writes under the run folder."""
+    writes: str
+    """Kind of artifact it writes."""
+    run: Callable[[Any, Inputs, Path, Context], dict[str, Any]]
+    headline: Callable[[Mapping[str, Any]], str]
+    report: Callable[[Artifact], list[Section]]
+    needs: Callable[[Any], dict[str, Need]] = _needs_nothing
+    files: Callable[[Any], Sequence[str]] = _names_no_files
+    plan: Callable[[Any, Inputs], dict[str, str]] | None = None
+    examples: tuple[str, ...] = ()
+    distributed: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One wish to have a stage's artifact: where, from what, and how to treat what is there."""
+
+    spec: StageSpec
+    config: Any
+    final: Path
+    run_name: str = "run"
+    seed: int = 1
+    recipe: str = ""
+    overrides: tuple[str, ...] = ()
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    """Input name -> folder, from `--from NAME=PATH`; the others are looked for beside `final`."""
+    expect: Mapping[str, float] = field(default_factory=dict)
+    """Number of this stage -> bound: `val_bpb_max` -> 1.8."""
+    force: bool = False
+    fresh: bool = False
+    workers: int = 1
+    device: str = "auto"
+    sinks: tuple[str, ...] = ()
+
+    @property
+    def partial(self) -> Path:
+        """The folder of unfinished work."""
+        return self.final.parent / f".{self.final.name}.partial"
+
+
+Status = Literal["up to date", "resume", "new", "replace", "differs", "unfinished differs"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What running a request would do."""
+
+    request: Request
+    inputs: Inputs
+    key: str
+    status: Status
+    changes: tuple[str, ...] = ()
+    """For the two `differs`: what is there against what is asked for."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as the JSON document of `--dry-run --json`."""
+        request = self.request
+        estimate = request.spec.plan(request.config, self.inputs) if request.spec.plan else {}
+        return {
+            "stage": request.spec.name,
+            "writes": str(request.final),
+            "status": self.status,
+            "key": self.key,
+            "inputs": {
+                name: {"path": str(a.path), "kind": a.kind, "id": a.id} for name, a in self.inputs.items()
+            },
+            "files": [dataclasses.asdict(file) for file in self.inputs.files],
+            "changes": list(self.changes),
+            "differs_from_defaults": diff_values(resolved(request.spec.config()), resolved(request.config)),
+            "estimate": estimate,
+        }
+
+
+# ------------------------------------------------------------------------------------------
+# Planning: reads, writes nothing
+
+
+def plan_stage(request: Request) -> Plan:
+    """Resolve the inputs of a request and compare its key with what is on disk.
+
+    Raises:
+        InputError: an input is missing, unfinished or of another kind.
+        UserError: `--from` names an input that the stage does not have.
+    """
+    spec = request.spec
+    inputs = Inputs(_resolve_artifacts(request), fingerprint_files(spec.files(request.config)))
+    identity = _identity(request, inputs)
+    key = digest(identity)
+    if (request.final / MANIFEST).is_file():
+        manifest = open_artifact(request.final).manifest
+        if manifest["key"] == key and not request.force:
+            return Plan(request, inputs, key, "up to date")
+        if manifest["key"] != key:
+            changes = tuple(_changes(manifest["asked"], identity))
+            if not request.force:
+                return Plan(request, inputs, key, "differs", changes)
+            return _plan_unfinished(request, inputs, key, identity, "replace")
+        return _plan_unfinished(request, inputs, key, identity, "replace")
+    return _plan_unfinished(request, inputs, key, identity, "new")
+
+
+def _plan_unfinished(
+    request: Request, inputs: Inputs, key: str, identity: dict[str, Any], otherwise: Status
+) -> Plan:
+    state = request.partial / "run.json"
+    if request.fresh or not state.is_file():
+        return Plan(request, inputs, key, otherwise)
+    found = json.loads(state.read_text(encoding="utf-8"))
+    if found["key"] == key:
+        return Plan(request, inputs, key, "resume")
+    return Plan(request, inputs, key, "unfinished differs", tuple(_changes(found["asked"], identity)))
+
+
+def _resolve_artifacts(request: Request) -> dict[str, Artifact]:
+    needs = request.spec.needs(request.config)
+    for name in request.sources:
+        if name not in needs:
+            known = ", ".join(needs) or "none"
+            raise UserError(
+                f"`{request.spec.name}` has no input `{name}`; its inputs are: {known}",
+                did_you_mean(name, needs),
+            )
+    artifacts = {}
+    for name, need in needs.items():
+        path = request.sources.get(name, request.final.parent / need.folder)
+        try:
+            artifacts[name] = open_artifact(path, need.kind)
+        except InputError as error:
+            hint = error.hint or f"make it with `llmpipe run`, or name one with `--from {name}=PATH`"
+            raise InputError(f"{request.spec.name}: {error.message}", hint) from None
+    return artifacts
+
+
+def fingerprint_files(paths: Sequence[str]) -> tuple[SourceFile, ...]:
+    """Describe files by size and content hash, sorted by path; remote ones by what their store tells of them.
+
+    Raises:
+        InputError: a file is missing or cannot be read.
+    """
+    files = []
+    for name in sorted(set(paths)):
+        try:
+            if "://" in name or name.startswith("hf:"):
+                files.append(_fingerprint_remote(name))
+            else:
+                files.append(SourceFile(name, Path(name).stat().st_size, hash_file(Path(name))))
+        except OSError as error:
+            raise InputError(f"the input `{name}` cannot be read: {error.strerror or error}") from None
+    return tuple(files)
+
+
+def _fingerprint_remote(name: str) -> SourceFile:
+    if name.startswith("hf:"):
+        return SourceFile(name, 0, name)
+    import fsspec
+
+    filesystem, path = fsspec.url_to_fs(name)
+    info = filesystem.info(path)
+    return SourceFile(name, int(info.get("size") or 0), str(filesystem.ukey(path)))
+
+
+def _identity(request: Request, inputs: Inputs) -> dict[str, Any]:
+    """Everything that decides what comes out: two requests of equal identity give equal artifacts."""
+    return {
+        "schema": SCHEMA,
+        "stage": request.spec.name,
+        "stage_version": request.spec.version,
+        "seed": request.seed,
+        "config": resolved(request.config),
+        "inputs": {name: artifact.id for name, artifact in inputs.items()},
+        "files": {file.path: file.fingerprint for file in inputs.files},
+    }
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Word the difference between two identities with the keys that people write."""
+    stage = new["stage"]
+    lines = diff_values(old.pop("config", None), new["config"], stage)
+    old_rest = {k: v for k, v in old.items()}
+    new_rest = {k: v for k, v in new.items() if k != "config"}
+    return lines + diff_values(old_rest, new_rest)
+
+
+# ------------------------------------------------------------------------------------------
+# Running
+
+
+def run_stage(plan: Plan, console: Console) -> Artifact:
+    """Carry out a plan and return the finished artifact.
+
+    Raises:
+        UserError: what is on disk was made with other settings, or another process is writing there.
+        Stopped: asked to stop; the same request resumes.
+    """
+    request, spec = plan.request, plan.request.spec
+    if plan.status == "up to date":
+        return open_artifact(request.final)
+    _refuse_if_different(plan)
+    ranks = current_ranks()
+    if ranks.world_size > 1 and not spec.distributed:
+        raise UserError(f"`{spec.name}` runs as one process, not under torchrun", f"llmpipe {spec.name} …")
+    if ranks.rank > 0:
+        return _run_helper_rank(plan)
+
+    _make_folder(request.final.parent)
+    lock = FileLock(request.final.parent / f".{request.final.name}.lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another llmpipe process is writing `{request.final}`",
+            "wait for it, or end it, then run this again",
+        ) from None
+    try:
+        return _run_locked(plan, console)
+    finally:
+        lock.release()
+
+
+def _refuse_if_different(plan: Plan) -> None:
+    changes = "\n".join(f"    {line}" for line in plan.changes)
+    if plan.status == "differs":
+        raise UserError(
+            f"`{plan.request.final}` was made with other settings or inputs:\n{changes}",
+            "add --force to replace it, or --name NEW to keep it and write to another run folder",
+        )
+    if plan.status == "unfinished differs":
+        raise UserError(
+            f"`{plan.request.partial}` is unfinished work with other settings or inputs:\n{changes}",
+            "use the settings it was started with to go on, or add --fresh to discard it",
+        )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"cannot write to `{path}`: {reason}", "choose another folder with --out or --name"
+        ) from None
+
+
+def _run_locked(plan: Plan, console: Console) -> Artifact:
+    request, spec, inputs = plan.request, plan.request.spec, plan.inputs
+    recover(request.final)
+    partial = request.partial
+    identity = _identity(request, inputs)
+    if plan.status != "resume":
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        first_start = {"key": plan.key, "asked": identity, "started": _now(), "attempts": 0, "seconds": 0.0}
+        write_atomic(partial / "run.json", json.dumps(first_start))
+    state = json.loads((partial / "run.json").read_text(encoding="utf-8"))
+    state["attempts"] += 1
+    write_atomic(partial / "run.json", json.dumps(state))
+    if plan.status == "resume":
+        console.info(f"{spec.name}: resuming what was started {state['started']}")
+
+    sinks = make_sinks(request.sinks, request.run_name, spec.name, request.final.parent, identity["config"])
+    metrics = Metrics(partial / "metrics.jsonl", sinks)
+    stop = StopFlag()
+    context = _context(request, console, metrics, stop)
+    started = time.monotonic()
+    try:
+        with stop.listening():
+            stats = spec.run(request.config, inputs, partial, context)
+            stop.check()
+    finally:
+        metrics.close()
+        state["seconds"] += time.monotonic() - started
+        if (partial / "run.json").is_file() and not _is_full(partial):
+            write_atomic(partial / "run.json", json.dumps(state))
+    manifest = {
+        "schema": SCHEMA,
+        "kind": spec.writes,
+        "stage": spec.name,
+        "stage_version": spec.version,
+        "name": request.run_name,
+        "key": plan.key,
+        "asked": identity,
+        "inputs": {
+            name: {"id": artifact.id, "kind": artifact.kind, "path": _relative(artifact.path, request.final)}
+            for name, artifact in inputs.items()
+        },
+        "config": identity["config"],
+        "recipe": {"file": Path(request.recipe).name, "overrides": list(request.overrides)},
+        "code": code_version(),
+        "environment": environment(context.device, current_ranks().world_size),
+        "time": {
+            "started": state["started"],
+            "finished": _now(),
+            "seconds": round(state["seconds"], 1),
+            "attempts": state["attempts"],
+        },
+        "stats": stats,
+        "expect": check_expectations(request.expect, stats),
+    }
+    return publish(partial, request.final, manifest)
+
+
+def _run_helper_rank(plan: Plan) -> Artifact:
+    """Take part in a distributed run: rank 0 has the lock, writes, and publishes."""
+    request = plan.request
+    stop = StopFlag()
+    metrics = Metrics(request.partial / "metrics.jsonl", enabled=False)
+    context = _context(request, Console(enabled=False), metrics, stop)
+    with stop.listening():
+        request.spec.run(request.config, plan.inputs, request.partial, context)
+        stop.check()
+    return Artifact(request.final, {})
+
+
+def _context(request: Request, console: Console, metrics: Metrics, stop: StopFlag) -> Context:
+    return Context(request.run_name, request.seed, console, metrics, stop, request.workers, request.device)
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < 64 * 1024
+
+
+def _relative(path: Path, start: Path) -> str:
+    """A path for the manifest: relative inside the run's parent folder, else only the last part of it."""
+    relative = os.path.relpath(path, start)
+    return relative if relative.count("..") <= 2 else path.name
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def check_expectations(expect: Mapping[str, float], stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare `[expect]` bounds with a stage's numbers: name -> {bound, found, met}."""
+    results = {}
+    for name, bound in expect.items():
+        number, _, side = name.rpartition("_")
+        found = stats.get(number)
+        met = False
+        if isinstance(found, int | float):
+            met = found >= bound if side == "min" else found <= bound
+        results[name] = {"bound": bound, "found": found, "met": met}
+    return results
+
+
+def code_version() -> dict[str, Any]:
+    """The version of llmpipe and, in a checkout, the commit and whether files differ from it."""
+    version: dict[str, Any] = {"version": llmpipe.__version__}
+    checkout = Path(llmpipe.__file__).parents[2]
+    if (checkout / ".git").exists():
+        git = ["git", "-C", str(checkout)]
+        try:
+            commit = subprocess.run(
+                [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
+            )
+            status = subprocess.run(
+                [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=5
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return version
+        if commit.returncode == 0:
+            version |= {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+    return version
+
+
+def environment(device: str, world_size: int) -> dict[str, Any]:
+    """What the run ran on: versions and sizes, no names."""
+    from importlib.metadata import version
+
+    return {
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "platform": f"{platform.system().lower()}-{platform.machine()}",
+        "cores": os.cpu_count(),
+        "device": device,
+        "world_size": world_size,
+    }
+
+
+def describe(spec: StageSpec, artifact: Artifact) -> str:
+    """One line about a finished artifact: where, how large, headline, time."""
+    seconds = format_duration(artifact.manifest["time"]["seconds"])
+    return f"{artifact.path}  {spec.headline(artifact.stats)}  ({format_bytes(artifact.n_bytes)}, {seconds})"
