@@ -29,7 +29,9 @@ def test_data() -> Path:
 def make_context() -> Callable[..., Context]:
     """Build the context that a stage's `run` gets: `make_context(out, workers=2)`."""
 
-    def make(out: Path, workers: int = 1, device: str = "cpu", seed: int = 1, name: str = "test") -> Context:
+    def make(
+        out: Path, workers: int = 1, device: str = "cpu", seed: int = 1, name: str = "test"
+    ) -> Context:
         out.mkdir(parents=True, exist_ok=True)
         metrics = Metrics(out / "metrics.jsonl")
         return Context(name, seed, Console(quiet=True), metrics, StopFlag(), workers, device)

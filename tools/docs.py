@@ -17,7 +17,19 @@ from llmpipe.core.errors import EXIT_CODES
 from llmpipe.stages import STAGES
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
-COMMANDS = ["run", *STAGES, "sample", "chat", "ls", "show", "diff", "verify", "report", "recipes", "doctor"]
+COMMANDS = [
+    "run",
+    *STAGES,
+    "sample",
+    "chat",
+    "ls",
+    "show",
+    "diff",
+    "verify",
+    "report",
+    "recipes",
+    "doctor",
+]
 NOTE = "<!-- Written by tools/docs.py (`make docs`); edits are overwritten. -->\n\n"
 
 
@@ -39,7 +51,9 @@ def commands_page() -> str:
 
 def settings_page() -> str:
     """Every setting of every stage with default and meaning."""
-    parts = ["# Settings\n\nChange one in a recipe, or on the command line with `--set STAGE.KEY=VALUE`.\n"]
+    parts = [
+        "# Settings\n\nChange one in a recipe, or on the command line with `--set STAGE.KEY=VALUE`.\n"
+    ]
     for stage in STAGES:
         spec = load_spec(stage)
         rows = [

@@ -50,22 +50,35 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also debug lines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable."),
 ]
 From = Annotated[
     list[str] | None,
-    typer.Option("--from", metavar="NAME=PATH", help="Read an input from another folder; repeatable."),
+    typer.Option(
+        "--from", metavar="NAME=PATH", help="Read an input from another folder; repeatable."
+    ),
 ]
-Name = Annotated[str | None, typer.Option(help="Run folder under runs/; the recipe's name otherwise.")]
+Name = Annotated[
+    str | None, typer.Option(help="Run folder under runs/; the recipe's name otherwise.")
+]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what was made with other settings or inputs.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Discard unfinished work instead of resuming it.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what was made with other settings or inputs.")
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Discard unfinished work instead of resuming it.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be read, written and needed; do nothing.")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes to use; never changes the result.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes to use; never changes the result.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Log = Annotated[list[str] | None, typer.Option("--log", help="Also log to wandb or tensorboard; repeatable.")]
+Log = Annotated[
+    list[str] | None, typer.Option("--log", help="Also log to wandb or tensorboard; repeatable.")
+]
 ModelFolder = Annotated[Path, typer.Argument(help="Folder of a model.")]
 
 
@@ -76,7 +89,9 @@ class _Session:
     debug = bool(os.environ.get("LLMPIPE_DEBUG"))
 
 
-def _console(json: bool = False, quiet: bool = False, verbose: bool = False, debug: bool = False) -> Console:
+def _console(
+    json: bool = False, quiet: bool = False, verbose: bool = False, debug: bool = False
+) -> Console:
     _Session.debug |= debug
     _Session.console = Console(quiet, verbose or debug, json, enabled=current_ranks().rank == 0)
     return _Session.console
@@ -106,7 +121,9 @@ def _root(
     epilog="Examples:  llmpipe run    |    llmpipe run configs/novels.toml    |    llmpipe run tiny --dry-run --json",
 )
 def run(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's path or name; `tiny` otherwise.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's path or name; `tiny` otherwise.")
+    ] = None,
     set_: Set = None,
     name: Name = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME otherwise.")] = None,
@@ -143,11 +160,15 @@ def run(
 
 def _stage(stage: str) -> Callable[..., None]:
     def command(
-        arguments: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [INPUTS]...")] = None,
+        arguments: Annotated[
+            list[str] | None, typer.Argument(metavar="[RECIPE] [INPUTS]...")
+        ] = None,
         set_: Set = None,
         from_: From = None,
         name: Name = None,
-        out: Annotated[Path | None, typer.Option(help="Folder to write; runs/NAME/… otherwise.")] = None,
+        out: Annotated[
+            Path | None, typer.Option(help="Folder to write; runs/NAME/… otherwise.")
+        ] = None,
         runs: Runs = Path("runs"),
         force: Force = False,
         fresh: Fresh = False,
@@ -215,7 +236,9 @@ def sample(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to go on from.")] = "",
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many samples.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1)] = 200,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 always takes the likeliest token.")
+    ] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1)] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 1,
@@ -228,7 +251,9 @@ def sample(
     from llmpipe.apps.sample import run_sample
     from llmpipe.inference.sampling import Sampling
 
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    sampling = Sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_tokens=max_tokens
+    )
     run_sample(
         model,
         prompt=prompt,
@@ -250,11 +275,15 @@ def chat(
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1)] = 200,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 always takes the likeliest token.")
+    ] = 0.0,
     top_k: Annotated[int | None, typer.Option(min=1)] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     seed: Annotated[int, typer.Option()] = 1,
-    show_tokens: Annotated[bool, typer.Option("--tokens", help="Show the tokens of each turn.")] = False,
+    show_tokens: Annotated[
+        bool, typer.Option("--tokens", help="Show the tokens of each turn.")
+    ] = False,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -264,7 +293,9 @@ def chat(
     from llmpipe.apps.chat.session import run_chat
     from llmpipe.inference.sampling import Sampling
 
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    sampling = Sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_tokens=max_tokens
+    )
     code = run_chat(
         model,
         prompt=prompt,
@@ -330,10 +361,14 @@ def verify_(
     verify_command(paths, _console(json, debug=debug))
 
 
-@app.command("report", rich_help_panel=INSPECT, epilog="Example:  llmpipe report runs/tiny --out report.md")
+@app.command(
+    "report", rich_help_panel=INSPECT, epilog="Example:  llmpipe report runs/tiny --out report.md"
+)
 def report_(
     path: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; .md for Markdown, else HTML.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; .md for Markdown, else HTML.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -434,7 +469,9 @@ def _report_os_error(error: OSError) -> int:
         return 0
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         where = f"`{error.filename}`" if error.filename else "a file"
-        return _report(error, f"cannot use {where}: {error.strerror}", "check its owner and permissions", 2)
+        return _report(
+            error, f"cannot use {where}: {error.strerror}", "check its owner and permissions", 2
+        )
     return _report_bug(error)
 
 
@@ -442,9 +479,10 @@ def _is_disk_full(error: BaseException) -> bool:
     """Whether the disk was full, also when a library reports it in its own words."""
     chain: BaseException | None = error
     while chain is not None:
-        if getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(
-            chain
-        ):
+        if getattr(chain, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ) or "No space left on device" in str(chain):
             return True
         chain = chain.__cause__ or chain.__context__
     return False

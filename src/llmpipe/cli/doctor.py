@@ -15,7 +15,16 @@ import llmpipe
 from llmpipe.core.console import Console, format_bytes
 from llmpipe.core.errors import InputError
 
-PACKAGES = ("torch", "numpy", "pyarrow", "trafilatura", "fastwarc", "rustbpe", "splintr-rs", "tiktoken")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pyarrow",
+    "trafilatura",
+    "fastwarc",
+    "rustbpe",
+    "splintr-rs",
+    "tiktoken",
+)
 MIN_FREE_DISK_BYTES = 2_000_000_000
 
 
@@ -84,7 +93,9 @@ def _torch_facts() -> dict[str, Any]:
     if device == "cuda":
         facts["bf16"] = torch.cuda.is_bf16_supported()
         facts["device memory"] = format_bytes(torch.cuda.get_device_properties(0).total_memory)
-    facts["training speed"] = f"{_training_speed(device):,.0f} tokens/s (3.4M parameters, random tokens)"
+    facts["training speed"] = (
+        f"{_training_speed(device):,.0f} tokens/s (3.4M parameters, random tokens)"
+    )
     return facts
 
 
@@ -97,7 +108,9 @@ def _training_speed(device: str, steps: int = 20) -> float:
     from llmpipe.model.transformer import Transformer
 
     torch.manual_seed(1)
-    config = ModelConfig(d_model=192, n_layers=4, n_heads=4, n_kv_heads=4, vocab_size=4096, max_seq_len=256)
+    config = ModelConfig(
+        d_model=192, n_layers=4, n_heads=4, n_kv_heads=4, vocab_size=4096, max_seq_len=256
+    )
     model = Transformer(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     ids = torch.randint(0, config.vocab_size, (8, 257), device=device)

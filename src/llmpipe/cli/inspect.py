@@ -27,7 +27,9 @@ def find_artifacts(folder: Path) -> list[Artifact]:
         raise InputError(f"there is no folder `{folder}`", "`llmpipe ls` lists the runs here")
     found = [open_artifact(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
     if not found:
-        raise InputError(f"`{folder}` holds no finished artifact", "`llmpipe ls` lists the runs here")
+        raise InputError(
+            f"`{folder}` holds no finished artifact", "`llmpipe ls` lists the runs here"
+        )
     order = list(STAGES)
     return sorted(found, key=lambda artifact: order.index(artifact.manifest["stage"]))
 
@@ -51,7 +53,12 @@ def _runs(runs: Path) -> Iterator[dict[str, str]]:
         for path in sorted(run.glob(f"*/{MANIFEST}")):
             artifact = open_artifact(path.parent)
             headline = load_spec(artifact.manifest["stage"]).headline(artifact.stats)
-            yield {"path": str(path.parent), "state": "finished", "id": artifact.id, "headline": headline}
+            yield {
+                "path": str(path.parent),
+                "state": "finished",
+                "id": artifact.id,
+                "headline": headline,
+            }
         for partial in sorted(run.glob(".*.partial")):
             name = partial.name.removeprefix(".").removesuffix(".partial")
             yield {
@@ -88,8 +95,13 @@ def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
     attempts = f", {times['attempts']} attempts" if times["attempts"] > 1 else ""
     yield "time", f"{times['started']}, {format_duration(times['seconds'])}{attempts}"
     code, machine = manifest["code"], manifest["environment"]
-    commit = f" ({code['commit']}{', changed' if code['dirty'] else ''})" if "commit" in code else ""
-    yield "made by", f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['platform']}"
+    commit = (
+        f" ({code['commit']}{', changed' if code['dirty'] else ''})" if "commit" in code else ""
+    )
+    yield (
+        "made by",
+        f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['platform']}",
+    )
     for name, result in manifest["expect"].items():
         word = "met" if result["met"] else "NOT met"
         yield "expects", f"{name} {result['bound']}: {result['found']}, {word}"
@@ -122,7 +134,9 @@ def diff(a: Path, b: Path, console: Console) -> None:
 def _pairs(
     left: Sequence[Artifact], right: Sequence[Artifact]
 ) -> list[tuple[str, Artifact | None, Artifact | None]]:
-    by_stage = [{artifact.manifest["stage"]: artifact for artifact in side} for side in (left, right)]
+    by_stage = [
+        {artifact.manifest["stage"]: artifact for artifact in side} for side in (left, right)
+    ]
     stages = [stage for stage in STAGES if stage in by_stage[0] or stage in by_stage[1]]
     return [(stage, by_stage[0].get(stage), by_stage[1].get(stage)) for stage in stages]
 
@@ -163,7 +177,9 @@ def report_sections(artifacts: Sequence[Artifact]) -> list[Section]:
         manifest = artifact.manifest
         headline = load_spec(manifest["stage"]).headline(artifact.stats)
         seconds = format_duration(manifest["time"]["seconds"])
-        rows.append([manifest["stage"], headline, format_bytes(artifact.n_bytes), seconds, artifact.id[:8]])
+        rows.append(
+            [manifest["stage"], headline, format_bytes(artifact.n_bytes), seconds, artifact.id[:8]]
+        )
     sections = [Section("The pipeline", [Table(["stage", "result", "size", "time", "id"], rows)])]
     for artifact in reversed(artifacts):
         if artifact.manifest["stage"] == "eval":  # what comes out stands first
@@ -200,7 +216,9 @@ def write_report(folder: Path, target: Path) -> None:
 
 def report_command(folder: Path, out: Path | None, console: Console) -> None:
     """Write the report and say where it is."""
-    target = out or (folder / "report.html" if not (folder / MANIFEST).is_file() else Path("report.html"))
+    target = out or (
+        folder / "report.html" if not (folder / MANIFEST).is_file() else Path("report.html")
+    )
     try:
         write_report(folder, target)
     except KeyError as error:

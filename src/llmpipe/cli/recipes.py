@@ -48,8 +48,12 @@ def find_recipe(argument: str) -> Path:
         return Path(argument)
     recipes = known_recipes()
     if argument not in recipes:
-        known = f"known recipes: {', '.join(recipes)}" if recipes else "give the path of a .toml file"
-        raise UserError(f"there is no recipe `{argument}`", did_you_mean(argument, recipes) or known)
+        known = (
+            f"known recipes: {', '.join(recipes)}" if recipes else "give the path of a .toml file"
+        )
+        raise UserError(
+            f"there is no recipe `{argument}`", did_you_mean(argument, recipes) or known
+        )
     return recipes[argument]
 
 
@@ -60,7 +64,9 @@ def list_recipes(console: Console) -> None:
         summary = path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ").strip()
         try:
             stages = [
-                key for key, value in tomllib.loads(path.read_text()).items() if isinstance(value, dict)
+                key
+                for key, value in tomllib.loads(path.read_text()).items()
+                if isinstance(value, dict)
             ]
         except tomllib.TOMLDecodeError:
             stages = []

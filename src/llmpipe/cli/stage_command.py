@@ -209,7 +209,9 @@ def run_command(options: Options, console: Console) -> None:
     if options.dry_run:
         _show_plans(plans, console)
         if len(plans) < len(stages):
-            console.info(f"then: {', '.join(stages[len(plans) :])} (they read what the stages above write)")
+            console.info(
+                f"then: {', '.join(stages[len(plans) :])} (they read what the stages above write)"
+            )
         return
     _finish_run(recipe, argument, run_folder, artifacts, n_run, console)
     _raise_if_unmet(artifacts)

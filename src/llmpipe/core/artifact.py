@@ -178,7 +178,11 @@ def list_files(folder: Path) -> dict[str, tuple[int, str]]:
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (MANIFEST, "run.json") and not name.startswith(f"{STATE}/"):
+        if (
+            path.is_file()
+            and name not in (MANIFEST, "run.json")
+            and not name.startswith(f"{STATE}/")
+        ):
             files[name] = (path.stat().st_size, hash_file(path))
     return files
 

@@ -70,7 +70,9 @@ class Problem:
     hint: str | None = None
 
     def __str__(self) -> str:
-        line = f"{self.where}: {self.key}: {self.text}" if self.key else f"{self.where}: {self.text}"
+        line = (
+            f"{self.where}: {self.key}: {self.text}" if self.key else f"{self.where}: {self.text}"
+        )
         return line + (f"\n    hint: {self.hint}" if self.hint else "")
 
 
@@ -106,10 +108,14 @@ def load_recipe(path: Path, schemas: Mapping[str, type], overrides: Sequence[str
             problems.append(Problem(_origin(origins, (key,), path), key, "unknown key", hint))
     name = tree.get("name", path.stem)
     if not isinstance(name, str) or not name or "/" in name:
-        problems.append(Problem(_origin(origins, ("name",), path), "name", "must be a plain name", None))
+        problems.append(
+            Problem(_origin(origins, ("name",), path), "name", "must be a plain name", None)
+        )
     seed = tree.get("seed", 1)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        problems.append(Problem(_origin(origins, ("seed",), path), "seed", "must be an integer of 0 or more"))
+        problems.append(
+            Problem(_origin(origins, ("seed",), path), "seed", "must be an integer of 0 or more")
+        )
     expect = _flatten_expect(tree.get("expect", {}), origins, path, problems)
     sections = {}
     for section, cls in schemas.items():
@@ -126,9 +132,12 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        siblings = [str(p) for p in sorted(path.parent.glob("*.toml"))] if path.parent.is_dir() else []
+        siblings = (
+            [str(p) for p in sorted(path.parent.glob("*.toml"))] if path.parent.is_dir() else []
+        )
         hint = (
-            did_you_mean(str(path), siblings) or "`llmpipe recipes` lists the recipes that come with llmpipe"
+            did_you_mean(str(path), siblings)
+            or "`llmpipe recipes` lists the recipes that come with llmpipe"
         )
         raise UserError(f"there is no recipe `{path}`", hint) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -142,7 +151,9 @@ def _apply_override(
     keys = tuple(part.strip() for part in key.split("."))
     where = f"--set {override}"
     if not equals or not all(keys):
-        problems.append(Problem(where, "", "expected `section.key=value`", "e.g. --set pretrain.steps=100"))
+        problems.append(
+            Problem(where, "", "expected `section.key=value`", "e.g. --set pretrain.steps=100")
+        )
         return
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
@@ -174,10 +185,14 @@ def _flatten_expect(
         name = ".".join(keys)
         where = _origin(origins, ("expect", *keys), path)
         if isinstance(node, bool) or not isinstance(node, int | float):
-            problems.append(Problem(where, f"expect.{name}", f"must be a number, got {json.dumps(node)}"))
+            problems.append(
+                Problem(where, f"expect.{name}", f"must be a number, got {json.dumps(node)}")
+            )
         elif not name.endswith(("_min", "_max")) or "." not in name:
             hint = "e.g. pretrain.val_bpb_max = 1.8"
-            problems.append(Problem(where, f"expect.{name}", "must be `stage.number_min` or `_max`", hint))
+            problems.append(
+                Problem(where, f"expect.{name}", "must be `stage.number_min` or `_max`", hint)
+            )
         else:
             flat[name] = float(node)
 
@@ -207,6 +222,10 @@ def _validate(
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             problems.append(_problem(section, cls, tree, detail, origins, path))
+        return None
+    except UserError as error:  # raised by a dataclass that checks how its fields fit together
+        where = _origin(origins, (section,), path)
+        problems.append(Problem(where, section, error.message, error.hint))
         return None
 
 
@@ -257,7 +276,9 @@ def _known_keys(cls: type, keys: Sequence[str | int], tree: Any) -> list[str]:
     """The keys a file may use at `keys` below a section described by `cls`."""
     node: Any = cls
     for key in keys:
-        members = [m for m in schema_types(node) if any(f.name == key for f in dataclasses.fields(m))]
+        members = [
+            m for m in schema_types(node) if any(f.name == key for f in dataclasses.fields(m))
+        ]
         tree = tree.get(key) if isinstance(tree, dict) else None
         if not members:
             return []

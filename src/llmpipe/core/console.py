@@ -81,12 +81,16 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Say something that needs attention but stops nothing."""
-        self._say(f"{self._paint('warning:', '33')} {text}" if not self.json_output else text, "warning")
+        self._say(
+            f"{self._paint('warning:', '33')} {text}" if not self.json_output else text, "warning"
+        )
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Say why the command ends, and what to do next."""
         if self.json_output:
-            self._stderr.write(json.dumps({"type": "error", "message": message, "hint": hint}) + "\n")
+            self._stderr.write(
+                json.dumps({"type": "error", "message": message, "hint": hint}) + "\n"
+            )
             return
         self._clear_bar()
         self._stderr.write(f"{self._paint('error:', '31;1')} {message}\n")
@@ -116,7 +120,9 @@ class Console:
     # -- progress ------------------------------------------------------------
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int | None = None, unit: str = "step") -> Iterator[Progress]:
+    def progress(
+        self, title: str, total: int | None = None, unit: str = "step"
+    ) -> Iterator[Progress]:
         """Show how far a long piece of work is; `update` takes the absolute count done."""
         outer, self._bar = self._bar, Progress(self, title, total, unit)
         try:
@@ -161,8 +167,15 @@ class Progress:
         self._drawn = now
         stream = console._stderr
         if console.json_output:
-            event = {"type": "progress", "title": self._title, "done": self._done, "total": self._total}
-            stream.write(json.dumps({**event, "headline": self._headline, "speed": self._speed}) + "\n")
+            event = {
+                "type": "progress",
+                "title": self._title,
+                "done": self._done,
+                "total": self._total,
+            }
+            stream.write(
+                json.dumps({**event, "headline": self._headline, "speed": self._speed}) + "\n"
+            )
         elif console.is_live:
             width = shutil.get_terminal_size().columns
             stream.write("\r\x1b[K" + self.line(now)[: width - 1])
@@ -221,5 +234,9 @@ def format_count(n: float) -> str:
     """Return a count in short form: `950`, `12.3k`, `1.10M`, `4.50B`."""
     for limit, divisor, unit in ((1e3, 1, ""), (1e6, 1e3, "k"), (1e9, 1e6, "M"), (1e12, 1e9, "B")):
         if abs(n) < limit:
-            return f"{n / divisor:.0f}" if not unit else f"{n / divisor:.{1 if unit == 'k' else 2}f}{unit}"
+            return (
+                f"{n / divisor:.0f}"
+                if not unit
+                else f"{n / divisor:.{1 if unit == 'k' else 2}f}{unit}"
+            )
     return f"{n / 1e12:.2f}T"

@@ -95,7 +95,8 @@ def make_sinks(
             sinks.append(TensorBoardSink(folder))
         else:
             raise UserError(
-                f"there is no metrics sink `{name}`; there are {', '.join(SINKS)}", did_you_mean(name, SINKS)
+                f"there is no metrics sink `{name}`; there are {', '.join(SINKS)}",
+                did_you_mean(name, SINKS),
             )
     return sinks
 
@@ -107,7 +108,9 @@ class WandbSink:
         try:
             import wandb
         except ImportError:
-            raise UserError("the package `wandb` is not installed", "pip install 'llmpipe[wandb]'") from None
+            raise UserError(
+                "the package `wandb` is not installed", "pip install 'llmpipe[wandb]'"
+            ) from None
         mode = os.environ.get("WANDB_MODE", "offline")
         self._run = wandb.init(
             project="llmpipe",

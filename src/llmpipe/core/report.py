@@ -109,12 +109,10 @@ def round_ticks(low: float, high: float, n_wanted: int = 5) -> list[float]:
 def _format_ticks(ticks: Sequence[float]) -> list[str]:
     """Give all ticks of an axis the same number of decimals, or the same suffix."""
     step, largest = ticks[1] - ticks[0], max(map(abs, ticks))
-    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if largest >= size and step >= size / 1000:
-            ticks, step = [tick / size for tick in ticks], step / size
-            break
-    else:
-        suffix = ""
+    scales = ((1e9, "B"), (1e6, "M"), (1e4, "k"))
+    fitting = (scale for scale in scales if largest >= scale[0] and step >= scale[0] / 1000)
+    size, suffix = next(fitting, (1.0, ""))
+    ticks, step = [tick / size for tick in ticks], step / size
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals > 6:
         return [f"{tick:.3g}" for tick in ticks]
@@ -124,7 +122,9 @@ def _format_ticks(ticks: Sequence[float]) -> list[str]:
 
 def _is_numeric(cell: Cell) -> bool:
     """Tell whether a cell is a number, or text made of a number and a unit such as `12.3 MB`."""
-    return not isinstance(cell, str) or bool(re.fullmatch(r"[-+]?\d[\d,.]*\s?[%A-Za-z/]{0,8}", cell))
+    return not isinstance(cell, str) or bool(
+        re.fullmatch(r"[-+]?\d[\d,.]*\s?[%A-Za-z/]{0,8}", cell)
+    )
 
 
 def _numeric_columns(table: Table) -> list[bool]:

@@ -171,11 +171,14 @@ class Plan:
             "status": self.status,
             "key": self.key,
             "inputs": {
-                name: {"path": str(a.path), "kind": a.kind, "id": a.id} for name, a in self.inputs.items()
+                name: {"path": str(a.path), "kind": a.kind, "id": a.id}
+                for name, a in self.inputs.items()
             },
             "files": [dataclasses.asdict(file) for file in self.inputs.files],
             "changes": list(self.changes),
-            "differs_from_defaults": diff_values(resolved(request.spec.config()), resolved(request.config)),
+            "differs_from_defaults": diff_values(
+                resolved(request.spec.config()), resolved(request.config)
+            ),
             "estimate": estimate,
         }
 
@@ -217,7 +220,9 @@ def _plan_unfinished(
     found = json.loads(state.read_text(encoding="utf-8"))
     if found["key"] == key:
         return Plan(request, inputs, key, "resume")
-    return Plan(request, inputs, key, "unfinished differs", tuple(_changes(found["asked"], identity)))
+    return Plan(
+        request, inputs, key, "unfinished differs", tuple(_changes(found["asked"], identity))
+    )
 
 
 def _resolve_artifacts(request: Request) -> dict[str, Artifact]:
@@ -235,7 +240,9 @@ def _resolve_artifacts(request: Request) -> dict[str, Artifact]:
         try:
             artifacts[name] = open_artifact(path, need.kind)
         except InputError as error:
-            hint = error.hint or f"make it with `llmpipe run`, or name one with `--from {name}=PATH`"
+            hint = (
+                error.hint or f"make it with `llmpipe run`, or name one with `--from {name}=PATH`"
+            )
             raise InputError(f"{request.spec.name}: {error.message}", hint) from None
     return artifacts
 
@@ -254,7 +261,9 @@ def fingerprint_files(paths: Sequence[str]) -> tuple[SourceFile, ...]:
             else:
                 files.append(SourceFile(name, Path(name).stat().st_size, hash_file(Path(name))))
         except OSError as error:
-            raise InputError(f"the input `{name}` cannot be read: {error.strerror or error}") from None
+            raise InputError(
+                f"the input `{name}` cannot be read: {error.strerror or error}"
+            ) from None
     return tuple(files)
 
 
@@ -307,7 +316,9 @@ def run_stage(plan: Plan, console: Console) -> Artifact:
     _refuse_if_different(plan)
     ranks = current_ranks()
     if ranks.world_size > 1 and not spec.distributed:
-        raise UserError(f"`{spec.name}` runs as one process, not under torchrun", f"llmpipe {spec.name} …")
+        raise UserError(
+            f"`{spec.name}` runs as one process, not under torchrun", f"llmpipe {spec.name} …"
+        )
     if ranks.rank > 0:
         return _run_helper_rank(plan)
 
@@ -360,7 +371,13 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
     if plan.status != "resume":
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        first_start = {"key": plan.key, "asked": identity, "started": _now(), "attempts": 0, "seconds": 0.0}
+        first_start = {
+            "key": plan.key,
+            "asked": identity,
+            "started": _now(),
+            "attempts": 0,
+            "seconds": 0.0,
+        }
         write_atomic(partial / "run.json", json.dumps(first_start))
     state = json.loads((partial / "run.json").read_text(encoding="utf-8"))
     state["attempts"] += 1
@@ -368,7 +385,9 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
     if plan.status == "resume":
         console.info(f"{spec.name}: resuming what was started {state['started']}")
 
-    sinks = make_sinks(request.sinks, request.run_name, spec.name, request.final.parent, identity["config"])
+    sinks = make_sinks(
+        request.sinks, request.run_name, spec.name, request.final.parent, identity["config"]
+    )
     metrics = Metrics(partial / "metrics.jsonl", sinks)
     stop = StopFlag()
     context = _context(request, console, metrics, stop)
@@ -391,7 +410,11 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
         "key": plan.key,
         "asked": identity,
         "inputs": {
-            name: {"id": artifact.id, "kind": artifact.kind, "path": _relative(artifact.path, request.final)}
+            name: {
+                "id": artifact.id,
+                "kind": artifact.kind,
+                "path": _relative(artifact.path, request.final),
+            }
             for name, artifact in inputs.items()
         },
         "config": identity["config"],
@@ -423,7 +446,9 @@ def _run_helper_rank(plan: Plan) -> Artifact:
 
 
 def _context(request: Request, console: Console, metrics: Metrics, stop: StopFlag) -> Context:
-    return Context(request.run_name, request.seed, console, metrics, stop, request.workers, request.device)
+    return Context(
+        request.run_name, request.seed, console, metrics, stop, request.workers, request.device
+    )
 
 
 def _is_full(folder: Path) -> bool:

@@ -34,11 +34,13 @@ class StopFlag:
         """
         if self._signal == signal.SIGINT:
             raise Interrupted(
-                "stopped by Ctrl-C; nothing is lost", "run the same command again to go on from here"
+                "stopped by Ctrl-C; nothing is lost",
+                "run the same command again to go on from here",
             )
         if self._signal is not None:
             raise Stopped(
-                "stopped by SIGTERM; nothing is lost", "run the same command again to go on from here"
+                "stopped by SIGTERM; nothing is lost",
+                "run the same command again to go on from here",
             )
 
     @contextlib.contextmanager

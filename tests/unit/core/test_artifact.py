@@ -139,7 +139,9 @@ while True:
     seen_whole = 0
     for i in range(20):
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", code, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         assert process.stdout.readline() == b"go\n"
         time.sleep(0.003 + 0.004 * i)

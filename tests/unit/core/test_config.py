@@ -10,7 +10,15 @@ from annotated_types import Ge, Gt, Le
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpipe.core.config import OneOf, diff_values, digest, index_lines, load_recipe, resolved, schema
+from llmpipe.core.config import (
+    OneOf,
+    diff_values,
+    digest,
+    index_lines,
+    load_recipe,
+    resolved,
+    schema,
+)
 from llmpipe.core.errors import UserError
 
 
@@ -54,7 +62,9 @@ def load(tmp_path: Path, text: str, *overrides: str):
 
 def test_values_defaults_and_overrides_are_resolved(tmp_path):
     recipe = load(
-        tmp_path, 'name = "x"\n[train]\ndepth = 3\nnames = ["a"]\n', "train.optim={kind='sgd', lr=1.5}"
+        tmp_path,
+        'name = "x"\n[train]\ndepth = 3\nnames = ["a"]\n',
+        "train.optim={kind='sgd', lr=1.5}",
     )
     assert recipe.name == "x"
     assert recipe.sections["train"] == Train(depth=3, names=("a",), optim=Sgd(lr=1.5))
@@ -84,7 +94,10 @@ depth = 1
     assert "/r.toml:9: train.optim.momentum: unknown key" in message
     assert "/r.toml:10: trian: unknown key\n    hint: did you mean `train`?" in message
     assert "/r.toml:1: seed: must be an integer of 0 or more" in message
-    assert '--set train.limit=many: train.limit: input should be a valid integer, got "many"' in message
+    assert (
+        '--set train.limit=many: train.limit: input should be a valid integer, got "many"'
+        in message
+    )
 
 
 def test_wrong_kind_and_failed_check_are_named(tmp_path):
@@ -123,7 +136,9 @@ def test_malformed_override_shows_the_form(tmp_path, override):
 def test_expectations_are_flattened_and_checked(tmp_path):
     recipe = load(tmp_path, "[expect]\ntrain.loss_max = 1.5\ntrain.steps_min = 3\n")
     assert recipe.expect == {"train.loss_max": 1.5, "train.steps_min": 3.0}
-    with pytest.raises(UserError, match=r"expect\.train\.loss: must be `stage\.number_min` or `_max`"):
+    with pytest.raises(
+        UserError, match=r"expect\.train\.loss: must be `stage\.number_min` or `_max`"
+    ):
         load(tmp_path, "[expect]\ntrain.loss = 1.5\n")
 
 
@@ -167,9 +182,13 @@ def leaves(tree, prefix=()):
             yield from leaves(value, (*prefix, key))
 
 
-@given(st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.sampled_from("xyz"), st.integers())))
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.sampled_from("xyz"), st.integers()))
+)
 def test_every_key_of_a_file_has_the_line_it_stands_on(tables):
-    text = "".join(f"[{t}]\n" + "".join(f"{k} = {v}\n" for k, v in kv.items()) for t, kv in tables.items())
+    text = "".join(
+        f"[{t}]\n" + "".join(f"{k} = {v}\n" for k, v in kv.items()) for t, kv in tables.items()
+    )
     index = index_lines(text)
     lines = text.splitlines()
     for keys in leaves(tomllib.loads(text)):

@@ -103,11 +103,15 @@ def test_durations(seconds, text):
     assert format_duration(seconds) == text
 
 
-@pytest.mark.parametrize("n, text", [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (12_300_000, "12.3 MB")])
+@pytest.mark.parametrize(
+    "n, text", [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (12_300_000, "12.3 MB")]
+)
 def test_sizes(n, text):
     assert format_bytes(n) == text
 
 
-@pytest.mark.parametrize("n, text", [(950, "950"), (12_340, "12.3k"), (1_100_000, "1.10M"), (4.5e9, "4.50B")])
+@pytest.mark.parametrize(
+    "n, text", [(950, "950"), (12_340, "12.3k"), (1_100_000, "1.10M"), (4.5e9, "4.50B")]
+)
 def test_counts(n, text):
     assert format_count(n) == text

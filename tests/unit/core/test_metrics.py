@@ -24,7 +24,10 @@ def test_lines_reach_file_and_sinks(tmp_path):
     metrics.log(1, loss=2.5)
     metrics.log(2, loss=2.0, text="x")
     metrics.close()
-    assert read_metrics(metrics.path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.0, "text": "x"}]
+    assert read_metrics(metrics.path) == [
+        {"step": 1, "loss": 2.5},
+        {"step": 2, "loss": 2.0, "text": "x"},
+    ]
     assert sink.rows == [(1, {"loss": 2.5}), (2, {"loss": 2.0, "text": "x"})]
     assert sink.is_closed
 

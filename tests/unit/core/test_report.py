@@ -123,7 +123,9 @@ def test_long_curve_is_thinned_but_keeps_its_extremes() -> None:
         (0, 0, [-1, -0.5, 0, 0.5, 1]),
     ],
 )
-def test_ticks_are_round_and_cover_the_range(low: float, high: float, expected: list[float]) -> None:
+def test_ticks_are_round_and_cover_the_range(
+    low: float, high: float, expected: list[float]
+) -> None:
     assert round_ticks(low, high) == pytest.approx(expected)
 
 
@@ -145,7 +147,9 @@ def test_ticks_of_one_axis_have_one_form() -> None:
 
 def test_markdown_keeps_tables_whole() -> None:
     text = to_markdown("t", [Section("s", [Table(["name", "n"], [["a|b\nc", 1200], ["`x`", 3]])])])
-    assert text == ("# t\n\n## s\n\n| name | n |\n| --- | --: |\n| a\\|b c | 1,200 |\n| \\`x\\` | 3 |\n")
+    assert text == (
+        "# t\n\n## s\n\n| name | n |\n| --- | --: |\n| a\\|b c | 1,200 |\n| \\`x\\` | 3 |\n"
+    )
 
 
 def test_markdown_fence_is_longer_than_any_in_the_text() -> None:

@@ -1,0 +1,1 @@
+"""Crawl: seed URLs -> WARC files, politely."""

@@ -1,0 +1,99 @@
+"""The crawl stage: seeds in, WARC files and a list of every address out.
+
+One request is open at a time, in a fixed order. A crawler of the whole web cannot work like this; one
+of some sites is limited by what it may ask of them, not by how many connections it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from llmpipe.core.artifact import write_atomic
+from llmpipe.core.console import format_bytes
+from llmpipe.core.errors import InputError, UserError
+from llmpipe.core.stage import Context, Inputs, StageSpec
+from llmpipe.stages.crawl.config import CrawlConfig
+from llmpipe.stages.crawl.report import headline, report
+from llmpipe.stages.crawl.urls import PYDOC_HOST, PYDOC_INDEX, canonical
+
+
+def run(config: CrawlConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
+    """Crawl, or go on with the crawl that is in `out`.
+
+    Raises:
+        UserError: there is nothing to crawl.
+        InputError: not one page could be fetched.
+        Stopped: asked to stop; what was fetched is kept.
+    """
+    from llmpipe.stages.crawl.loop import crawl
+    from llmpipe.stages.crawl.pydoc_server import pydoc_server
+    from llmpipe.stages.crawl.summary import count, url_lines, what_was_tried
+
+    seeds = seeds_of(config)
+    with pydoc_server() if config.pydoc else contextlib.nullcontext() as address:
+        connect_to = {PYDOC_HOST: address} if address else {}
+        crawled = crawl(config, seeds, out, ctx, connect_to)
+    if not crawled.days:
+        # Kept, this would be taken for a finished crawl, and trying again would not try anything.
+        shutil.rmtree(out / "warc")
+        shutil.rmtree(out / "state")
+        raise InputError(
+            f"no page could be fetched; tried:\n{what_was_tried(crawled.visits)}",
+            "check the addresses and the network; `crawl.scope` says which redirects are followed",
+        )
+    write_atomic(out / "urls.jsonl", url_lines(crawled.visits))
+    n_warc_files = len(list((out / "warc").iterdir()))
+    return count(crawled.visits, crawled.days[-1], n_warc_files)
+
+
+def seeds_of(config: CrawlConfig) -> list[str]:
+    """Return the canonical addresses to start from.
+
+    Raises:
+        UserError: there are none.
+    """
+    seeds = [seed for seed in map(canonical, config.seeds) if seed is not None]
+    if config.pydoc:
+        seeds.append(PYDOC_INDEX)
+    if not seeds:
+        raise UserError(
+            "there is nothing to crawl: `crawl.seeds` is empty",
+            "name addresses, `--set 'crawl.seeds=[\"https://example.org/\"]'`, or crawl Python's own "
+            "documentation, `--set crawl.pydoc=true`",
+        )
+    return seeds
+
+
+def plan(config: CrawlConfig, inputs: Inputs) -> dict[str, str]:
+    """Say what a crawl would do, without a request."""
+    seeds = seeds_of(config)
+    delay = "no pause" if seeds == [PYDOC_INDEX] else f"{config.delay_s:g} s between two requests"
+    return {
+        "seeds": ", ".join(seeds),
+        "follows": f"links {config.max_depth} deep, same {config.scope}",
+        "asks as": f"{config.user_agent}, {delay}, robots.txt obeyed",
+        "stops at": f"{config.max_pages:,} pages"
+        + (f" or {config.max_seconds:g} s" if config.max_seconds else ""),
+        "page limit": format_bytes(config.max_page_bytes),
+    }
+
+
+SPEC = StageSpec(
+    name="crawl",
+    version=1,
+    summary="Seed URLs -> WARC files, politely",
+    config=CrawlConfig,
+    folder="crawl",
+    writes="crawl",
+    run=run,
+    headline=headline,
+    report=report,
+    plan=plan,
+    examples=(
+        "llmpipe crawl --set crawl.pydoc=true",
+        "llmpipe crawl --set 'crawl.seeds=[\"https://example.org/\"]' --set crawl.pydoc=false --dry-run",
+    ),
+)

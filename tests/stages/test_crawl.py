@@ -1,0 +1,504 @@
+"""The crawl stage against a small web site on loopback."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fastwarc.warc
+import pytest
+from warcio.archiveiterator import ArchiveIterator
+
+from llmpipe.core.console import Console
+from llmpipe.core.errors import InputError, Stopped, UserError
+from llmpipe.core.report import to_html, to_markdown
+from llmpipe.core.stage import Inputs, Request, plan_stage, run_stage
+from llmpipe.stages.crawl.config import CrawlConfig
+from llmpipe.stages.crawl.stage import SPEC, plan
+
+Answer = tuple[int, dict[str, str], bytes]
+HTML = {"Content-Type": "text/html; charset=utf-8"}
+NO_INPUTS = Inputs({})
+
+
+def page(*links: str, text: str = "", **headers: str) -> Answer:
+    anchors = "".join(f'<a href="{link}">{link}</a>\n' for link in links)
+    return 200, {**HTML, **headers}, f"<html><body>{text}{anchors}</body></html>".encode()
+
+
+def redirect(to: str) -> Answer:
+    return 302, {"Location": to}, b""
+
+
+class Site:
+    """Answers from a table and notes each request; what is not in the table is 404."""
+
+    def __init__(self, answers: dict[str, Answer | Callable[[], Answer]]) -> None:
+        self.answers = answers
+        self.requests: list[tuple[float, str]] = []
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                site.requests.append((time.monotonic(), self.path))
+                answer = site.answers.get(self.path, (404, HTML, b"<p>nothing here</p>"))
+                status, headers, body = answer() if callable(answer) else answer
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A crawler that hangs up on a large or slow page is no error of the server."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for _, path in self.requests]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Site]]:
+    sites = []
+
+    def start(answers: dict[str, Answer | Callable[[], Answer]]) -> Site:
+        sites.append(Site(answers))
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        site.close()
+
+
+def config(site: Site, **settings: Any) -> CrawlConfig:
+    quick = {"seeds": (f"{site.url}/",), "delay_s": 0.0, "backoff_s": 0.01}
+    return CrawlConfig(**{**quick, **settings})
+
+
+def outcomes(site: Site, out: Path) -> dict[str, str]:
+    """Return path -> outcome from urls.jsonl, which names each address once."""
+    rows = [json.loads(line) for line in (out / "urls.jsonl").read_text().splitlines()]
+    found = {row["url"].removeprefix(site.url): row["outcome"] for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def read_with_warcio(out: Path) -> list[tuple[str, str, bytes]]:
+    """Return (type, address, raw block) of all records, digests of blocks and payloads verified."""
+    records = []
+    for path in sorted((out / "warc").iterdir()):
+        with path.open("rb") as file:
+            for record in ArchiveIterator(file, check_digests="raise"):
+                record.raw_stream.read()
+        with path.open("rb") as file:
+            for record in ArchiveIterator(file, no_record_parse=True):
+                url = record.rec_headers.get_header("WARC-Target-URI") or ""
+                records.append((record.rec_type, url, record.raw_stream.read()))
+    return records
+
+
+def read_with_fastwarc(out: Path) -> list[tuple[str, str, bytes]]:
+    """The same by another reader."""
+    records = []
+    for path in sorted((out / "warc").iterdir()):
+        with path.open("rb") as file:
+            for record in fastwarc.warc.ArchiveIterator(file, parse_http=True):
+                if record.is_http:
+                    assert record.verify_payload_digest()
+        with path.open("rb") as file:
+            for record in fastwarc.warc.ArchiveIterator(file, parse_http=False):
+                assert record.verify_block_digest()
+                url = record.headers.get("WARC-Target-URI", "")
+                records.append((record.headers["WARC-Type"], url, record.reader.read()))
+    return records
+
+
+def pages_of(site: Site, out: Path) -> list[tuple[str, bytes]]:
+    """Return (path, body) of all responses in the WARC files, in order."""
+    blocks = [(url, block) for kind, url, block in read_with_warcio(out) if kind == "response"]
+    return [(url.removeprefix(site.url), block.partition(b"\r\n\r\n")[2]) for url, block in blocks]
+
+
+# ---------------------------------------------------------------------------------------- outcomes
+
+
+def test_every_address_ends_in_its_outcome(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    def flaky() -> Answer:
+        return (500, HTML, b"") if site.paths.count("/flaky") == 1 else page(text="at last")
+
+    def slow() -> Answer:
+        time.sleep(0.7)
+        return page()
+
+    links = [
+        "a", "a#again", "private/x", "moved", "loop1", "hop1", "missing", "flaky", "broken", "big",
+        "bomb", "slow", "zip", "image", "http://other.example/", "leave", "mailto:x@example.com",
+    ]  # fmt: skip
+    site = serve(
+        {
+            "/robots.txt": (200, {}, b"User-agent: *\nDisallow: /private\n"),
+            "/": page(*links),
+            "/a": page("deep", "/"),
+            "/moved": redirect("/new"),
+            "/new": page("from-new"),
+            "/from-new": page("too-deep"),
+            "/deep": page("too-deep"),
+            "/loop1": redirect("/loop2"),
+            "/loop2": redirect("/loop1"),
+            "/hop1": redirect("/hop2"),
+            "/hop2": redirect("/hop3"),
+            "/hop3": redirect("/hop4"),
+            "/leave": redirect("http://elsewhere.example/"),
+            "/flaky": flaky,
+            "/broken": (503, HTML, b"down"),
+            "/big": page(text="x" * 30_000),
+            "/bomb": (200, {**HTML, "Content-Encoding": "gzip"}, gzip.compress(bytes(10**6))),
+            "/slow": slow,
+            "/zip": (
+                200,
+                {**HTML, "Content-Encoding": "gzip"},
+                gzip.compress(b'<a href="/unzipped">'),
+            ),
+            "/unzipped": page(),
+            "/image": (200, {"Content-Type": "image/png"}, b"\x89PNG"),
+        }
+    )
+    settings = {"max_depth": 2, "max_redirects": 2, "timeout_s": 0.4, "max_page_bytes": 20_000}
+    stats = SPEC.run(config(site, **settings), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert outcomes(site, tmp_path) == {
+        "/": "fetched",
+        "/a": "fetched",
+        "/private/x": "robots_disallowed",
+        "/moved": "redirect",
+        "/new": "fetched",
+        "/from-new": "fetched",
+        "/deep": "fetched",
+        "/loop1": "redirect",
+        "/loop2": "redirect_loop",
+        "/hop1": "redirect",
+        "/hop2": "redirect",
+        "/hop3": "redirect_limit",
+        "/leave": "redirect",
+        "/missing": "http_404",
+        "/flaky": "fetched",
+        "/broken": "http_503",
+        "/big": "too_large",
+        "/bomb": "too_large",
+        "/slow": "timeout",
+        "/zip": "fetched",
+        "/unzipped": "fetched",
+        "/image": "wrong_type",
+        "http://other.example/": "out_of_scope",
+        "http://elsewhere.example/": "out_of_scope",
+    }
+    assert stats["outcomes"] == {
+        "fetched": 8,
+        "redirect": 5,
+        "out_of_scope": 2,
+        "too_large": 2,
+        "http_404": 1,
+        "http_503": 1,
+        "redirect_limit": 1,
+        "redirect_loop": 1,
+        "robots_disallowed": 1,
+        "timeout": 1,
+        "wrong_type": 1,
+    }
+    assert (stats["pages"], stats["urls"]) == (8, 24)
+    asked = site.paths
+    # Twice for 500 then 200; three times for the 503 that stays; everything else once at most.
+    assert {p: asked.count(p) for p in asked if asked.count(p) > 1} == {"/flaky": 2, "/broken": 3}
+    assert not {"/private/x", "/too-deep", "/hop4"} & set(asked)
+
+    stored = [path for path, _ in pages_of(site, tmp_path)]
+    assert sorted(stored) == sorted(
+        ["/", "/a", "/moved", "/new", "/from-new", "/deep", "/loop1", "/loop2", "/hop1", "/hop2",
+         "/hop3", "/leave", "/missing", "/flaky", "/broken", "/zip", "/unzipped"]
+    )  # fmt: skip
+
+
+def test_two_readers_find_the_same_verified_records(
+    serve: Any, make_context: Any, tmp_path: Path
+) -> None:
+    packed = gzip.compress(b"<p>packed</p>")
+    site = serve(
+        {
+            "/": page("a", "zip"),
+            "/a": page(text="text of a"),
+            "/zip": (200, {**HTML, "Content-Encoding": "gzip"}, packed),
+        }
+    )
+    SPEC.run(config(site, max_warc_bytes=1500), NO_INPUTS, tmp_path, make_context(tmp_path))
+    records = read_with_warcio(tmp_path)
+    assert read_with_fastwarc(tmp_path) == records
+    assert {kind for kind, _, _ in records} == {"warcinfo", "request", "response"}
+    assert len(list((tmp_path / "warc").iterdir())) == 2
+    bodies = dict(pages_of(site, tmp_path))
+    assert bodies["/a"] == site.answers["/a"][2]
+    assert bodies["/zip"] == packed
+    requests = [(url, block) for kind, url, block in records if kind == "request"]
+    assert [url.removeprefix(site.url) for url, _ in requests] == ["/", "/a", "/zip"]
+    assert requests[1][1].startswith(b"GET /a HTTP/1.1\r\nHost: 127.0.0.1")
+
+
+# ------------------------------------------------------------------------------------------ limits
+
+
+def test_order_is_breadth_first(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    site = serve(
+        {
+            "/": page("b", "a"),
+            "/b": page("b1", "a1"),
+            "/a": page("a1", "a2"),
+            "/b1": page(),
+            "/a1": page(),
+            "/a2": page(),
+        }
+    )
+    SPEC.run(config(site, max_depth=2), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert site.paths == ["/robots.txt", "/", "/b", "/a", "/b1", "/a1", "/a2"]
+
+
+def test_page_limit_leaves_the_rest_counted(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    site = serve({"/": page("a", "b", "c"), "/a": page(), "/b": page(), "/c": page()})
+    stats = SPEC.run(config(site, max_pages=2), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert stats["outcomes"] == {"fetched": 2, "page_limit": 2}
+    assert outcomes(site, tmp_path)["/c"] == "page_limit"
+
+
+def test_time_limit_leaves_the_rest_counted(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    def slow() -> Answer:
+        time.sleep(0.3)
+        return page("a", "b")
+
+    site = serve({"/": slow, "/a": page(), "/b": page()})
+    stats = SPEC.run(config(site, max_seconds=0.25), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert stats["outcomes"] == {"time_limit": 2, "fetched": 1}
+
+
+def test_prefix_scope_stays_in_the_folder(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    site = serve({"/docs/": page("a", "/blog/"), "/docs/a": page(), "/blog/": page()})
+    settings = config(site, seeds=(f"{site.url}/docs/",), scope="prefix")
+    SPEC.run(settings, NO_INPUTS, tmp_path, make_context(tmp_path))
+    found = outcomes(site, tmp_path)
+    assert found == {"/docs/": "fetched", "/docs/a": "fetched", "/blog/": "out_of_scope"}
+
+
+# ---------------------------------------------------------------------------------------- manners
+
+
+def gaps(site: Site) -> list[float]:
+    times = [when for when, _ in site.requests]
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+def test_requests_keep_their_distance(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    site = serve({"/": page("a", "b"), "/a": page(), "/b": page()})
+    SPEC.run(config(site, delay_s=0.1), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert len(gaps(site)) == 3
+    assert min(gaps(site)) >= 0.09
+
+
+def test_crawl_delay_of_the_host_is_honored(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    rules = (200, {}, b"User-agent: llmpipe\nCrawl-delay: 0.2\n")
+    site = serve({"/robots.txt": rules, "/": page("a"), "/a": page()})
+    SPEC.run(config(site), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert len(gaps(site)) == 2
+    assert min(gaps(site)) >= 0.18
+
+
+def test_who_asks_is_said(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    site = serve({"/": page()})
+    agent = "tester/1 (+http://x.example)"
+    SPEC.run(config(site, user_agent=agent), NO_INPUTS, tmp_path, make_context(tmp_path))
+    kinds = {kind: block for kind, _, block in read_with_warcio(tmp_path)}
+    assert f"User-Agent: {agent}\r\n".encode() in kinds["request"]
+    assert f"http-header-user-agent: {agent}\r\n".encode() in kinds["warcinfo"]
+
+
+# ----------------------------------------------------------------------------------------- resuming
+
+
+def chain_site(serve: Any, n: int, pause_s: float = 0.0) -> Site:
+    """A site whose index links to n pages, which link to each other."""
+    names = [f"p{i}" for i in range(n)]
+
+    def answer(i: int) -> Callable[[], Answer]:
+        def give() -> Answer:
+            time.sleep(pause_s)
+            return page(*names, text=f"page {i} ")
+
+        return give
+
+    answers: dict[str, Any] = {f"/p{i}": answer(i) for i in range(n)}
+    return serve({"/": page(*names), **answers})
+
+
+def test_stopped_crawl_goes_on_where_it_was(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    site = chain_site(serve, 8)
+    context = make_context(tmp_path)
+    answer_3 = site.answers["/p3"]
+
+    def stop_then_answer() -> Answer:
+        context.stop.request()
+        return answer_3()
+
+    site.answers["/p3"] = stop_then_answer
+    with pytest.raises(Stopped):
+        SPEC.run(config(site), NO_INPUTS, tmp_path, context)
+    assert site.paths[-1] == "/p3"
+    stats = SPEC.run(config(site), NO_INPUTS, tmp_path, make_context(tmp_path))
+    expected = ["/", *(f"/p{i}" for i in range(8))]
+    assert [path for path in site.paths if path != "/robots.txt"] == expected
+    assert [path for path, _ in pages_of(site, tmp_path)] == expected
+    assert stats["pages"] == 9
+
+
+def test_finished_crawl_asks_nothing_more(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    site = chain_site(serve, 2)
+    first = SPEC.run(config(site), NO_INPUTS, tmp_path, make_context(tmp_path))
+    n_requests = len(site.requests)
+    assert SPEC.run(config(site), NO_INPUTS, tmp_path, make_context(tmp_path)) == first
+    assert len(site.requests) == n_requests
+
+
+CRAWL_IN_A_PROCESS = """
+import sys
+from pathlib import Path
+from llmpipe.core.console import Console
+from llmpipe.core.metrics import Metrics
+from llmpipe.core.stage import Context, Inputs
+from llmpipe.core.stop import StopFlag
+from llmpipe.stages.crawl.config import CrawlConfig
+from llmpipe.stages.crawl.stage import SPEC
+
+out = Path(sys.argv[2])
+ctx = Context("t", 1, Console(quiet=True), Metrics(out / "metrics.jsonl"), StopFlag(), 1, "cpu")
+SPEC.run(CrawlConfig(seeds=(sys.argv[1],), delay_s=0.0), Inputs({}), out, ctx)
+"""
+
+
+@pytest.mark.slow
+def test_killed_crawl_equals_one_that_was_left_alone(serve: Any, tmp_path: Path) -> None:
+    n = 30
+    site = chain_site(serve, n, pause_s=0.01)
+    command = [sys.executable, "-c", CRAWL_IN_A_PROCESS, f"{site.url}/", str(tmp_path)]
+    for n_requests in (5, 14, 27):
+        with subprocess.Popen(command) as process:
+            while len(site.requests) < n_requests and process.poll() is None:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+    subprocess.run(command, check=True, timeout=60)
+    expected = [("/", site.answers["/"][2])]
+    expected += [(f"/p{i}", site.answers[f"/p{i}"]()[2]) for i in range(n)]
+    assert pages_of(site, tmp_path) == expected
+    assert read_with_fastwarc(tmp_path) == read_with_warcio(tmp_path)
+    # Only the page that was under way at a kill may have been asked for twice.
+    asked = [path for path in site.paths if path != "/robots.txt"]
+    assert len(asked) <= n + 1 + 3
+
+
+# ------------------------------------------------------------------------------------- as a stage
+
+
+def test_nothing_to_crawl_is_an_error_with_a_hint(make_context: Any, tmp_path: Path) -> None:
+    for call in (
+        lambda: SPEC.run(CrawlConfig(), NO_INPUTS, tmp_path, make_context(tmp_path)),
+        lambda: plan(CrawlConfig(), NO_INPUTS),
+    ):
+        with pytest.raises(UserError, match=r"nothing to crawl") as caught:
+            call()
+        assert "crawl.pydoc=true" in str(caught.value.hint)
+
+
+def test_seed_that_is_no_address_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"seeds: `example.org` is no http or https address"):
+        CrawlConfig(seeds=("http://a.example/", "example.org"))
+
+
+@pytest.mark.parametrize("agent", [" ", "a\nb", "ä"])
+def test_user_agent_has_to_fit_in_a_header(agent: str) -> None:
+    with pytest.raises(ValueError, match="user_agent: must be a line of printable ASCII"):
+        CrawlConfig(user_agent=agent)
+
+
+def test_unreachable_seed_is_counted_beside_others(
+    serve: Any, make_context: Any, tmp_path: Path
+) -> None:
+    gone = serve({})
+    gone_url = gone.url
+    site = serve({"/": page()})
+    settings = config(site, seeds=(f"{gone_url}/x", f"{site.url}/"), retries=0)
+    gone.close()
+    stats = SPEC.run(settings, NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert stats["outcomes"] == {"fetched": 1, "unreachable": 1}
+
+
+def test_crawl_of_nothing_says_what_was_tried_and_tries_again(
+    serve: Any, make_context: Any, tmp_path: Path
+) -> None:
+    site = serve({"/": redirect("http://www.site.example/")})
+    with pytest.raises(InputError) as caught:
+        SPEC.run(config(site), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert caught.value.message.splitlines() == [
+        "no page could be fetched; tried:",
+        f"    {site.url}/: led elsewhere to http://www.site.example/",
+        "    http://www.site.example/: outside the crawl",
+    ]
+    site.answers["/"] = page()
+    assert SPEC.run(config(site), NO_INPUTS, tmp_path, make_context(tmp_path))["pages"] == 1
+
+
+def test_artifact_and_report(serve: Any, tmp_path: Path) -> None:
+    site = serve({"/": page("a", "no|pe"), "/a": page(text="x" * 1000)})
+    request = Request(SPEC, config(site), tmp_path / "crawl")
+    artifact = run_stage(plan_stage(request), Console(quiet=True))
+    assert set(artifact.manifest["files"]) == {"urls.jsonl", "warc/crawl-00000.warc.gz"}
+    assert plan_stage(request).status == "up to date"
+    assert SPEC.headline(artifact.stats).startswith("2 pages, 1.")
+    sections = SPEC.report(artifact)
+    markdown = to_markdown("t", sections)
+    assert "| fetched | stored as a page | 2 |" in markdown
+    assert "| http_404 | answered with status 404 | 1 |" in markdown
+    assert f"from `{site.url}/`; links were followed 1 deep" in markdown
+    assert "Size of the pages by depth" in to_html("t", sections)
+
+
+def test_pydoc_is_crawled_under_its_own_name(make_context: Any, tmp_path: Path) -> None:
+    settings = CrawlConfig(pydoc=True, max_pages=6)
+    stats = SPEC.run(settings, NO_INPUTS, tmp_path, make_context(tmp_path))
+    # The index of Python 3.11 has 311 links; other versions have more or fewer modules.
+    assert stats["outcomes"]["fetched"] == 6
+    assert 200 < stats["outcomes"]["page_limit"] < 500
+    assert [row["pages"] for row in stats["depths"]] == [1, 5]
+    urls = [url for kind, url, _ in read_with_fastwarc(tmp_path) if kind == "response"]
+    assert urls[:2] == ["http://pydoc.localhost/", "http://pydoc.localhost/index.html"]
+    assert len(urls) == 6

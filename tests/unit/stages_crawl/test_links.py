@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import pytest
+
+from llmpipe.stages.crawl.links import TooLargeError, decompress, extract_links
+
+PAGE = "http://example.com/a/index.html"
+
+
+def test_links_come_from_anchors_in_order_and_once() -> None:
+    html = b"""<a href="b.html">b</a> <a href="/c">c</a> <a href="b.html#part">again</a> <a name=x>no</a>
+      <link href="style.css"> <img src="i.png"> <a href="mailto:x@example.com">m</a>
+      <a href="https://other.example/">o</a>"""
+    assert extract_links(html, None, PAGE) == [
+        "http://example.com/a/b.html",
+        "http://example.com/c",
+        "https://other.example/",
+    ]
+
+
+def test_links_follow_the_base_a_page_states() -> None:
+    html = b'<base href="/docs/"><a href="x">x</a>'
+    assert extract_links(html, None, PAGE) == ["http://example.com/docs/x"]
+
+
+def test_links_are_read_in_the_charset_of_the_header() -> None:
+    html = '<a href="/ж">x</a>'.encode("cp1251")
+    assert extract_links(html, "windows-1251", PAGE) == ["http://example.com/%D0%B6"]
+
+
+@pytest.mark.parametrize("html", [b"", b"   ", b"\x00\xff\xfe", b"<!-- only a comment -->"])
+def test_pages_without_content_have_no_links(html: bytes) -> None:
+    assert extract_links(html, None, PAGE) == []
+
+
+def test_unknown_charset_is_no_obstacle() -> None:
+    assert extract_links(b'<a href="/c">', "no-such", PAGE) == ["http://example.com/c"]
+
+
+def _raw_deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+TEXT = b"some text " * 50
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (TEXT, ""),
+        (TEXT, "identity"),
+        (gzip.compress(TEXT), "gzip"),
+        (gzip.compress(TEXT), " GZIP"),
+        (zlib.compress(TEXT), "deflate"),
+        (_raw_deflate(TEXT), "deflate"),
+    ],
+)
+def test_known_encodings_are_undone(body: bytes, encoding: str) -> None:
+    assert decompress(body, encoding, max_bytes=len(TEXT)) == TEXT
+
+
+def test_unknown_encoding_is_told_from_empty() -> None:
+    assert decompress(b"\x0b\x02\x80", "br", 100) is None
+
+
+def test_broken_encoding_gives_nothing() -> None:
+    assert decompress(b"not gzip", "gzip", 100) == b""
+
+
+def test_start_of_a_cut_body_is_used() -> None:
+    start = decompress(gzip.compress(bytes(range(256)) * 40)[:200], "gzip", 20_000)
+    assert start and (bytes(range(256)) * 40).startswith(start)
+
+
+def test_bomb_is_refused_without_unpacking_it() -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    with pytest.raises(TooLargeError):
+        decompress(bomb, "gzip", max_bytes=1000)
