@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# The tensors of tests are tiny: more threads only wait for each other. Set before torch is imported, and inherited by
+# the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 

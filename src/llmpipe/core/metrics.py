@@ -9,13 +9,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from llmpipe.core.errors import UserError, did_you_mean
 
 SINKS = ("wandb", "tensorboard")
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Somewhere else that numbers go to."""
 
@@ -135,11 +136,11 @@ class TensorBoardSink:
 
     def __init__(self, folder: Path) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.summary import Writer
         except ImportError:
             hint = "pip install 'llmpipe[tensorboard]'"
             raise UserError("the package `tensorboard` is not installed", hint) from None
-        self._writer = SummaryWriter(log_dir=str(folder / "tensorboard"))
+        self._writer = Writer(str(folder / "tensorboard"))
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Write the numbers of one step as scalars."""

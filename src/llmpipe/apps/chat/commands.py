@@ -1,0 +1,171 @@
+"""What can be typed with a slash in front, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from llmpipe.apps.chat.state import Chat
+from llmpipe.apps.chat.token_view import token_view
+from llmpipe.core.console import Console
+from llmpipe.core.errors import UserError, did_you_mean
+from llmpipe.inference.sampling import Sampling
+
+Next = Literal["ask", "reply", "quit"]
+"""What follows a command: the keyboard, an answer, or the end."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it takes, what it does in words, and the function that does it."""
+
+    argument: str
+    summary: str
+    run: Callable[[Chat, str, Console], Next]
+
+
+def run_command(line: str, chat: Chat, console: Console) -> Next:
+    """Run a line that begins with a slash.
+
+    Raises:
+        UserError: if there is no such command, or its argument is wrong.
+    """
+    name, _, argument = line[1:].strip().partition(" ")
+    if name not in COMMANDS:
+        close = did_you_mean(name, COMMANDS)
+        raise UserError(f"unknown command `/{name}`", hint=close or "`/help` lists the commands")
+    return COMMANDS[name].run(chat, argument.strip(), console)
+
+
+def _help(chat: Chat, argument: str, console: Console) -> Next:
+    for name, command in COMMANDS.items():
+        console.out(f"  {f'/{name} {command.argument}':<20} {command.summary}")
+    console.out(
+        "  Enter sends, Alt-Enter (or Esc, Enter) starts a new line; pasted lines stay together."
+    )
+    console.out("  Ctrl-C stops an answer and keeps what is there; again, or Ctrl-D, leaves.")
+    return "ask"
+
+
+def _system(chat: Chat, argument: str, console: Console) -> Next:
+    if argument:
+        chat.system = None if argument == "off" else argument
+    console.info(f"system message: {chat.system or 'none'}")
+    return "ask"
+
+
+def _set(chat: Chat, argument: str, console: Console) -> Next:
+    if argument:
+        name, _, value = argument.partition(" ")
+        chat.sampling = changed(chat.sampling, name, value.strip())
+    for setting in fields(Sampling):
+        value = getattr(chat.sampling, setting.name)
+        console.out(f"  {setting.name:<20} {'off' if value is None else value}")
+    return "ask"
+
+
+def changed(sampling: Sampling, name: str, value: str) -> Sampling:
+    """Return the settings with one of them changed; `off` unsets those that can be unset.
+
+    Raises:
+        UserError: if there is no such setting, or the value is not one for it.
+    """
+    types = {setting.name: str(setting.type) for setting in fields(Sampling)}
+    if name not in types:
+        hint = did_you_mean(name, types) or f"settings are {', '.join(types)}"
+        raise UserError(f"unknown setting `{name}`", hint=hint)
+    is_whole = "int" in types[name]
+    change: dict[str, Any] = {}
+    try:
+        if value == "off" and "None" in types[name]:
+            change[name] = None
+        else:
+            change[name] = int(value) if is_whole else float(value)
+    except ValueError:
+        kind = "a whole number" if is_whole else "a number"
+        raise UserError(f"{name} is `{value}` and must be {kind}") from None
+    return replace(sampling, **change)
+
+
+def _regen(chat: Chat, argument: str, console: Console) -> Next:
+    chat.take_back_reply()
+    # Another answer needs another seed; at temperature 0 it is the same one again.
+    chat.sampling = replace(chat.sampling, seed=chat.sampling.seed + 1)
+    if chat.sampling.temperature == 0:
+        console.info("temperature is 0, so the answer stays the same: `/set temperature 0.8`")
+    return "reply"
+
+
+def _undo(chat: Chat, argument: str, console: Console) -> Next:
+    chat.undo()
+    console.info(f"{len(chat.messages)} messages are left")
+    return "ask"
+
+
+def _clear(chat: Chat, argument: str, console: Console) -> Next:
+    chat.messages.clear()
+    console.info("a new conversation; the system message stays")
+    return "ask"
+
+
+def _save(chat: Chat, argument: str, console: Console) -> Next:
+    chat.save(_path(argument, "/save"))
+    console.info(f"saved to {argument}")
+    return "ask"
+
+
+def _load(chat: Chat, argument: str, console: Console) -> Next:
+    chat.load(_path(argument, "/load"))
+    console.info(f"{len(chat.messages)} messages from {argument}")
+    return "ask"
+
+
+def _path(argument: str, command: str) -> Path:
+    if not argument:
+        raise UserError(f"{command} needs a file", hint=f"for example `{command} chat.jsonl`")
+    return Path(argument).expanduser()
+
+
+def _tokens(chat: Chat, argument: str, console: Console) -> Next:
+    console.out(token_view(chat.rendered(), chat.loaded.tokenizer, console.has_colour))
+    return "ask"
+
+
+def _raw(chat: Chat, argument: str, console: Console) -> Next:
+    chat.raw = not chat.raw
+    console.info(f"control tokens are {'shown' if chat.raw else 'hidden'}")
+    return "ask"
+
+
+def _stats(chat: Chat, argument: str, console: Console) -> Next:
+    n_context = len(chat.rendered().ids)
+    console.out(f"  context    {n_context:,} of {chat.loaded.engine.max_len:,} tokens")
+    console.out(f"  replies    {chat.n_replies:,} with {chat.n_tokens:,} tokens")
+    if chat.last:
+        console.out(
+            f"  last reply {chat.last.n_tokens:,} tokens, {chat.last.tok_per_s:,.0f} tokens/s, "
+            f"first after {chat.last.first_token_s * 1000:,.0f} ms, ended by {chat.last.reason}"
+        )
+    return "ask"
+
+
+def _quit(chat: Chat, argument: str, console: Console) -> Next:
+    return "quit"
+
+
+COMMANDS: dict[str, Command] = {
+    "help": Command("", "list the commands", _help),
+    "system": Command("[TEXT|off]", "show, set or remove the system message", _system),
+    "set": Command("[NAME VALUE]", "show or change temperature, top_k, top_p, seed ...", _set),
+    "regen": Command("", "answer the last message again, with the next seed", _regen),
+    "undo": Command("", "take back the last message and its answer", _undo),
+    "clear": Command("", "begin a new conversation", _clear),
+    "save": Command("FILE", "write the conversation as a line of JSON", _save),
+    "load": Command("FILE", "go on with a saved conversation", _load),
+    "tokens": Command("", "show the conversation as the model reads it", _tokens),
+    "raw": Command("", "show or hide control tokens in answers", _raw),
+    "stats": Command("", "show context used and speed", _stats),
+    "quit": Command("", "leave", _quit),
+}

@@ -1,0 +1,52 @@
+"""A conversation as the one-dimensional sequence the model reads: pieces, ids, mask."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+from rich.console import Console as RichConsole
+from rich.text import Text
+
+from llmpipe.assistant.render import Rendered
+from llmpipe.tokenizer.bpe import Tokenizer
+
+
+def token_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> str:
+    """Return every token as its text and id; those the model is trained to write carry a `+`.
+
+    Args:
+        rendered: the conversation.
+        tokenizer: gives the text of each id.
+        has_colour: colour trained tokens and control tokens too.
+    """
+    control = set(tokenizer.special.values())
+    view = Text()
+    for id, is_trained in zip(rendered.ids, rendered.mask, strict=True):
+        shown = _spelling(tokenizer.token_bytes(id), id in control)
+        style = "green" if is_trained else "magenta" if id in control else ""
+        view.append(f"{'+' if is_trained else ''}{shown}", style)
+        view.append(f"\N{NO-BREAK SPACE}{id}", "dim")
+        view.append("   ")
+    n_trained = sum(rendered.mask)
+    view.append(
+        f"\n{len(rendered.ids)} tokens, {n_trained} of them (+) the model is trained to write"
+    )
+    page = io.StringIO()
+    RichConsole(
+        file=page,
+        width=shutil.get_terminal_size().columns,
+        force_terminal=has_colour,
+        color_system="standard" if has_colour else None,
+    ).print(view)
+    return page.getvalue().rstrip("\n")
+
+
+def _spelling(token: bytes, is_control: bool) -> str:
+    """Return a token as Python would write it: text where it is text, bytes where it is not."""
+    try:
+        text = token.decode("utf-8")
+    except UnicodeDecodeError:
+        return repr(token)
+    # A no-break space inside, too, so that a token and its id stay on one line.
+    return text if is_control else repr(text).replace(" ", "\N{NO-BREAK SPACE}")

@@ -1,0 +1,79 @@
+"""From a model folder to something that can write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llmpipe.core.errors import InputError, UserError
+from llmpipe.inference.engine import Engine
+from llmpipe.model.transformer import Transformer
+from llmpipe.model.weights import load_model
+from llmpipe.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, its tokenizer, and an engine that shares its weights."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    engine: Engine
+
+
+def load(folder: Path, device: str = "auto", max_batch: int = 1) -> Loaded:
+    """Read a model folder.
+
+    Args:
+        folder: holds `model.safetensors`, `config.json` and `tokenizer.json`.
+        device: `auto` takes a GPU if there is one.
+        max_batch: sequences generated at the same time.
+
+    Raises:
+        InputError: if the folder is no model, or its tokenizer has ids the model does not know.
+    """
+    _check_folder(folder)
+    tokenizer = Tokenizer.load(folder)
+    model = load_model(folder, device=pick_device(device))
+    model.eval()
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids "
+            f"and the model knows {model.config.vocab_size}"
+        )
+    return Loaded(model, tokenizer, Engine(model, max_batch=max_batch))
+
+
+def pick_device(device: str) -> str:
+    """Return `cpu` or `cuda`, resolving `auto`.
+
+    Raises:
+        UserError: if `cuda` is asked for and there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    if device.startswith("cuda") and not has_cuda:
+        raise UserError("no CUDA device is available here", hint="use `--device cpu`")
+    return device
+
+
+def _check_folder(folder: Path) -> None:
+    """Say what is wrong before anything is read, in words about models."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a folder",
+            hint="name a model, such as runs/tiny/sft; see `llmpipe ls`",
+        )
+    missing = [
+        name
+        for name in ("model.safetensors", "config.json", "tokenizer.json")
+        if not (folder / name).is_file()
+    ]
+    if missing:
+        raise InputError(
+            f"{folder} is not a model: {', '.join(missing)} is missing",
+            hint="name the folder of a model, such as runs/tiny/base or runs/tiny/sft",
+        )

@@ -1,0 +1,127 @@
+"""`llmpipe sample`: let a base model go on with a text, streaming."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llmpipe.apps.load import load
+from llmpipe.apps.printable import printable
+from llmpipe.core.console import Console
+from llmpipe.inference.engine import Engine
+from llmpipe.inference.sampling import Sampling
+from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.special import IM_END
+
+MAX_BATCH = 32
+"""Samples made at the same time; more wait for their turn."""
+
+
+def run_sample(
+    folder: Path,
+    *,
+    prompt: str,
+    n: int = 1,
+    sampling: Sampling,
+    device: str = "auto",
+    console: Console,
+) -> int:
+    """Print `n` continuations of `prompt`; sample i has seed `sampling.seed + i`.
+
+    Args:
+        folder: of the model.
+        prompt: text to go on from; may be empty.
+        n: how many samples.
+        sampling: how to choose tokens.
+        device: `auto`, `cpu` or `cuda`.
+        console: the text goes to its stdout, the speed to its stderr.
+    """
+    loaded = load(folder, device, max_batch=min(n, MAX_BATCH))
+    tokenizer = loaded.tokenizer
+    started = time.monotonic()
+    samplings = [replace(sampling, seed=sampling.seed + i) for i in range(n)]
+    page = _Page(console, tokenizer, prompt, n)
+    n_tokens = _generate(loaded.engine, tokenizer, prompt, samplings, page)
+    seconds = time.monotonic() - started
+    if console.json_output:
+        console.document(
+            {
+                "prompt": prompt,
+                "samples": [
+                    {"text": text, "reason": reason, "seed": own.seed}
+                    for text, reason, own in zip(page.texts, page.reasons, samplings, strict=True)
+                ],
+            }
+        )
+    console.info(f"{n_tokens:,} tokens in {seconds:.1f} s, {n_tokens / seconds:,.0f} tokens/s")
+    return 0
+
+
+def _generate(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompt: str,
+    samplings: Sequence[Sampling],
+    page: _Page,
+) -> int:
+    """Run all requests; return the number of sampled tokens."""
+    # The document mark stands in front of every document, so it is also where one has ended.
+    ends = [tokenizer.bos_id]
+    if IM_END in tokenizer.special:
+        ends.append(tokenizer.special[IM_END])
+    prompt_ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+    requests = {engine.submit(prompt_ids, own, ends): i for i, own in enumerate(samplings)}
+    n_tokens = 0
+    for token in engine.run():
+        n_tokens += 1
+        i_sample = requests[token.request]
+        if token.reason != "stop":
+            page.push(i_sample, token.id)
+        if token.reason:
+            page.end(i_sample, token.reason)
+    return n_tokens
+
+
+class _Page:
+    """Prints samples in order: one streams, those after it wait until it has ended."""
+
+    def __init__(self, console: Console, tokenizer: Tokenizer, prompt: str, n: int) -> None:
+        self._console = console
+        self._prompt = prompt
+        self._decoders = [tokenizer.stream_decoder(show_special=False) for _ in range(n)]
+        self._i_current = 0
+        self.texts = [""] * n
+        self.reasons: list[str | None] = [None] * n
+        self._begin(0)
+
+    def push(self, i_sample: int, id: int) -> None:
+        """Take one token of a sample."""
+        self._add(i_sample, self._decoders[i_sample].push(id))
+
+    def end(self, i_sample: int, reason: str) -> None:
+        """Take the end of a sample, and print those that waited for it."""
+        self._add(i_sample, self._decoders[i_sample].flush())
+        self.reasons[i_sample] = reason
+        while self._i_current < len(self.texts) and self.reasons[self._i_current]:
+            self._write("\n")
+            self._i_current += 1
+            if self._i_current < len(self.texts):
+                self._begin(self._i_current)
+                self._write(self.texts[self._i_current])
+
+    def _begin(self, i_sample: int) -> None:
+        if len(self.texts) > 1:
+            gap = "\n" if i_sample else ""
+            self._write(f"{gap}--- sample {i_sample + 1}\n")
+        self._write(self._prompt)
+
+    def _add(self, i_sample: int, text: str) -> None:
+        self.texts[i_sample] += text
+        if i_sample == self._i_current:
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        if text and not self._console.json_output:
+            self._console.write(printable(text))

@@ -1,0 +1,1 @@
+"""Text in, text out: conversations as token sequences, tools, and streamed replies."""

@@ -1,0 +1,300 @@
+"""Where units run: worker processes on this machine, each of which may be killed at any time.
+
+HTML parsers hang and crash on hostile pages, and nothing inside a process can stop them (an alarm set at
+0.5 s fired after 5.6 s inside lxml). So every record runs under a CPU timer whose signal ends the worker, an
+address-space limit, and a wall limit that the parent watches through a shared journal of the record in hand.
+A record that ends its worker is tried once more; the second time it is set aside with the reason, and the
+unit goes on behind it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import resource
+import signal
+import struct
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from llmpipe.core.units import Job, Unit, read_aside, set_aside, unit_folder, write_commit
+
+_MAX_TRIES = 2
+_EXIT_MEMORY = 83
+_EXIT_ORPHAN = 84
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one record may cost."""
+
+    cpu_s: float
+    wall_s: float
+    memory_bytes: int
+    """Address space beyond what the worker has when its job is open."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the units of this run are."""
+
+    n_units: int
+    n_records: int
+
+
+class Journal:
+    """The record in hand, in memory shared by a worker and its parent through a file."""
+
+    _FORMAT = struct.Struct(
+        "<qdq"
+    )  # record, monotonic start (0: between records), records finished
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(self._FORMAT.size))
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), self._FORMAT.size)
+
+    def write(self, i_record: int, started: float, n_finished: int) -> None:
+        """Note the state."""
+        self._FORMAT.pack_into(self._map, 0, i_record, started, n_finished)
+
+    def read(self) -> tuple[int, float, int]:
+        """Return (record, start or 0, records finished)."""
+        return self._FORMAT.unpack_from(self._map)
+
+
+class RecordWatch:
+    """A worker's side of the limits."""
+
+    def __init__(
+        self, journal: Journal, limits: Limits, parent: int, aside: dict[int, str]
+    ) -> None:
+        self._journal = journal
+        self._limits = limits
+        self._parent = parent
+        self._aside = aside
+        # The reason under -1 - i says that even reading record i ends the worker.
+        ends = [(-1 - i, reason) for i, reason in aside.items() if i < 0]
+        self.gives_up_at = min(ends) if ends else None
+        self._i_record = 0
+        self._n_finished = 0
+        journal.write(0, 0.0, 0)
+
+    def start(self, i_record: int) -> str | None:
+        """Begin a record: its CPU timer runs from here."""
+        if os.getppid() != self._parent:
+            os._exit(_EXIT_ORPHAN)
+        self._i_record = i_record
+        self._journal.write(i_record, time.monotonic(), self._n_finished)
+        if i_record in self._aside:
+            return self._aside[i_record]
+        signal.setitimer(signal.ITIMER_PROF, self._limits.cpu_s)
+        return None
+
+    def finish(self) -> None:
+        """End the record. The journal then stands at the next one, which is being read."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        self._n_finished += 1
+        self._journal.write(self._i_record + 1, 0.0, self._n_finished)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the worker
+
+
+def _work(
+    job: Job,
+    folder: Path,
+    limits: Limits,
+    journal_path: Path,
+    parent: int,
+    tasks: Connection,
+    results: Connection,
+) -> None:
+    """Run units until the parent closes the pipe."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    try:
+        run_unit = job.open()
+        _limit_memory(limits.memory_bytes)
+        while True:
+            unit = tasks.recv()
+            place = unit_folder(folder, unit)
+            place.mkdir(parents=True, exist_ok=True)
+            watch = RecordWatch(Journal(journal_path), limits, parent, read_aside(place))
+            write_commit(place, run_unit(unit, place, watch))
+            results.send(None)
+    except EOFError:
+        return
+    except MemoryError:
+        os._exit(_EXIT_MEMORY)
+    except BaseException:
+        results.send(traceback.format_exc())
+        raise SystemExit(1) from None
+
+
+def _limit_memory(n_bytes: int) -> None:
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # elsewhere RLIMIT_AS is not enforced anyway
+        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = used + n_bytes
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the parent
+
+
+class _Worker:
+    """A worker process as its parent sees it."""
+
+    def __init__(self, job: Job, folder: Path, limits: Limits, journal_path: Path) -> None:
+        context = multiprocessing.get_context("spawn")  # never fork: this process may have threads
+        their_tasks, self.tasks = context.Pipe(duplex=False)
+        self.results, their_results = context.Pipe(duplex=False)
+        self.journal = Journal(journal_path)
+        self.journal.write(0, 0.0, 0)
+        self.unit: Unit | None = None
+        self.was_too_slow = False
+        arguments = (job, folder, limits, journal_path, os.getpid(), their_tasks, their_results)
+        self.process: SpawnProcess = context.Process(target=_work, args=arguments, daemon=True)
+        self.process.start()
+        their_tasks.close()
+        their_results.close()
+
+    def give(self, unit: Unit) -> None:
+        self.unit = unit
+        self.tasks.send(unit)
+
+    def end(self) -> None:
+        """Kill the process if it runs, and free what belongs to it."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        for connection in (self.tasks, self.results):
+            connection.close()
+
+    def cause_of_death(self) -> str:
+        code = self.process.exitcode
+        if self.was_too_slow:
+            return "wall_limit"
+        if code == -signal.SIGPROF:
+            return "cpu_limit"
+        if code == _EXIT_MEMORY:
+            return "memory_limit"
+        return "killed" if code == -signal.SIGKILL else "crashed"
+
+
+class LocalProcesses:
+    """Run units in `n_workers` processes on this machine.
+
+    Args:
+        n_workers: how many at a time; has no influence on what they write.
+        limits: what one record may cost.
+        on_progress: called several times a second.
+        should_stop: when true, workers are killed and `run` returns early; commits and segments stay.
+    """
+
+    def __init__(
+        self,
+        n_workers: int,
+        limits: Limits,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._n_workers = n_workers
+        self._limits = limits
+        self._on_progress = on_progress
+        self._should_stop = should_stop
+
+    def run(self, job: Job, units: list[Unit], folder: Path) -> None:
+        """Run all units; see `Executor`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        queue = deque(units)
+        deaths: Counter[tuple[str, int]] = Counter()
+        n_units = n_records = 0
+        slots = range(min(self._n_workers, len(units)))
+        workers = {i: self._start(job, folder, i) for i in slots}
+        try:
+            while queue or any(worker.unit for worker in workers.values()):
+                for worker in workers.values():
+                    if worker.unit is None and queue:
+                        worker.give(queue.popleft())
+                busy = {worker.results: i for i, worker in workers.items() if worker.unit}
+                for connection in wait(list(busy), timeout=_POLL_S):
+                    i = busy[connection]  # type: ignore[index]
+                    worker = workers[i]
+                    finished = worker.journal.read()[2]
+                    if _finished(worker):
+                        n_units += 1
+                        n_records += finished
+                        continue
+                    unit = worker.unit
+                    assert unit is not None
+                    n_records += finished
+                    self._note_death(worker, unit, folder, deaths)
+                    worker.end()
+                    workers[i] = self._start(job, folder, i)
+                    workers[i].give(unit)
+                self._kill_slow(workers.values())
+                running = sum(
+                    worker.journal.read()[2] for worker in workers.values() if worker.unit
+                )
+                self._on_progress(Progress(n_units, n_records + running))
+                if self._should_stop():
+                    return
+        finally:
+            for worker in workers.values():
+                worker.end()
+
+    def _start(self, job: Job, folder: Path, slot: int) -> _Worker:
+        return _Worker(job, folder, self._limits, folder / f".journal-{slot}")
+
+    def _kill_slow(self, workers: Iterable[_Worker]) -> None:
+        for worker in workers:
+            _, started, _ = worker.journal.read()
+            if worker.unit and started and time.monotonic() - started > self._limits.wall_s:
+                worker.was_too_slow = True
+                worker.process.kill()
+
+    def _note_death(
+        self, worker: _Worker, unit: Unit, folder: Path, deaths: Counter[tuple[str, int]]
+    ) -> None:
+        worker.process.join()
+        i_record, started, _ = worker.journal.read()
+        # Between records the worker was reading the next one: setting that aside needs a mark of its own.
+        mark = i_record if started else -1 - i_record
+        deaths[unit.id, mark] += 1
+        if deaths[unit.id, mark] >= _MAX_TRIES:
+            set_aside(unit_folder(folder, unit), mark, worker.cause_of_death())
+
+
+def _finished(worker: _Worker) -> bool:
+    """Take a worker's message: True if the unit is done, False if the worker died.
+
+    Raises:
+        RuntimeError: the job has a bug; the message is the worker's traceback.
+    """
+    try:
+        message = worker.results.recv()
+    except (EOFError, OSError):
+        return False
+    if message is not None:
+        raise RuntimeError(
+            f"a worker failed on `{worker.unit.name if worker.unit else '?'}`:\n{message}"
+        )
+    worker.unit = None
+    return True

@@ -1,0 +1,67 @@
+"""Settings of the tokenize stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt, MultipleOf
+
+from llmpipe.core.config import schema
+
+MIN_VOCAB = 384
+"""256 bytes, 32 special tokens and some merges, as a multiple of 128."""
+
+
+@schema
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """What the vocabulary looks like, and how text is cut into shards."""
+
+    vocab_size: Annotated[int, Ge(MIN_VOCAB), MultipleOf(128)] = 32_768
+    """Tokens in all: 256 bytes, the merges, 32 special tokens. A multiple of 128, so that the
+    model's output matrix has a shape GPUs like. Default: karpathy/nanochat's 2^15."""
+
+    pattern: Literal["qwen2", "gpt2", "cl100k", "o200k", "llama3"] = "qwen2"
+    """How text is cut into pieces before merging. `qwen2` makes every digit a token: a third more
+    tokens than `cl100k` in number-heavy text, as many elsewhere, and sums a small model can learn."""
+
+    train_bytes: Annotated[int, Gt(0), Lt(2**31)] = 100_000_000
+    """Bytes of text to learn merges from, drawn evenly over the corpus by the hash of a document's
+    text; validation documents are left out. All of a smaller corpus is used. Below 2^31, so that the
+    trainer's 32-bit counts cannot overflow."""
+
+    tokenizer: str | None = None
+    """Take this vocabulary and train none: a folder with `tokenizer.json`, a folder with GPT-2's
+    `encoder.json` and `vocab.bpe`, or `cl100k_base.tiktoken`, `o200k_base.tiktoken`,
+    `r50k_base.tiktoken`. The special tokens are added; `vocab_size` and `pattern` are its own."""
+
+    inputs: tuple[str, ...] = ()
+    """Files to read in place of a corpus artifact: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
+    `.parquet`; folders, globs and fsspec URLs too."""
+
+    text_column: str = "text"
+    """The column or key that holds the text."""
+
+    id_column: str | None = "id"
+    """The column or key that names a document in the list of those set aside, if there is one."""
+
+    val_frac: Annotated[float, Ge(0), Lt(1)] = 0.01
+    """Share of documents kept for validation, by the hash of their text, so that copies of a text
+    fall on one side. At least one document, where the corpus has two."""
+
+    split_chars: Annotated[int, Gt(0)] | None = None
+    """Cut documents into pieces of at most about this many characters, at the end of a paragraph,
+    before the split. For a few huge documents (books), where whole ones would make a lumpy
+    validation set."""
+
+    max_document_bytes: Annotated[int, Gt(0)] = 32 * 2**20
+    """Longer documents are set aside and listed in `set_aside.jsonl`; bounds memory."""
+
+    shard_tokens: Annotated[int, Ge(1024)] = 100_000_000
+    """A shard ends with the document that reaches this. 100M tokens are 200 MB at 2 bytes.
+    Source: karpathy/build-nanogpt fineweb.py."""
+
+    unit_bytes: Annotated[int, Gt(0)] = 64 * 2**20
+    """Input bytes that make one unit of work, where a file can be cut (Parquet at row groups,
+    plain JSONL at lines). A unit is what is done again after a crash."""

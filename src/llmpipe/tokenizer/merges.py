@@ -1,0 +1,65 @@
+"""Ranks and merges: two ways to write one vocabulary.
+
+tiktoken keeps ranks (each token's bytes with its place in the order of learning) and merges any
+two neighbors whose joint bytes have a rank, lowest first. Hugging Face keeps the list of pairs.
+The pair that made a token is found by encoding the token's own bytes with lower ranks alone: what
+is left are its two parts. So each form gives the other, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmpipe.core.errors import InputError
+
+Merge = tuple[bytes, bytes]
+
+
+def bpe_parts(ranks: Mapping[bytes, int], token: bytes, below: int) -> list[bytes]:
+    """Merge the bytes of `token` with the ranks lower than `below`; return what is left."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 1:
+        best, best_rank = -1, below
+        for i in range(len(parts) - 1):
+            rank = ranks.get(parts[i] + parts[i + 1])
+            if rank is not None and rank < best_rank:
+                best, best_rank = i, rank
+        if best < 0:
+            break
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return parts
+
+
+def merges_of(ranks: Mapping[bytes, int]) -> list[Merge]:
+    """Return the merges of a vocabulary in the order in which they were learned.
+
+    A few published vocabularies (Llama 3's) hold tokens that no merge makes: tiktoken gives them
+    only to a piece of text that is such a token as a whole. They have no merge here, and
+    `tokenizer.json` says `ignore_merges`, which means the same.
+    """
+    merges: list[Merge] = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(token) > 1:
+            parts = bpe_parts(ranks, token, below=rank)
+            if len(parts) == 2:
+                merges.append((parts[0], parts[1]))
+    return merges
+
+
+def check_ranks(ranks: Mapping[bytes, int]) -> None:
+    """Check that `ranks` is a byte-level vocabulary with ids 0 to n - 1.
+
+    Raises:
+        InputError: naming the first thing that is wrong.
+    """
+    missing = [b for b in range(256) if bytes([b]) not in ranks]
+    if missing:
+        raise InputError(
+            f"the vocabulary lacks {len(missing)} of the 256 single bytes, first {missing[0]:#04x}"
+        )
+    ids = sorted(ranks.values())
+    for expected, found in enumerate(ids):
+        if found != expected:
+            raise InputError(
+                f"the vocabulary's ids have a gap or a repeat: {expected} expected, {found} came"
+            )

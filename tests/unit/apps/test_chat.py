@@ -1,0 +1,361 @@
+"""The chat: one answer for a pipe, commands, limits of the context, and the keyboard."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from llmpipe.apps.chat import session
+from llmpipe.apps.chat.commands import COMMANDS, changed, run_command
+from llmpipe.apps.chat.session import print_reply, run_chat
+from llmpipe.apps.chat.state import Chat
+from llmpipe.apps.chat.terminal import Interrupts, Keyboard
+from llmpipe.apps.load import load
+from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput
+from llmpipe.assistant.reply import Done, Event, Reply, TextDelta, ToolCall, ToolResult
+from llmpipe.core.errors import InputError, UserError
+from llmpipe.inference.sampling import Sampling
+
+SAMPLING = Sampling(temperature=0.0, max_tokens=5)
+
+
+@pytest.fixture
+def chat(model_folder: Path) -> Chat:
+    return Chat(load(model_folder, "cpu"), {}, SAMPLING)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make every chat reply with the given events, after feeding the ids into the reply."""
+
+    def use(ids: list[int], *events: Event | Callable[[], None]) -> None:
+        def reply(self: Chat, reply: Reply) -> Generator[Event, None, None]:
+            for id in ids:
+                list(reply.push(id))
+            for event in events:
+                if callable(event):
+                    event()
+                    continue
+                if isinstance(event, Done):
+                    self.last = event
+                yield event
+
+        monkeypatch.setattr(Chat, "reply", reply)
+
+    return use
+
+
+DONE = Done("stop", 3, 10.0, 0.1)
+
+
+# -- one answer ------------------------------------------------------------------------------------
+
+
+def test_prompt_prints_the_answer_alone_on_stdout(
+    model_folder: Path, screen: Any, writes: Any
+) -> None:
+    writes(
+        [],
+        TextDelta("It is "),
+        ToolCall("python", "1"),
+        ToolResult("python", "1"),
+        TextDelta("1."),
+        DONE,
+    )
+    assert run_chat(model_folder, prompt="1?", sampling=SAMPLING, console=screen.console) == 0
+    assert screen.stdout.getvalue() == "It is 1.\n"
+    assert screen.stderr.getvalue() == ""
+
+
+def test_without_a_terminal_the_message_comes_from_stdin(
+    model_folder: Path, screen: Any, monkeypatch: pytest.MonkeyPatch, writes: Any
+) -> None:
+    asked: list[str] = []
+    writes([], TextDelta("yes"), DONE)
+    monkeypatch.setattr("sys.stdin", io.StringIO("line one\nline two\n"))
+    monkeypatch.setattr(
+        session, "Message", lambda role, text: asked.append(text) or Message(role, text)
+    )
+    run_chat(model_folder, sampling=SAMPLING, console=screen.console)
+    assert asked == ["line one\nline two"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
+    with pytest.raises(UserError, match="no message"):
+        run_chat(model_folder, sampling=SAMPLING, console=screen.console)
+
+
+def test_json_holds_answer_tools_and_ids(model_folder: Path, json_screen: Any, writes: Any) -> None:
+    special = load(model_folder).tokenizer.special
+    ids = [special["<|python_start|>"], *b"1+1", special["<|python_end|>"], *b"Two."]
+    writes(ids, DONE)
+    console = json_screen.console
+    run_chat(model_folder, prompt="1+1?", sampling=SAMPLING, show_tokens=True, console=console)
+    document = json.loads(json_screen.stdout.getvalue())
+    assert document["answer"] == "Two."
+    assert document["tools"] == [{"tool": "python", "input": "1+1"}]
+    assert (document["reason"], document["n_tokens"]) == ("stop", 3)
+    assert len(document["ids"]) == len(document["mask"]) > 20
+
+
+def test_real_model_answers_the_same_twice(model_folder: Path, screen: Any) -> None:
+    for _ in range(2):
+        run_chat(
+            model_folder, prompt="hello", system="be", sampling=SAMPLING, console=screen.console
+        )
+    text = screen.stdout.getvalue()
+    assert text[: len(text) // 2] == text[len(text) // 2 :]
+
+
+# -- replies and their limits ----------------------------------------------------------------------
+
+
+def test_reply_is_kept_and_tools_are_shown(chat: Chat, screen: Any, writes: Any) -> None:
+    writes(
+        [*b"Hi"], TextDelta("Hi\x1b"), ToolCall("python", "2*3"), ToolResult("python", "6"), DONE
+    )
+    chat.messages.append(Message("user", "hello"))
+    assert print_reply(chat, screen.console)
+    assert screen.stdout.getvalue() == "Hi\ufffd  [python] 2*3\n  [result] 6\n\n"
+    assert chat.messages[-1] == Message("assistant", (Text("Hi"),))
+
+
+def test_ctrl_c_keeps_what_was_written(chat: Chat, screen: Any, writes: Any) -> None:
+    writes(
+        [*b"Part"],
+        TextDelta("Part"),
+        lambda: os.kill(os.getpid(), signal.SIGINT),
+        TextDelta("."),
+        TextDelta("never"),
+    )
+    before = signal.getsignal(signal.SIGINT)
+    chat.messages.append(Message("user", "hello"))
+    assert not print_reply(chat, screen.console)
+    assert screen.stdout.getvalue() == "Part. [stopped]\n"
+    assert chat.messages[-1].text == "Part"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_second_ctrl_c_raises() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.requested
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_oldest_turns_go_when_the_context_is_full_and_the_system_message_stays(
+    chat: Chat, screen: Any
+) -> None:
+    chat.system = "stay"
+    for i in range(6):
+        chat.messages += [Message("user", f"question {i}"), Message("assistant", f"answer {i}")]
+    chat.messages.append(Message("user", "last"))
+    assert len(chat.rendered(add_generation_prompt=True).ids) > chat.loaded.engine.max_len
+    print_reply(chat, screen.console)
+    assert "oldest messages are forgotten" in screen.stderr.getvalue()
+    kept = chat.all_messages()
+    assert kept[0].text == "stay" and kept[1].role == "user" and kept[-2].text == "last"
+    assert kept[-1].role == "assistant"
+    assert len(chat.rendered().ids) <= chat.loaded.engine.max_len + 2  # the end and its newline
+
+
+def test_message_longer_than_the_context_is_refused(chat: Chat, screen: Any) -> None:
+    chat.messages.append(Message("user", "x" * 500))
+    with pytest.raises(UserError, match="context holds 128"):
+        print_reply(chat, screen.console)
+
+
+def test_cut_answer_is_said(chat: Chat, screen: Any) -> None:
+    chat.messages.append(Message("user", "hello"))
+    print_reply(chat, screen.console)
+    assert "cut at max_tokens" in screen.stderr.getvalue()
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def test_every_command_runs_on_an_empty_or_a_full_chat(
+    chat: Chat, screen: Any, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "chat.jsonl")
+    chat.messages = [Message("user", "hello"), Message("assistant", "there")]
+    lines = [f"/{name} {file if name in ('save', 'load') else ''}" for name in COMMANDS]
+    results = {
+        line.split()[0]: run_command(line, chat, screen.console)
+        for line in lines
+        if "undo" not in line
+    }
+    assert results.pop("/quit") == "quit"
+    assert results.pop("/regen") == "reply"
+    assert set(results.values()) == {"ask"}
+
+
+def test_help_lists_every_command(chat: Chat, screen: Any) -> None:
+    run_command("/help", chat, screen.console)
+    assert all(f"/{name}" in screen.stdout.getvalue() for name in COMMANDS)
+
+
+def test_unknown_command_gets_a_suggestion(chat: Chat, screen: Any) -> None:
+    with pytest.raises(UserError, match="unknown command `/regn`") as caught:
+        run_command("/regn", chat, screen.console)
+    assert caught.value.hint == "did you mean `regen`?"
+
+
+def test_settings_are_changed_and_checked() -> None:
+    base = Sampling()
+    assert changed(base, "temperature", "0.5").temperature == 0.5
+    assert changed(base, "top_k", "40").top_k == 40
+    assert changed(changed(base, "top_p", "0.9"), "top_p", "off") == base
+    for name, value, message in (
+        ("temprature", "1", "unknown setting `temprature`"),
+        ("top_k", "1.5", "top_k is `1.5` and must be a whole number"),
+        ("top_p", "7", "must be in"),
+        ("temperature", "off", "must be a number"),
+        ("seed", "", "must be a whole number"),
+    ):
+        with pytest.raises(UserError, match=message):
+            changed(base, name, value)
+
+
+def test_undo_and_regen_take_back_the_right_messages(chat: Chat, screen: Any) -> None:
+    first = [Message("user", "a"), Message("assistant", "b")]
+    chat.messages = [*first, Message("user", "c"), Message("assistant", "d")]
+    seed = chat.sampling.seed
+    run_command("/regen", chat, screen.console)
+    assert [message.text for message in chat.messages] == ["a", "b", "c"]
+    assert chat.sampling.seed == seed + 1
+    run_command("/undo", chat, screen.console)
+    assert chat.messages == first
+    run_command("/undo", chat, screen.console)
+    with pytest.raises(UserError, match="nothing has been said"):
+        run_command("/undo", chat, screen.console)
+
+
+def test_saved_chat_comes_back_whole(chat: Chat, screen: Any, tmp_path: Path) -> None:
+    parts = (PythonCall("37+45"), ToolOutput("82"), Text("82 <|im_end|> 🙂"))
+    chat.system = "Be kind."
+    chat.messages = [Message("user", "37+45?"), Message("assistant", parts)]
+    saved = chat.rendered()
+    run_command(f"/save {tmp_path / 'a chat.jsonl'}", chat, screen.console)
+    other = Chat(chat.loaded, {}, SAMPLING)
+    run_command(f"/load {tmp_path / 'a chat.jsonl'}", other, screen.console)
+    assert other.rendered() == saved
+    assert other.system == "Be kind."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"messages": [{"role": "user"}]}',
+        '{"messages": [{"role": "gpt", "content": ""}]}',
+        '{"messages": [{"role": "user", "content": 3}]}',
+    ],
+)
+def test_file_that_is_no_conversation_changes_nothing(
+    chat: Chat, tmp_path: Path, text: str
+) -> None:
+    chat.messages = [Message("user", "kept")]
+    file = tmp_path / "bad.jsonl"
+    file.write_text(text)
+    with pytest.raises(InputError, match="holds no conversation"):
+        chat.load(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        chat.load(tmp_path / "none")
+    with pytest.raises(UserError, match="cannot be written"):
+        chat.save(file / "chat.jsonl")
+    assert chat.messages == [Message("user", "kept")]
+
+
+def test_token_view_marks_what_is_trained(chat: Chat, screen: Any) -> None:
+    chat.messages = [Message("user", "é"), Message("assistant", "ok")]
+    run_command("/tokens", chat, screen.console)
+    text = screen.stdout.getvalue()
+    end = chat.loaded.tokenizer.special["<|im_end|>"]
+    assert "+'o'\xa0111" in text and f"+<|im_end|>\xa0{end}" in text
+    assert r"b'\xc3'" + "\xa0195" in text and r"+b'\xc3'" not in text
+    assert "3 of them (+)" in text
+
+
+# -- the keyboard ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keys() -> Iterator[PipeInput]:
+    with create_pipe_input() as keys:
+        yield keys
+
+
+def test_enter_sends_and_alt_enter_starts_a_line(keys: PipeInput) -> None:
+    keyboard = Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput())
+    keys.send_text("one\x1b\rtwo\r")
+    assert keyboard.ask() == "one\ntwo"
+
+
+def test_pasted_lines_stay_one_message(keys: PipeInput) -> None:
+    keyboard = Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput())
+    keys.send_text("\x1b[200~a\n/quit\nb\x1b[201~!\r")
+    assert keyboard.ask() == "a\n/quit\nb!"
+
+
+def test_ctrl_c_and_ctrl_d_are_told_apart(keys: PipeInput) -> None:
+    keyboard = Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput())
+    keys.send_text("\x03")
+    with pytest.raises(KeyboardInterrupt):
+        keyboard.ask()
+    keys.send_text("\x04")
+    with pytest.raises(EOFError):
+        keyboard.ask()
+
+
+def test_history_is_for_its_owner_alone(keys: PipeInput, tmp_path: Path) -> None:
+    file = tmp_path / "state" / "history"
+    keyboard = Keyboard(["help"], lambda: "", file, keys=keys, screen=DummyOutput())
+    keys.send_text("secret\r")
+    keyboard.ask()
+    assert "secret" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_talk_answers_until_ctrl_d_and_survives_errors(
+    chat: Chat,
+    screen: Any,
+    keys: PipeInput,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: Any,
+) -> None:
+    monkeypatch.setattr(
+        session,
+        "Keyboard",
+        lambda *_: Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput()),
+    )
+    writes([*b"Hi"], TextDelta("Hi"), DONE)
+    keys.send_text("hello\r/nonsense\r\r\x03/system Be brief.\r\x04")
+    session._talk(chat, screen.console, tmp_path)
+    assert screen.stdout.getvalue() == "Hi\n"
+    assert "unknown command `/nonsense`" in screen.stderr.getvalue()
+    assert "Ctrl-C again" in screen.stderr.getvalue()
+    assert chat.system == "Be brief."
+    assert [message.text for message in chat.messages] == ["hello", "Hi"]
+
+
+def test_two_ctrl_c_leave(
+    chat: Chat, screen: Any, keys: PipeInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        session,
+        "Keyboard",
+        lambda *_: Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput()),
+    )
+    keys.send_text("\x03\x03never\r")
+    session._talk(chat, screen.console, tmp_path)
+    assert chat.messages == []

@@ -1,0 +1,168 @@
+"""Reading documents by unit: the same documents however the input is cut, and clear errors."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmpipe.core.errors import InputError
+from llmpipe.stages.tokenize.config import TokenizeConfig
+from llmpipe.stages.tokenize.documents import (
+    Unit,
+    expand_inputs,
+    plan_units,
+    read_unit,
+    split_text,
+)
+
+TEXTS = ["first", "second\nline", "", "naïve 你好", "x" * 300]
+CONFIG = TokenizeConfig()
+
+
+def jsonl(texts: list[str]) -> bytes:
+    rows = [json.dumps({"id": f"d{i}", "text": text}) for i, text in enumerate(texts)]
+    return ("\n".join(rows) + "\n").encode()
+
+
+def texts_of(units: list[Unit], config: TokenizeConfig = CONFIG) -> list[str | None]:
+    return [document.text for unit in units for document in read_unit(unit, config)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        (".jsonl", lambda data: data),
+        (".jsonl.gz", gzip.compress),
+        (".jsonl.zst", zstandard.ZstdCompressor().compress),
+    ],
+)
+def test_json_lines_are_read_plain_and_compressed(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(pack(jsonl(TEXTS)))
+    documents = list(read_unit(Unit(0, str(path), 0, None), CONFIG))
+    assert [document.text for document in documents] == TEXTS
+    assert [document.id for document in documents] == ["d0", "d1", "d2", "d3", "d4"]
+
+
+def test_zstd_frames_one_after_the_other_are_all_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    pack = zstandard.ZstdCompressor().compress
+    path.write_bytes(pack(jsonl(TEXTS)) + pack(jsonl(["more"])))
+    assert texts_of(plan_units([str(path)], 10)) == [*TEXTS, "more"]
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 7, 40, 41, 64, 100_000])
+def test_every_line_belongs_to_exactly_one_range(tmp_path: Path, unit_bytes: int) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(jsonl(TEXTS)[:-1] + b"\n\n" + jsonl(["last"])[:-1])  # no final line break
+    assert texts_of(plan_units([str(path)], unit_bytes)) == [*TEXTS, "last"]
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 100, 100_000])
+def test_every_row_group_belongs_to_exactly_one_unit(tmp_path: Path, unit_bytes: int) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [f"text {i}" for i in range(100)]
+    pq.write_table(pa.table({"text": texts, "n": range(100)}), path, row_group_size=13)
+    units = plan_units([str(path)], unit_bytes)
+    assert texts_of(units) == texts
+    assert len(units) == {1: 8, 100_000: 1}.get(unit_bytes, len(units))
+
+
+def test_a_document_longer_than_allowed_has_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(jsonl(["short", "é" * 60, "y" * 70_000, "end"]))
+    config = TokenizeConfig(max_document_bytes=100)
+    documents = list(read_unit(plan_units([str(path)], 10**6)[0], config))
+    assert [(d.text, d.n_bytes) for d in documents] == [
+        ("short", 0),
+        (None, 120),
+        (None, 22 + 70_000 + 3),  # so long a line is skipped unread, and its own bytes are counted
+        ("end", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "caf\xe9"}', "a.jsonl:2: not UTF-8"),
+        (b'{"text": "x"', "a.jsonl:2: not a line of JSON"),
+        (b'{"body": "x"}', "a.jsonl:2: a JSON object with the key `text` is needed"),
+        (b'["x"]', "a.jsonl:2: a JSON object with the key `text` is needed"),
+        (b'{"text": null}', "a.jsonl:2: `text` must be a text, NoneType came"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + line + b"\n")
+    with pytest.raises(InputError) as error:
+        texts_of(plan_units([str(path)], 10**6))
+    assert str(error.value).startswith(message)
+
+
+def test_a_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"body": ["x"], "n": [1]}), path)
+    with pytest.raises(InputError, match="no column `text`, there are body, n"):
+        texts_of(plan_units([str(path)], 10**6))
+
+
+def test_parquet_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    bad = pa.array([b"good", b"caf\xe9"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": bad}), path)
+    with pytest.raises(InputError, match="row 1 from row group 0: not UTF-8"):
+        texts_of(plan_units([str(path)], 10**6))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_cut_off_file_is_an_error(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    texts = [str(i) * 50 for i in range(2000)]
+    if name.endswith("gz"):
+        path.write_bytes(gzip.compress(jsonl(texts)))
+    elif name.endswith("zst"):
+        path.write_bytes(zstandard.ZstdCompressor().compress(jsonl(texts)))
+    else:
+        pq.write_table(pa.table({"text": texts}), path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=name):
+        texts_of(plan_units([str(path)], 10**6))
+
+
+def test_folders_and_globs_are_expanded(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl.gz", "c.txt"):
+        (tmp_path / name).write_text("")
+    found = [str(tmp_path / "a.jsonl.gz"), str(tmp_path / "b.jsonl")]
+    assert expand_inputs([str(tmp_path)]) == found
+    assert expand_inputs([str(tmp_path / "*.jsonl*"), found[0]]) == found
+    with pytest.raises(InputError, match=r"c\.txt: the kinds of file read here are"):
+        expand_inputs([str(tmp_path / "c.txt")])
+    with pytest.raises(InputError, match="matches no file"):
+        expand_inputs([str(tmp_path / "none*.jsonl")])
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab \n\r", max_size=300), st.integers(1, 50))
+def test_pieces_join_to_the_text_and_are_short(text: str, n_chars: int) -> None:
+    pieces = list(split_text(text, n_chars))
+    assert "".join(pieces) == text
+    assert all(len(piece) <= n_chars for piece in pieces)
+    assert all(pieces) or text == ""
+
+
+def test_pieces_end_at_paragraphs_then_lines_then_spaces() -> None:
+    assert list(split_text("aaa\nbbb\n\nccc ddd eee", 12)) == ["aaa\nbbb\n\n", "ccc ddd eee"]
+    assert list(split_text("aaa bbb\nccc ddd eee", 12)) == ["aaa bbb\n", "ccc ddd eee"]
+    assert list(split_text("aaa bbb ccc ddd eee", 12)) == ["aaa bbb ccc ", "ddd eee"]
+    assert list(split_text("a" * 25, 10)) == ["a" * 10, "a" * 10, "a" * 5]
