@@ -13,9 +13,10 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import llmpipe
 from llmpipe.cli.stage_command import (
@@ -33,13 +34,33 @@ from llmpipe.stages import STAGES
 
 PIPELINE, USE, INSPECT, SET_UP = "Pipeline", "Use a model", "Inspect", "Set up"
 
+
+class _GroupedHelp(TyperGroup):
+    """Lists commands under headings, as `rich_help_panel` does where Rich is on."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            rows.setdefault(command.rich_help_panel, []).append((name, command.short_help))
+        width = max(len(name) for group in rows.values() for name, _ in group)
+        for heading, group in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, text in group])
+
+
 app = typer.Typer(
+    cls=_GroupedHelp,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="From a crawl of the web to an assistant you can talk to. Each stage reads what the one before it wrote.",
-    epilog="Start with:  llmpipe run            (recipe `tiny`: about 5 minutes on 2 cores, no GPU)\n\n"
-    "then:  llmpipe chat runs/tiny/sft",
+    help=(
+        "From a crawl of the web to an assistant you can talk to. Each stage reads what the one "
+        "before it wrote.\n\n\b\nExamples:\n"
+        "  llmpipe run                       # recipe `tiny`: about 5 minutes on 2 cores, no GPU\n"
+        "  llmpipe chat runs/tiny/sft\n"
+        "  llmpipe data crawl/*.warc.gz --out runs/mine/corpus"
+    ),
 )
 
 # ----------------------------------------------------------------------------------------------
@@ -117,6 +138,7 @@ def _root(
 
 
 @app.command(
+    short_help="Every stage of a recipe; what is up to date is skipped",
     rich_help_panel=PIPELINE,
     epilog="Examples:  llmpipe run    |    llmpipe run configs/novels.toml    |    llmpipe run tiny --dry-run --json",
 )
@@ -218,7 +240,13 @@ def _add_stages() -> None:
         wants_help = len(sys.argv) > 2 and sys.argv[1] == stage and "--help" in sys.argv
         epilog = _stage_help(stage) if wants_help else None
         help_text = f"{spec.summary}.\n\n{examples}"
-        app.command(stage, help=help_text, epilog=epilog, rich_help_panel=PIPELINE)(_stage(stage))
+        app.command(
+            stage,
+            help=help_text,
+            short_help=spec.summary,
+            epilog=epilog,
+            rich_help_panel=PIPELINE,
+        )(_stage(stage))
 
 
 _add_stages()
@@ -228,6 +256,7 @@ _add_stages()
 
 
 @app.command(
+    short_help="Let a model continue a text",
     rich_help_panel=USE,
     epilog="Example:  llmpipe sample runs/tiny/base --prompt 'Return the' --temperature 0.8 --n 3",
 )
@@ -265,6 +294,7 @@ def sample(
 
 
 @app.command(
+    short_help="Talk to a model in the terminal",
     rich_help_panel=USE,
     epilog="Examples:  llmpipe chat runs/tiny/sft    |    llmpipe chat runs/tiny/sft -p 'What is 37 + 45?'",
 )
@@ -312,7 +342,7 @@ def chat(
 # Inspect
 
 
-@app.command("ls", rich_help_panel=INSPECT)
+@app.command("ls", short_help="List runs and their artifacts", rich_help_panel=INSPECT)
 def ls_(
     runs: Annotated[Path, typer.Argument(help="Folder that holds the runs.")] = Path("runs"),
     json: Json = False,
@@ -324,7 +354,12 @@ def ls_(
     ls(runs, _console(json, debug=debug))
 
 
-@app.command("show", rich_help_panel=INSPECT, epilog="Example:  llmpipe show runs/tiny/base")
+@app.command(
+    "show",
+    short_help="Inputs, settings, numbers and files of an artifact",
+    rich_help_panel=INSPECT,
+    epilog="Example:  llmpipe show runs/tiny/base",
+)
 def show_(
     path: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
     json: Json = False,
@@ -336,7 +371,12 @@ def show_(
     show(path, _console(json, debug=debug))
 
 
-@app.command("diff", rich_help_panel=INSPECT, epilog="Example:  llmpipe diff runs/tiny runs/other")
+@app.command(
+    "diff",
+    short_help="Compare two artifacts or runs",
+    rich_help_panel=INSPECT,
+    epilog="Example:  llmpipe diff runs/tiny runs/other",
+)
 def diff_(
     a: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
     b: Annotated[Path, typer.Argument(help="Another.")],
@@ -349,7 +389,12 @@ def diff_(
     diff(a, b, _console(json, debug=debug))
 
 
-@app.command("verify", rich_help_panel=INSPECT, epilog="Example:  llmpipe verify runs/tiny")
+@app.command(
+    "verify",
+    short_help="Check every file of artifacts against its hash",
+    rich_help_panel=INSPECT,
+    epilog="Example:  llmpipe verify runs/tiny",
+)
 def verify_(
     paths: Annotated[list[Path], typer.Argument(help="Artifacts or run folders.")],
     json: Json = False,
@@ -362,7 +407,10 @@ def verify_(
 
 
 @app.command(
-    "report", rich_help_panel=INSPECT, epilog="Example:  llmpipe report runs/tiny --out report.md"
+    "report",
+    short_help="Write one page about a run",
+    rich_help_panel=INSPECT,
+    epilog="Example:  llmpipe report runs/tiny --out report.md",
 )
 def report_(
     path: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
@@ -383,6 +431,7 @@ def report_(
 
 
 @app.command(
+    short_help="List, show and copy recipes",
     rich_help_panel=SET_UP,
     epilog="Examples:  llmpipe recipes    |    llmpipe recipes show tiny    |    llmpipe recipes cp tiny mine.toml",
 )
@@ -412,7 +461,7 @@ def recipes(
             raise UserError(usage, did_you_mean(action, ("ls", "show", "cp", "schema")))
 
 
-@app.command(rich_help_panel=SET_UP)
+@app.command(short_help="Check what this machine can do", rich_help_panel=SET_UP)
 def doctor(json: Json = False, debug: Debug = False) -> None:
     """Check what this machine can do: versions, device, memory, disk, a short training run."""
     from llmpipe.cli.doctor import run_doctor
