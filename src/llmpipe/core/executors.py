@@ -29,7 +29,10 @@ from llmpipe.core.units import Job, Unit, read_aside, set_aside, unit_folder, wr
 _MAX_TRIES = 2
 _EXIT_MEMORY = 83
 _EXIT_ORPHAN = 84
+_OPENING = -1
+"""In the journal: the worker has not begun its unit."""
 _POLL_S = 0.2
+_LEAVE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,8 @@ def _work(
     results: Connection,
 ) -> None:
     """Run units until the parent closes the pipe."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent decides
+    # Ctrl-C reaches the whole process group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     try:
         run_unit = job.open()
@@ -166,7 +168,7 @@ class _Worker:
         their_tasks, self.tasks = context.Pipe(duplex=False)
         self.results, their_results = context.Pipe(duplex=False)
         self.journal = Journal(journal_path)
-        self.journal.write(0, 0.0, 0)
+        self.journal.write(_OPENING, 0.0, 0)
         self.unit: Unit | None = None
         self.was_too_slow = False
         arguments = (job, folder, limits, journal_path, os.getpid(), their_tasks, their_results)
@@ -180,12 +182,14 @@ class _Worker:
         self.tasks.send(unit)
 
     def end(self) -> None:
-        """Kill the process if it runs, and free what belongs to it."""
+        """Let an idle process leave by itself, kill a busy one, and free what belongs to it."""
+        self.tasks.close()
+        if self.unit is None:
+            self.process.join(timeout=_LEAVE_S)
         if self.process.is_alive():
             self.process.kill()
         self.process.join()
-        for connection in (self.tasks, self.results):
-            connection.close()
+        self.results.close()
 
     def cause_of_death(self) -> str:
         code = self.process.exitcode
@@ -275,11 +279,14 @@ class LocalProcesses:
     ) -> None:
         worker.process.join()
         i_record, started, _ = worker.journal.read()
+        cause = worker.cause_of_death()
+        if i_record == _OPENING:
+            raise RuntimeError(f"a worker ended ({cause}) before its first record")
         # Between records the worker was reading the next one: setting that aside needs a mark of its own.
         mark = i_record if started else -1 - i_record
         deaths[unit.id, mark] += 1
         if deaths[unit.id, mark] >= _MAX_TRIES:
-            set_aside(unit_folder(folder, unit), mark, worker.cause_of_death())
+            set_aside(unit_folder(folder, unit), mark, cause)
 
 
 def _finished(worker: _Worker) -> bool:

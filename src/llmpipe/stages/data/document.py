@@ -1,0 +1,71 @@
+"""A document on its way through the steps, and the words and lines that several steps look at."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+# Addresses, numbers and words with inner apostrophes or dots are one token, every other visible sign is one
+# of its own, much as in spaCy, which datatrove uses.
+_TOKEN = re.compile(r"https?://\S+|\d+(?:[.,:/]\d+)+|\w+(?:['’.]\w+)*|\.{2,}|[^\w\s]")
+_PARAGRAPH_BREAK = re.compile(r"\n{2,}")
+_LINE_BREAK = re.compile(r"\n+")
+
+
+class Text:
+    """A text with its lines and words, each split once and only when asked for."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """Words and punctuation signs in order: what datatrove calls words."""
+        return _TOKEN.findall(self.text)
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Tokens with a letter or digit in them."""
+        return [token for token in self.tokens if any(map(str.isalnum, token))]
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Lines that are not empty."""
+        return [line for line in _LINE_BREAK.split(self.text) if line.strip()]
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        """Stretches between empty lines."""
+        return _PARAGRAPH_BREAK.split(self.text.strip())
+
+
+@dataclass
+class Document:
+    """One page. Steps change `content`, and fill in what they find out."""
+
+    url: str
+    date: str
+    """ISO 8601 as the source has it, or empty."""
+    html: str | None = None
+    """The decoded page, until extraction."""
+    content: Text | None = None
+    lang: str = ""
+    lang_score: float = 0.0
+    pii: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, list[int]] = field(default_factory=dict)
+    """Name of a deduplication step -> the 64-bit keys by which equal documents are found."""
+
+    @property
+    def text(self) -> str:
+        """The extracted text; empty before extraction."""
+        return self.content.text if self.content else ""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Why a step drops a document: the rule, what was measured, and the bound it broke."""
+
+    reason: str
+    value: float | str = ""
+    threshold: float | str = ""

@@ -1,0 +1,156 @@
+"""The report of a corpus: funnel, reasons with examples, languages, lengths, domains, personal data, clusters."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from llmpipe.core.artifact import Artifact
+from llmpipe.core.report import Bars, Block, Code, Section, Table, Text
+
+_EXAMPLE_CHARS = 300
+
+
+def report(artifact: Artifact) -> list[Section]:
+    """Describe a finished corpus."""
+    stats = artifact.stats
+    path = artifact.file("examples.jsonl")
+    examples = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.is_file()
+        else []
+    )
+    sections = [
+        _summary(stats),
+        Section("What each step dropped", _funnel(stats)),
+        Section("Why, with an example", _reasons(stats, examples)),
+        Section("What was kept", _kept(stats)),
+    ]
+    if stats["unreadable"] or stats["other_records"]:
+        sections.append(Section("What was not read", _unread(stats)))
+    if stats["clusters"]:
+        sections.append(Section("Duplicates", _clusters(stats)))
+    return sections
+
+
+def _summary(stats: Mapping[str, Any]) -> Section:
+    rows: list[list[str | int | float]] = [
+        ["documents in", stats["documents_in"]],
+        ["kept", stats["documents"]],
+        ["dropped", stats["dropped"]],
+        ["unreadable", stats["unreadable"]],
+        ["words kept", stats["words"]],
+        ["bytes of text kept", stats["text_bytes"]],
+        ["input files", stats["input_files"]],
+        ["latest page", stats["crawled_on"] or "unknown"],
+    ]
+    return Section("Corpus", [Table(["", ""], rows)])
+
+
+def _funnel(stats: Mapping[str, Any]) -> list[Block]:
+    funnel = stats["funnel"]
+    rows: list[list[str | int | float]] = [
+        [
+            row["step"],
+            row["in"],
+            row["in"] - row["out"],
+            row["out"],
+            _percent(row["out"], stats["documents_in"]),
+        ]
+        for row in funnel
+    ]
+    seconds = stats.get("cpu_s", {})
+    blocks: list[Block] = [
+        Bars(
+            "Documents left after each step",
+            [(row["step"], row["out"]) for row in funnel],
+            "documents",
+        ),
+        Table(["step", "in", "dropped", "left", "of all"], rows),
+    ]
+    if seconds:
+        shares = sorted(seconds.items(), key=lambda item: -item[1])
+        blocks.append(Bars("CPU time by step", shares, "s"))
+    return blocks
+
+
+def _reasons(stats: Mapping[str, Any], examples: list[dict[str, Any]]) -> list[Block]:
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for example in examples:
+        first.setdefault((example["step"] or "read", example["reason"]), example)
+    blocks: list[Block] = []
+    rows: list[list[str | int | float]] = []
+    for row in stats["funnel"]:
+        for reason, count in row["dropped"].items():
+            case = first.get((row["step"], reason.removeprefix("unreadable: ")))
+            rows.append([row["step"], reason, count, _bound(case)])
+            if case and case["excerpt"]:
+                excerpt = case["excerpt"][:_EXAMPLE_CHARS]
+                blocks.append(
+                    Code(excerpt, f"{row['step']}, {reason}: {case['url'] or case['id']}")
+                )
+    if not rows:
+        return [Text("Nothing was dropped.")]
+    return [Table(["step", "reason", "documents", "first case"], rows), *blocks]
+
+
+def _bound(example: Mapping[str, Any] | None) -> str:
+    if not example or not example["value"]:
+        return ""
+    return (
+        f"{example['value']} (bound {example['threshold']})"
+        if example["threshold"]
+        else str(example["value"])
+    )
+
+
+def _kept(stats: Mapping[str, Any]) -> list[Block]:
+    edges = list(stats["lengths"])
+    labels = [f"{low} to {int(high) - 1}" for low, high in itertools.pairwise(edges)]
+    labels.append(f"{edges[-1]} and more")
+    lengths = [
+        (label, float(stats["lengths"][edge])) for label, edge in zip(labels, edges, strict=True)
+    ]
+    blocks: list[Block] = [
+        Bars("Length in words", lengths, "documents"),
+        Bars("Languages", list(stats["languages"].items())[:15], "documents"),
+        Table(["domain", "documents"], [[domain, n] for domain, n in stats["top_domains"].items()]),
+    ]
+    if stats["pii"]:
+        blocks.append(
+            Table(
+                ["personal data replaced", "times"], [[kind, n] for kind, n in stats["pii"].items()]
+            )
+        )
+    return blocks
+
+
+def _unread(stats: Mapping[str, Any]) -> list[Block]:
+    blocks: list[Block] = []
+    if stats["unreadable"]:
+        blocks.append(Text(f"{stats['skipped_bytes']:,} bytes of the inputs could not be used."))
+        reasons = stats["unreadable_reasons"].items()
+        blocks.append(Table(["unreadable", "documents"], [[reason, n] for reason, n in reasons]))
+    if stats["other_records"]:
+        others = list(stats["other_records"].items())[:30]
+        blocks.append(
+            Table(["records that are no documents", "number"], [[kind, n] for kind, n in others])
+        )
+    return blocks
+
+
+def _clusters(stats: Mapping[str, Any]) -> list[Block]:
+    rows: list[list[str | int | float]] = []
+    for step, sizes in stats["clusters"].items():
+        dropped = sum((int(size) - 1) * n for size, n in sizes.items())
+        largest = max(map(int, sizes), default=0)
+        rows.append([step, sum(sizes.values()), dropped, largest])
+    return [
+        Table(["step", "clusters", "documents in them beyond the first", "largest cluster"], rows)
+    ]
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""

@@ -1,0 +1,111 @@
+"""From what a person names (files, folders, globs, URLs, `hf:` names) to units of work.
+
+A unit is one input file. Loose HTML files are packed many to a unit, because a commit record for each of
+10,000 small pages would cost more than the pages. Units are ordered by content fingerprint, not by path, so the
+corpus does not depend on where files lie or in which order they were named.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llmpipe.core.config import digest
+from llmpipe.core.errors import InputError
+from llmpipe.core.stage import SourceFile
+from llmpipe.core.units import Unit
+
+Kind = Literal["archive", "html", "jsonl", "parquet", "dataset"]
+_SUFFIXES: dict[str, Kind] = {
+    ".warc": "archive",
+    ".arc": "archive",
+    ".wet": "archive",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+_COMPRESSIONS = (".gz", ".zst", ".lz4")
+_HTML_PER_UNIT = 512
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What a worker needs to read a unit: the files, and how."""
+
+    kind: Kind
+    paths: tuple[str, ...]
+
+
+def expand_inputs(names: Iterable[str]) -> list[str]:
+    """Turn folders and globs into files; files, URLs and `hf:` names stay as they are.
+
+    Raises:
+        InputError: nothing is there, or a folder holds nothing that can be read.
+    """
+    found: list[str] = []
+    for name in names:
+        if "://" in name or name.startswith("hf:") or Path(name).is_file():
+            found.append(name)
+        elif Path(name).is_dir():
+            inside = sorted(
+                str(p) for p in Path(name).rglob("*") if p.is_file() and known_kind(p.name)
+            )
+            if not inside:
+                raise InputError(
+                    f"the folder `{name}` holds no input", f"known endings: {', '.join(_SUFFIXES)}"
+                )
+            found += inside
+        else:
+            matches = sorted(
+                path
+                for path in glob.glob(name, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+                if Path(path).is_file()
+            )
+            if not matches:
+                what = "no file fits" if glob.has_magic(name) else "there is no file or folder"
+                raise InputError(f"data.inputs: {what} `{name}`")
+            found += matches
+    return sorted(set(found))
+
+
+def known_kind(name: str) -> Kind | None:
+    """Tell by the endings of its name how a file is read."""
+    base = name.lower().partition("?")[0]
+    for ending in _COMPRESSIONS:
+        base = base.removesuffix(ending)
+    return next((kind for suffix, kind in _SUFFIXES.items() if base.endswith(suffix)), None)
+
+
+def plan_units(files: Sequence[SourceFile]) -> list[Unit]:
+    """Make units of input files, in the order of their fingerprints; equal files make one unit."""
+    unique = {file.fingerprint: file for file in sorted(files, key=lambda f: f.path, reverse=True)}
+    by_kind: dict[bool, list[SourceFile]] = {True: [], False: []}
+    for file in (unique[fingerprint] for fingerprint in sorted(unique)):
+        by_kind[_kind(file.path) == "html"].append(file)
+    packs: list[list[SourceFile]] = [[file] for file in by_kind[False]]
+    packs += list(_in_packs(by_kind[True]))
+    units = [_unit(pack) for pack in packs]
+    return sorted(units, key=lambda unit: unit.id)
+
+
+def _in_packs(files: list[SourceFile]) -> Iterator[list[SourceFile]]:
+    for start in range(0, len(files), _HTML_PER_UNIT):
+        yield files[start : start + _HTML_PER_UNIT]
+
+
+def _unit(pack: list[SourceFile]) -> Unit:
+    kind = _kind(pack[0].path)
+    name = pack[0].path if len(pack) == 1 else f"{len(pack)} HTML files"
+    identity = digest([kind, [file.fingerprint for file in pack]])[:32]
+    return Unit(identity, name, Payload(kind, tuple(file.path for file in pack)))
+
+
+def _kind(path: str) -> Kind:
+    # A file named on purpose, with an ending nobody knows, is tried as an archive; what it is not gets counted.
+    return "dataset" if path.startswith("hf:") else known_kind(path) or "archive"

@@ -1,0 +1,217 @@
+"""WARC and ARC records out of a stream, each good or counted with its reason.
+
+    Record   a whole record, its block as stored
+    Bad      something that could not be used, with a reason and the bytes passed over
+
+A record is trusted when it ends as records do, or the next thing after it is a record or the end. If there is
+damage behind it, then only if a checksum or digest covers it. After a wrong length, the search for the next record begins inside
+the block that was read, so that a length that is too large does not swallow the neighbor.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from llmpipe.stages.data.sources.stream import Stream
+
+_MAX_HEADER = 1 << 16
+_WARC_START = re.compile(rb"WARC/\d", re.I)
+_ARC_START = re.compile(
+    rb"(?:filedesc|https?|ftp|dns):[^\n]{1,8000} (\d{14}|\d{12}|\d{8}) [^\n ]{1,200}(?: [^\n ]*){0,6} \d{1,12}\r?\n"
+)
+_NEXT_WARC = re.compile(rb"(?:^|\n)(?=WARC/\d\.\d)", re.I)
+_NEXT_ARC = re.compile(
+    rb"\n(?=(?:https?|ftp|dns):[^\n]{1,2000} \d{14} [^\n ]{1,200}(?: [^\n ]*){0,6} \d{1,12}\r?\n)"
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of an archive."""
+
+    kind: str
+    """The WARC type: response, resource, conversion, request, warcinfo, …; ARC has only `response`."""
+    url: str
+    date: str
+    content_type: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    block: bytes
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A record, or bytes where one was expected, that cannot be used."""
+
+    reason: str
+    n_bytes: int
+    url: str = ""
+
+
+def starts_record(head: bytes) -> bool:
+    """Tell whether bytes begin with a WARC or ARC record."""
+    return bool(_WARC_START.match(head) or _ARC_START.match(head))
+
+
+def read_records(stream: Stream, max_bytes: int) -> Iterator[Record | Bad]:
+    """Read every record of an archive, whatever is between them."""
+    while True:
+        stream.skip_line_ends()
+        if not stream.fill(1):
+            if damage := stream.take_break():
+                yield Bad(damage.reason, damage.n_bytes)
+                continue
+            return
+        head = stream.peek(8 if stream.peek(5).upper() == b"WARC/" else _MAX_HEADER)
+        if _WARC_START.match(head):
+            header = _read_warc_header(stream)
+        elif match := _ARC_START.match(head):
+            header = _read_arc_header(stream.take(match.end()))
+        else:
+            yield Bad("no_record_header", _skip_to_record(stream))
+            continue
+        if isinstance(header, str):
+            yield Bad(header, _skip_to_record(stream))
+        else:
+            yield _read_block(stream, header, max_bytes)
+
+
+@dataclass(frozen=True)
+class _Header:
+    kind: str
+    url: str
+    date: str
+    content_type: str
+    length: int
+    headers: Mapping[str, str]
+
+
+def _read_warc_header(stream: Stream) -> _Header | str:
+    """Take a header; a string says what is wrong with it."""
+    ends = [end for mark in (b"\r\n\r\n", b"\n\n") if (end := stream.find(mark, _MAX_HEADER)) > 0]
+    if not ends:
+        stream.skip(5)
+        return "bad_header"
+    block = stream.take(min(ends))
+    if b"\0" in block:  # a zeroed block has melted two records into one
+        return "bad_header"
+    headers: dict[str, str] = {}
+    name = ""
+    for line in block.decode("utf-8", errors="replace").splitlines()[1:]:
+        if line.startswith((" ", "\t")) and name:
+            headers[name] = f"{headers[name]} {line.strip()}".strip()
+        elif ":" in line:
+            name, _, value = line.partition(":")
+            name = name.strip().lower()
+            headers.setdefault(name, value.strip())
+    length = headers.get("content-length", "")
+    if not length.isascii() or not length.isdigit() or len(length) > 15:
+        return "bad_content_length"
+    if not headers.get("warc-type"):
+        stream.skip(int(length))
+        return "no_record_type"
+    return _Header(
+        kind=headers["warc-type"].lower(),
+        url=headers.get("warc-target-uri", "").strip("<>"),
+        date=headers.get("warc-date", ""),
+        content_type=headers.get("content-type", "").lower(),
+        length=int(length),
+        headers=headers,
+    )
+
+
+def _read_arc_header(line: bytes) -> _Header:
+    """Read `URL IP DATE TYPE [more] LENGTH`. Addresses with spaces exist, so it is read from the right."""
+    text = line.decode("utf-8", errors="replace").strip()
+    left, length = text.rsplit(" ", 1)
+    date = max(re.finditer(r" (\d{14}|\d{12}|\d{8}) ", left), key=lambda match: match.start())
+    url = left[: date.start()].rsplit(" ", 1)[0]
+    digits = date[1].ljust(14, "0")
+    day, clock = digits[:8], digits[8:]
+    return _Header(
+        kind="filedesc" if url.startswith("filedesc:") else "response",
+        url=url,
+        date=f"{day[:4]}-{day[4:6]}-{day[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}Z",
+        content_type="application/http; msgtype=response" if url.startswith("http") else "",
+        length=int(length),
+        headers={},
+    )
+
+
+def _read_block(stream: Stream, header: _Header, max_bytes: int) -> Record | Bad:
+    if header.length > max_bytes:
+        skipped = stream.skip(header.length)
+        return Bad(
+            "over_limit" if skipped == header.length else "truncated_record", skipped, header.url
+        )
+    block = stream.take(header.length)
+    record = Record(
+        header.kind, header.url, header.date, header.content_type, header.headers, block
+    )
+    complete = len(block) == header.length
+    if complete:
+        ends_well = stream.peek(4).startswith((b"\r\n\r\n", b"\n\n"))
+        stream.skip_line_ends()
+        following = stream.peek(5)
+        if not following:
+            damage = stream.at_break
+            if damage is None or stream.is_verified or _block_digest_fits(record):
+                return record
+            stream.take_break()
+            return Bad(damage.reason, damage.n_bytes, header.url)
+        is_record = following.upper() == b"WARC/" or _ARC_START.match(stream.peek(_MAX_HEADER))
+        if is_record or ends_well or _block_digest_fits(record):
+            return record
+    # The length is wrong, or the file ends too early: look for the next record inside the block as well.
+    found = _next_record(block)
+    if found is not None:
+        stream.push_back(block[found:] + (b"\r\n" if complete else b""))
+        return Bad("bad_length", found, header.url)
+    if complete:
+        return Bad("bad_length", len(block) + _skip_to_record(stream), header.url)
+    damage = stream.take_break()
+    if damage is not None:
+        return Bad(damage.reason, damage.n_bytes, header.url)
+    return Bad("truncated_record", len(block), header.url)
+
+
+def _next_record(data: bytes) -> int | None:
+    """Return where in `data` the next record begins."""
+    found = [match.end() for pattern in (_NEXT_WARC, _NEXT_ARC) if (match := pattern.search(data))]
+    return min(found) if found else None
+
+
+def _skip_to_record(stream: Stream) -> int:
+    """Pass everything up to the next record, break or end; returns the number of bytes."""
+    skipped = 0
+    while stream.fill(1):
+        window = stream.peek(1 << 20)
+        found = _next_record(b"\n" + window) if skipped == 0 else _next_record(window)
+        if found is not None:
+            found -= 1 if skipped == 0 else 0
+            return skipped + stream.skip(found)
+        # Keep the tail: a header may begin in it and end in the next window.
+        step = len(window) - 4096 if len(window) == 1 << 20 else len(window)
+        skipped += stream.skip(step)
+    return skipped
+
+
+def _block_digest_fits(record: Record) -> bool:
+    return digest_fits(record.headers.get("warc-block-digest", ""), record.block) is True
+
+
+def digest_fits(declared: str, data: bytes) -> bool | None:
+    """Compare data with a digest such as `sha1:BASE32`; None if there is none or its kind is not known."""
+    name, _, value = declared.partition(":")
+    name = name.strip().lower().replace("-", "")
+    if name not in ("md5", "sha1", "sha256", "sha512") or not value:
+        return None
+    found = hashlib.new(name, data, usedforsecurity=False)
+    value = value.strip()
+    return value.lower() == found.hexdigest() or value.upper().rstrip("=") == base64.b32encode(
+        found.digest()
+    ).decode().rstrip("=")

@@ -1,0 +1,139 @@
+"""Stage `data`: archives and other files -> a clean corpus in Parquet, with an account of every document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmpipe.core.artifact import hash_file
+from llmpipe.core.console import format_bytes, format_count
+from llmpipe.core.errors import InputError
+from llmpipe.core.stage import Context, Inputs, Need, SourceFile, StageSpec
+from llmpipe.stages.data.config import DataConfig
+from llmpipe.stages.data.report import report
+
+
+def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
+    """Make a corpus under `out` and return its numbers."""
+    from llmpipe.core.executors import Limits, LocalProcesses, Progress
+    from llmpipe.core.units import run_units
+    from llmpipe.stages.data.corpus import write_corpus
+    from llmpipe.stages.data.sources.inputs import plan_units
+    from llmpipe.stages.data.steps.table import check_steps
+    from llmpipe.stages.data.steps.url_filter import compile_lists
+    from llmpipe.stages.data.unit import DataJob
+
+    check_steps(config.steps)
+    state = out / "state"
+    sources = source_files(config, inputs)
+    units = plan_units(sources)
+
+    # -------------------------------------------------------------------------------- what all workers share
+    if "url_filter" in config.steps:
+        compile_lists(config.url_filter, state / "prepared" / "urls.npy")
+    limits = Limits(config.limits.cpu_s, config.limits.wall_s, config.limits.memory_mb * 1_000_000)
+
+    # ------------------------------------------------------- first pass: every input file through the steps
+    with ctx.console.progress("data", len(units), "file") as progress:
+
+        def show(now: Progress) -> None:
+            progress.update(now.n_units, f"{format_count(now.n_records)} records")
+
+        executor = LocalProcesses(ctx.workers, limits, show, lambda: ctx.stop.requested)
+        job = DataJob(config, state / "prepared")
+        commits = run_units(job, units, state / "units", executor) if units else []
+        ctx.stop.check()
+
+    # --------------------------------------- second pass: duplicates over all files, then the corpus itself
+    account = write_corpus(config, commits, out, ctx.stop.check)
+    stats = account.to_stats()
+    stats |= {"input_files": len(units), "input_bytes": sum(source.n_bytes for source in sources)}
+    stats["repeated_input_files"] = len(sources) - len({source.fingerprint for source in sources})
+    stats["cpu_s"] = _sum_seconds([commit.record["cpu_s"] for commit in commits])
+    if not stats["documents"]:
+        ctx.console.warn("no document was kept; the report says which step dropped them")
+    return stats
+
+
+def source_files(config: DataConfig, inputs: Inputs) -> list[SourceFile]:
+    """Return what is read: the named inputs, or the crawl's archives."""
+    if config.inputs:
+        wanted = set(_input_names(config))
+        return [file for file in inputs.files if file.path in wanted]
+    crawl = inputs["crawl"]
+    paths = sorted(crawl.file("warc").glob("*.warc*"))
+    if not paths:
+        raise InputError(f"`{crawl.path}` holds no WARC file")
+    return [SourceFile(str(path), path.stat().st_size, hash_file(path)) for path in paths]
+
+
+def needs(config: DataConfig) -> dict[str, Need]:
+    """A crawl, unless inputs are named."""
+    return {} if config.inputs else {"crawl": Need("crawl", "crawl")}
+
+
+def files(config: DataConfig) -> Sequence[str]:
+    """Everything from outside that decides the result: inputs and block lists."""
+    from llmpipe.stages.data.steps.url_filter import list_files
+
+    lists = (
+        [str(path) for path in list_files(config.url_filter)]
+        if "url_filter" in config.steps
+        else []
+    )
+    return [*_input_names(config), *lists]
+
+
+def plan(config: DataConfig, inputs: Inputs) -> dict[str, str]:
+    """What a run would do, without doing it."""
+    from llmpipe.stages.data.sources.inputs import plan_units
+    from llmpipe.stages.data.steps.table import STEPS, check_steps
+
+    check_steps(config.steps)
+    sources = source_files(config, inputs)
+    lines = {
+        "inputs": f"{len(sources)} files, {format_bytes(sum(file.n_bytes for file in sources))}",
+        "units": str(len(plan_units(sources))),
+    }
+    return lines | {
+        f"step {i}": f"{name}: {STEPS[name].summary}" for i, name in enumerate(config.steps, 1)
+    }
+
+
+def headline(stats: Mapping[str, Any]) -> str:
+    """One line about a corpus."""
+    kept, seen = format_count(stats["documents"]), format_count(stats["documents_in"])
+    size = f"{format_bytes(stats['text_bytes'])}, {format_count(stats['words'])} words"
+    return f"{kept} of {seen} documents kept, {size}, {stats['unreadable']} unreadable"
+
+
+def _input_names(config: DataConfig) -> list[str]:
+    from llmpipe.stages.data.sources.inputs import expand_inputs
+
+    return expand_inputs(config.inputs)
+
+
+def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for part in parts for name in part})
+    return {name: round(sum(part.get(name, 0.0) for part in parts), 2) for name in names}
+
+
+SPEC = StageSpec(
+    name="data",
+    version=1,
+    summary="Web archives and other files -> clean corpus, with an account of every document",
+    config=DataConfig,
+    folder="corpus",
+    writes="corpus",
+    run=run,
+    needs=needs,
+    files=files,
+    plan=plan,
+    headline=headline,
+    report=report,
+    examples=(
+        "llmpipe data crawl/*.warc.gz --out corpus",
+        "llmpipe data 'pages/**/*.html' more.parquet --set data.extraction.mode=fast --out corpus",
+    ),
+)

@@ -1,0 +1,1 @@
+"""What may happen to a document: one step a file, in the table of `table.py`."""

@@ -1,0 +1,82 @@
+"""C4's rules: remove bad lines, then drop pages that are bad or have little left.
+
+Source: Raffel et al. 2020, arXiv:1910.10683, section 2.2; details as in datatrove's `c4_filters.py`.
+Sentences are counted by their ends instead of with NLTK's model, which needs a download.
+"""
+
+from __future__ import annotations
+
+import re
+
+from llmpipe.stages.data.config import C4Config
+from llmpipe.stages.data.document import Document, Drop, Text
+
+_CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+_TERMINAL = (".", "?", "!", '"', "'")
+_POLICY = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+# An end of sentence: closing punctuation, perhaps a closing quote, then white space and no small letter.
+# The look-behind and the possessive `++` keep it linear on a line of a million dots.
+_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]]{0,2}\s++(?![a-z])")
+_ABBREVIATION = re.compile(
+    r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e|Inc|No|Jr|Sr))\.\s+\Z"
+)
+
+
+class C4:
+    """Remove lines and drop pages by C4's heuristics."""
+
+    def __init__(self, config: C4Config) -> None:
+        self._config = config
+
+    def __call__(self, document: Document) -> Drop | None:
+        """Clean the lines of a document; say why it is dropped, if it is."""
+        config = self._config
+        kept, n_sentences = [], 0
+        for raw in document.text.splitlines():
+            line = raw.strip()
+            words = line.split()
+            if config.remove_citations:
+                line = _CITATION.sub("", line)
+            if self._is_unwanted(line, words):
+                continue
+            lowered = line.lower()
+            if config.drop_lorem_ipsum and "lorem ipsum" in lowered:
+                return Drop("lorem_ipsum", line[:80])
+            if config.remove_javascript_lines and "javascript" in lowered:
+                continue
+            if config.drop_curly_bracket and "{" in line:
+                return Drop("curly_bracket", line[:80])
+            if config.remove_policy_lines and any(phrase in lowered for phrase in _POLICY):
+                continue
+            n_sentences += count_sentences(line)
+            kept.append(line)
+        if n_sentences < config.min_sentences:
+            return Drop("few_sentences", n_sentences, config.min_sentences)
+        document.content = Text("\n".join(kept).strip())
+        return None
+
+    def _is_unwanted(self, line: str, words: list[str]) -> bool:
+        config = self._config
+        if any(len(word) > config.max_word_length for word in words):
+            return True
+        ends_well = line.endswith(_TERMINAL) and not line.endswith("...")
+        if config.require_terminal_punctuation and not ends_well:
+            return True
+        return len(words) < config.min_words_per_line
+
+
+def count_sentences(line: str) -> int:
+    """Count the sentences of a line; any line that is not empty has at least one."""
+    if not line.strip():
+        return 0
+    ends = _SENTENCE_END.finditer(line)
+    return 1 + sum(
+        not _ABBREVIATION.search(line, max(0, end.end() - 12), end.end()) for end in ends
+    )

@@ -1,0 +1,74 @@
+"""HTML to text by trafilatura (as FineWeb does) or, for pages that are all content, by resiliparse.
+
+trafilatura's `deduplicate` stays off for good: it keeps state between documents, so what it returns for a
+page depends on what the process saw before (the same page five times gave 5 % of its text at the end).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from llmpipe.stages.data.config import ExtractionConfig
+from llmpipe.stages.data.document import Document, Drop, Text
+
+
+class Extraction:
+    """Replace a document's HTML by its text; documents that came as text pass unchanged."""
+
+    def __init__(self, config: ExtractionConfig) -> None:
+        import trafilatura
+
+        logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+        self._config = config
+        self._trafilatura = trafilatura
+
+    def __call__(self, document: Document) -> Drop | None:
+        """Extract the text of a page; drop a page without any."""
+        if document.html is None:
+            return None
+        text = clean_text(self._extract(document.html))
+        document.html = None
+        if not text:
+            return Drop("no_text")
+        document.content = Text(text)
+        return None
+
+    def _extract(self, html: str) -> str:
+        if self._config.mode == "all_text":
+            from resiliparse.extract.html2text import extract_plain_text
+
+            return extract_plain_text(
+                html,
+                main_content=False,
+                alt_texts=False,
+                links=False,
+                skip_elements=list(self._config.skip_elements) or None,
+            )
+        extracted = self._trafilatura.extract(
+            html,
+            fast=self._config.mode == "fast",
+            favor_precision=self._config.mode == "precision",
+            include_comments=False,
+            include_tables=True,
+            deduplicate=False,
+        )
+        return extracted or ""
+
+
+_CONTROLS: dict[int, str | None] = {
+    code: None
+    for code in [*range(9), *range(11, 32), *range(127, 160)]
+    if code not in (12, 13, 133)
+}
+_CONTROLS |= {12: "\n", 13: None, 133: "\n", 0xFEFF: None, 0x200B: None, 0xA0: " "}
+
+
+def clean_text(text: str) -> str:
+    """Make text storable and plain: no lone surrogates or control signs, LF line ends, no trailing blanks."""
+    if not text.isprintable():
+        text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS)
+        text = text.encode("utf-8", errors="replace").decode("utf-8")
+    lines = [line.rstrip() for line in text.split("\n")]
+    # More than one empty line in a row carries nothing.
+    kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
+    return "\n".join(kept).strip("\n")

@@ -1,0 +1,141 @@
+"""Drop pages by address: domains and addresses of unwanted categories.
+
+The lists may hold millions of lines. They are compiled once, in the parent process, to sorted 64-bit hashes
+in a file that all workers map into memory: 8 bytes a line, shared, and no load time (datatrove's sets of
+strings cost 748 MB in every process). At 4.5 million lines a wrong hit is to be expected once in
+4 * 10^12 look-ups.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import xxhash
+
+from llmpipe.core.artifact import atomic_file
+from llmpipe.core.errors import InputError
+from llmpipe.stages.data.config import UrlFilterConfig
+from llmpipe.stages.data.document import Document, Drop
+
+_LISTS = ("domains", "urls")
+_FORMS = (
+    "{category}/{kind}",
+    "{category}_{kind}.txt",
+    "{category}_{kind}.txt.gz",
+    "{category}/{kind}.gz",
+)
+
+
+class UrlFilter:
+    """Look an address up in compiled lists."""
+
+    def __init__(self, table: Path) -> None:
+        data = np.load(table, mmap_mode="r")
+        self._keys, self._categories = data["key"], data["category"]
+        names = table.with_suffix(".txt").read_text(encoding="utf-8")
+        self._names = names.splitlines()
+
+    def __call__(self, document: Document) -> Drop | None:
+        """Drop a document whose domain or address is listed."""
+        host, path = split_url(document.url)
+        labels = host.split(".")
+        for i in range(
+            len(labels) - 1
+        ):  # a listed domain stands for all its subdomains, a bare TLD does not
+            domain = ".".join(labels[i:])
+            if (category := self._look_up(domain)) is not None:
+                return Drop("listed_domain", domain, category)
+        if path:
+            for address in (host + path, (host + path).rstrip("/")):
+                if (category := self._look_up(address)) is not None:
+                    return Drop("listed_address", address, category)
+        return None
+
+    def _look_up(self, entry: str) -> str | None:
+        key = np.uint64(xxhash.xxh3_64_intdigest(entry.encode()))
+        i = int(np.searchsorted(self._keys, key))
+        if i < len(self._keys) and self._keys[i] == key:
+            return self._names[int(self._categories[i])]
+        return None
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return host without `www.` and path with query, in lower case; empty for an address that has none."""
+    try:
+        parts = urlsplit(url.strip().lower())
+        host = parts.hostname or ""
+    except ValueError:
+        return "", ""
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return host.removeprefix("www.").rstrip("."), path if path != "/" else ""
+
+
+def list_files(config: UrlFilterConfig) -> list[Path]:
+    """Return the files of the chosen categories.
+
+    Raises:
+        InputError: the folder is missing, or has nothing of any chosen category.
+    """
+    if config.categories_folder is None:
+        return []
+    folder = Path(config.categories_folder)
+    if not folder.is_dir():
+        raise InputError(f"data.url_filter.categories_folder: there is no folder `{folder}`")
+    found = [path for _, path in _category_files(config, folder)]
+    if not found:
+        wanted = ", ".join(config.categories)
+        raise InputError(
+            f"`{folder}` has no list of the categories {wanted}", "expected CATEGORY/domains"
+        )
+    return found
+
+
+def _category_files(config: UrlFilterConfig, folder: Path) -> Iterator[tuple[str, Path]]:
+    for category in config.categories:
+        for kind in _LISTS:
+            for form in _FORMS:
+                path = folder / form.format(category=category, kind=kind)
+                if path.is_file():
+                    yield category, path
+
+
+def compile_lists(config: UrlFilterConfig, table: Path) -> None:
+    """Write the hash table of all listed domains and addresses, and the names of their categories."""
+    sources: list[tuple[str, list[str]]] = []
+    if config.use_seed_list:
+        sources += _seed_lists()
+    if config.categories_folder is not None:
+        for category, path in _category_files(config, Path(config.categories_folder)):
+            opener = gzip.open if path.suffix == ".gz" else open
+            with opener(path, "rt", encoding="utf-8", errors="replace") as file:
+                sources.append((category, file.read().splitlines()))
+    names = sorted({category for category, _ in sources})
+    rows = [
+        (xxhash.xxh3_64_intdigest(entry.encode()), names.index(category))
+        for category, lines in sources
+        for line in lines
+        if (entry := line.partition("#")[0].strip().lower().removeprefix("www.").rstrip("/"))
+    ]
+    data = np.array(rows, dtype=[("key", "<u8"), ("category", "<u2")])
+    data = np.sort(data, order=["key", "category"])
+    with atomic_file(table.with_suffix(".txt")) as path:
+        path.write_text("\n".join(names), encoding="utf-8")
+    with atomic_file(table) as path, path.open("wb") as file:
+        np.save(file, data)
+
+
+def _seed_lists() -> list[tuple[str, list[str]]]:
+    """Read the short list that comes with llmpipe: sections `[category]` of domains."""
+    text = (files("llmpipe") / "resources" / "urls" / "domains.txt").read_text(encoding="utf-8")
+    sections: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if line.startswith("["):
+            sections.append((line.strip("[]"), []))
+        elif sections:
+            sections[-1][1].append(line)
+    return sections

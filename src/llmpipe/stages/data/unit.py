@@ -1,0 +1,169 @@
+"""The first pass: one input file, record by record through the steps, in a worker that may be killed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmpipe.core.units import RunUnit, Unit, Watch
+from llmpipe.stages.data.config import DataConfig
+from llmpipe.stages.data.document import Document, Drop
+from llmpipe.stages.data.segments import DROPPED, KEPT, READ, UNREADABLE, Row, SegmentWriter
+from llmpipe.stages.data.sources.http import BadBody
+from llmpipe.stages.data.sources.items import Other, Raw, read_items
+from llmpipe.stages.data.sources.records import Bad
+from llmpipe.stages.data.steps.table import STEPS, Step
+
+EXCERPT_CHARS = 500
+_TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,300})", re.I)
+
+
+@dataclass(frozen=True)
+class DataJob:
+    """What workers do: the steps of a recipe. `prepared` holds the files the parent has compiled for them."""
+
+    config: DataConfig
+    prepared: Path
+
+    def open(self) -> RunUnit:
+        """Load models and lists, and return the function that runs a unit."""
+        import pyarrow as pa
+
+        # One thread per worker: the number of workers is the person's choice.
+        pa.set_cpu_count(1)
+        pa.set_io_thread_count(1)
+        steps = [(name, STEPS[name].make(self.config, self.prepared)) for name in self.config.steps]
+        return UnitRun(self.config, steps).run
+
+
+class UnitRun:
+    """Runs units with loaded steps."""
+
+    def __init__(self, config: DataConfig, steps: list[tuple[str, Step]]) -> None:
+        self._config = config
+        self._steps = steps
+
+    def run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
+        """Pass every record of a unit through the steps; returns CPU seconds by step."""
+        self._cpu_s: defaultdict[str, float] = defaultdict(float)
+        writer = SegmentWriter(self._config, folder)
+        items = read_items(unit.payload, self._config.read, folder)
+        i_record = 0
+        while True:
+            if watch.gives_up_at and watch.gives_up_at[0] == i_record:
+                writer.add_row(
+                    Row(i_record, UNREADABLE, reason=f"{watch.gives_up_at[1]}_while_reading")
+                )
+                break
+            started = time.process_time()
+            item = next(items, None)
+            self._cpu_s[READ] += time.process_time() - started
+            if item is None:
+                break
+            if i_record >= writer.n_done:  # else an earlier attempt got further than this
+                aside = watch.start(i_record)
+                self._take(item, i_record, aside, writer)
+                watch.finish()
+                writer.end_record(i_record)
+            i_record += 1
+        writer.close()
+        return {"cpu_s": {name: round(seconds, 3) for name, seconds in sorted(self._cpu_s.items())}}
+
+    def _take(
+        self, item: Raw | Bad | Other, i_record: int, aside: str | None, writer: SegmentWriter
+    ) -> None:
+        if isinstance(item, Other):
+            writer.add_other(item.kind)
+        elif isinstance(item, Bad):
+            writer.add_bad_bytes(item.n_bytes)
+            writer.add_row(Row(i_record, UNREADABLE, item.url, reason=item.reason))
+        elif aside is not None:
+            writer.add_row(Row(i_record, UNREADABLE, item.url, reason=aside))
+        else:
+            writer.add_row(self._process(item, i_record))
+
+    def _process(self, item: Raw, i_record: int) -> Row:
+        loaded = self._timed(READ, partial(_load, item))
+        if isinstance(loaded, BadBody):
+            return Row(i_record, UNREADABLE, item.url, reason=str(loaded))
+        if isinstance(loaded, Drop):
+            return _dropped(i_record, Document(item.url, ""), READ, loaded)
+        document = loaded
+        for name, step in self._steps:
+            try:
+                drop = self._timed(name, partial(step, document))
+            except MemoryError:
+                raise
+            except (
+                Exception
+            ) as error:  # parsers of foreign text fail in ways nobody lists; each is counted
+                reason = f"{name}_error_{type(error).__name__}"
+                return Row(i_record, UNREADABLE, document.url, document.date, reason=reason)
+            if drop is not None:
+                return _dropped(i_record, document, name, drop)
+        if document.content is None or not document.content.text:
+            return _dropped(i_record, document, READ, Drop("no_text"))
+        return Row(
+            i_record,
+            KEPT,
+            _storable(document.url),
+            document.date,
+            text=document.text,
+            lang=document.lang,
+            lang_score=document.lang_score,
+            n_words=len(document.content.words),
+            pii=document.pii,
+            keys=document.keys,
+        )
+
+    def _timed(self, name: str, action: Callable[[], Any]) -> Any:
+        started = time.process_time()
+        try:
+            return action()
+        finally:
+            self._cpu_s[name] += time.process_time() - started
+
+
+def _load(item: Raw) -> Document | Drop | BadBody:
+    try:
+        return item.load()
+    except BadBody as error:
+        return error
+    except (LookupError, ValueError, RecursionError) as error:
+        return BadBody(f"load_error_{type(error).__name__}")
+
+
+def _dropped(i_record: int, document: Document, step: str, drop: Drop) -> Row:
+    """A dropped document keeps an excerpt, or its title where there is no text yet."""
+    text = document.text
+    if not text and document.html is not None and (title := _TITLE.search(document.html[:20_000])):
+        text = f"<title>{title[1].strip()}</title>"
+    return Row(
+        i_record,
+        DROPPED,
+        _storable(document.url),
+        document.date,
+        step=step,
+        reason=drop.reason,
+        value=_shown(drop.value),
+        threshold=_shown(drop.threshold),
+        text=_storable(text[:EXCERPT_CHARS]),
+        lang=document.lang,
+        lang_score=document.lang_score,
+        keys=document.keys,
+    )
+
+
+def _shown(value: float | str) -> str:
+    return _storable(value) if isinstance(value, str) else f"{value:.4g}"
+
+
+def _storable(text: str) -> str:
+    """Parquet holds UTF-8; a lone surrogate from a broken escape must not end a worker."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
