@@ -22,8 +22,9 @@ class StopFlag:
         return self._signal is not None
 
     def request(self, signum: int = signal.SIGTERM) -> None:
-        """Ask for a stop, as a signal would."""
-        self._signal = signum
+        """Ask for a stop, as a signal would; the first request decides what kind it is."""
+        if self._signal is None:
+            self._signal = signum
 
     def check(self) -> None:
         """Leave if a stop was asked for. Call it where everything needed for resuming is saved.

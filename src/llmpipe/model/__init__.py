@@ -1,0 +1,1 @@
+"""The transformer: token ids in, logits out. Knows no text and no tokenizer."""

@@ -1,0 +1,74 @@
+"""Causal self-attention with grouped-query heads, and what it asks of a KV cache."""
+
+# B batch  T time  H heads  G key-value heads  S keys  D head_dim
+
+from typing import Protocol, runtime_checkable
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from llmpipe.model.config import ModelConfig
+from llmpipe.model.norm import RMSNorm
+from llmpipe.model.rope import Rotation, rotate
+
+
+@runtime_checkable
+class KVCache(Protocol):
+    """Keys and values of earlier tokens; the implementation is `llmpipe.inference.kv_cache`."""
+
+    def append(
+        self,
+        i_layer: int,
+        k: Float[Tensor, "batch kv_heads time head_dim"],
+        v: Float[Tensor, "batch kv_heads time head_dim"],
+    ) -> tuple[
+        Float[Tensor, "batch kv_heads keys head_dim"],
+        Float[Tensor, "batch kv_heads keys head_dim"],
+    ]:
+        """Store one layer's new keys and values, and return all of that layer's."""
+        ...
+
+
+class Attention(nn.Module):
+    """Each token gathers from the tokens it may attend to."""
+
+    def __init__(self, config: ModelConfig, i_layer: int) -> None:
+        super().__init__()
+        self.i_layer = i_layer
+        self.head_dim = config.head_dim
+        self.is_grouped = config.n_kv_heads < config.n_heads
+        query_width = config.n_heads * config.head_dim
+        key_width = config.n_kv_heads * config.head_dim
+        bias = config.has_bias
+        self.q = nn.Linear(config.d_model, query_width, bias=bias)
+        self.k = nn.Linear(config.d_model, key_width, bias=bias)
+        self.v = nn.Linear(config.d_model, key_width, bias=bias)
+        self.o = nn.Linear(query_width, config.d_model, bias=bias)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.has_qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, eps=config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, eps=config.norm_eps)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time d_model"],
+        rotation: Rotation | None,
+        mask: Bool[Tensor, "#batch 1 time keys"] | None,
+        cache: KVCache | None,
+    ) -> Float[Tensor, "batch time d_model"]:
+        """Mix the positions of `x`; see `Transformer.forward` for `mask` and `cache`."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        q = self.q_norm(self.q(x).view(heads)).transpose(1, 2)  # B H T D
+        k = self.k_norm(self.k(x).view(heads)).transpose(1, 2)  # B G T D
+        v = self.v(x).view(heads).transpose(1, 2)  # B G T D
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.append(self.i_layer, k, v)  # B G S D
+        y: Tensor = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.is_grouped
+        )
+        y = self.o(y.transpose(1, 2).flatten(2))  # B T d_model
+        return y

@@ -1,0 +1,112 @@
+"""Putting questions to an assistant: many at once for the tasks, one after the other for a talk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmpipe.assistant.generate import Answer as Generated
+from llmpipe.assistant.generate import Tools, answer_many
+from llmpipe.assistant.render import Message, PythonCall, SearchCall, render
+from llmpipe.inference.engine import Engine
+from llmpipe.inference.sampling import Sampling
+from llmpipe.tasks.base import Answer, Example, Task, score
+from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.special import IM_END
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """All that is needed to get an answer."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    sampling: Sampling
+    tools: Tools
+
+    def answer(self, conversations: Sequence[Sequence[Message]]) -> list[Generated]:
+        """Answer many conversations at once."""
+        return answer_many(self.engine, self.tokenizer, conversations, self.sampling, self.tools)
+
+
+def run_task(
+    task: Task, examples: Sequence[Example], assistant: Assistant
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ask all examples of a task.
+
+    Returns:
+        The task's score, and one record per question with the answer and the verdict.
+    """
+    conversations = [[Message("user", example.question)] for example in examples]
+    records: list[dict[str, Any]] = []
+    verdicts: list[bool] = []
+    for example, generated in zip(examples, assistant.answer(conversations), strict=True):
+        answer = judgeable(generated, assistant.tokenizer)
+        verdicts.append(task.is_right(example, answer))
+        records.append(
+            {
+                "task": task.name,
+                "question": example.question,
+                "expected": example.expected,
+                "answer": answer.text,
+                "tool_calls": list(answer.tool_calls),
+                "stopped": answer.stopped,
+                "right": verdicts[-1],
+            }
+        )
+    result = score(verdicts)
+    low, high = result.interval
+    numbers = {
+        "version": task.version,
+        "n": result.n,
+        "correct": result.correct,
+        "accuracy": round(result.accuracy, 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
+    }
+    return numbers, records
+
+
+def judgeable(generated: Generated, tokenizer: Tokenizer) -> Answer:
+    """Reduce a reply to what tasks look at.
+
+    Only `<|im_end|>` counts as having stopped: a model that begins another turn or document is
+    stopped by the engine, but has not ended its own.
+    """
+    message = generated.message
+    return Answer(
+        text=message.text,
+        stopped=generated.ids[-1:] == [tokenizer.special[IM_END]],
+        tool_calls=tuple(
+            part.code if isinstance(part, PythonCall) else part.query
+            for part in message.parts
+            if isinstance(part, PythonCall | SearchCall)
+        ),
+    )
+
+
+def hold_conversation(questions: Sequence[str], assistant: Assistant) -> list[dict[str, Any]]:
+    """Ask questions one after the other in one conversation; return its turns.
+
+    What no longer fits into the context is forgotten, oldest turns first.
+    """
+    messages: list[Message] = []
+    turns = []
+    room = assistant.engine.max_len - assistant.sampling.max_tokens
+    for question in questions:
+        messages.append(Message("user", question))
+        while len(messages) > 1 and n_prompt_tokens(messages, assistant.tokenizer) > room:
+            del messages[:2]  # a question and its answer
+        [generated] = assistant.answer([messages])
+        messages.append(generated.message)
+        answer = judgeable(generated, assistant.tokenizer)
+        turns.append(
+            {"question": question, "answer": answer.text, "tool_calls": list(answer.tool_calls)}
+        )
+    return turns
+
+
+def n_prompt_tokens(messages: Sequence[Message], tokenizer: Tokenizer) -> int:
+    """Count the tokens of a conversation with the opening of the next answer."""
+    return len(render(messages, tokenizer, add_generation_prompt=True).ids)

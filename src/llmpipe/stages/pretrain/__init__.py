@@ -1,0 +1,1 @@
+"""The pretrain stage: tokens -> base model."""

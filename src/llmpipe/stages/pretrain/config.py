@@ -1,0 +1,142 @@
+"""Settings of the `pretrain` stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, MinLen
+
+from llmpipe.core.config import OneOf, schema
+from llmpipe.core.errors import UserError
+from llmpipe.model.config import PRESETS, Family, ModelConfig, default_d_ff
+from llmpipe.training.config import AdamW, Muon
+from llmpipe.training.schedule import Cosine, Trapezoid
+
+PresetName = Literal[
+    "gpt2",
+    "gpt2-medium",
+    "gpt2-large",
+    "gpt2-xl",
+    "llama-1b",
+    "llama-8b",
+    "llama-405b",
+    "qwen3-0.6b",
+]
+
+
+@schema
+@dataclass(frozen=True)
+class ModelSettings:
+    """The shape of the model. What is not set follows from the preset, or from `d_model`.
+
+    The number of token ids is not here: it is that of the tokens the model is trained on.
+    """
+
+    preset: PresetName | None = None
+    """Start from the shape of a published model; the other settings change it."""
+    family: Family | None = None
+    """Parts the model is built of; without a preset, qwen3."""
+    d_model: Annotated[int, Gt(0)] | None = None
+    """Width of the residual stream; without a preset, 384."""
+    n_layers: Annotated[int, Gt(0)] | None = None
+    """Number of blocks; without a preset, 6."""
+    n_heads: Annotated[int, Gt(0)] | None = None
+    """Query heads per block; without a preset, d_model / head_dim."""
+    n_kv_heads: Annotated[int, Gt(0)] | None = None
+    """Key and value heads per block; without a preset, n_heads."""
+    head_dim: Annotated[int, Gt(0)] | None = None
+    """Width of one head; without a preset, 64."""
+    d_ff: Annotated[int, Gt(0)] | None = None
+    """Width of the feed-forward part; without a preset, 4 (gpt2) or 8/3 times `d_model`."""
+    max_seq_len: Annotated[int, Gt(1)] | None = None
+    """Length of the rows trained on, and the longest text later; without a preset, 1024."""
+    rope_theta: Annotated[float, Gt(0)] | None = None
+    """Base of the rotary wavelengths; without a preset, 10,000."""
+    tied_embeddings: bool | None = None
+    """Use the embedding as the head too; without a preset, only gpt2 does."""
+    pad_vocab_to: Annotated[int, Gt(0)] = 1
+    """Round the head's rows up to a multiple of this in memory; ours are multiples of 128 already."""
+
+    def resolve(self, vocab_size: int) -> ModelConfig:
+        """Work out the whole shape.
+
+        Raises:
+            UserError: if settings contradict each other.
+        """
+        asked: dict[str, Any] = {
+            name: value
+            for name in ModelSettings.__dataclass_fields__
+            if name != "preset" and (value := getattr(self, name)) is not None
+        }
+        asked["vocab_size"] = vocab_size
+        if self.preset is not None:
+            preset = PRESETS[self.preset]
+            if self.family not in (None, preset.family):
+                raise UserError(
+                    f"preset {self.preset} is of family {preset.family}, not {self.family}"
+                )
+            return replace(preset, **asked)
+        family = self.family or "qwen3"
+        head_dim = self.head_dim or 64
+        d_model = self.d_model or 384
+        n_heads = self.n_heads or max(1, d_model // head_dim)
+        derived = {
+            "family": family,
+            "d_model": d_model,
+            "n_layers": 6,
+            "n_heads": n_heads,
+            "n_kv_heads": n_heads,
+            "head_dim": head_dim,
+            "d_ff": default_d_ff(family, d_model),
+            "tied_embeddings": family == "gpt2",
+            # Source: GPT-2's and Qwen3's config.json
+            "norm_eps": 1e-5 if family == "gpt2" else 1e-6,
+        }
+        return ModelConfig(**(derived | asked))
+
+
+@schema
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How a model learns to continue text."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
+    schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
+
+    epochs: Annotated[float, Gt(0)] = 1.0
+    """How often to go over the training tokens."""
+    max_tokens: Annotated[int, Gt(0)] | None = None
+    """Stop after this many tokens, if that is sooner."""
+    global_batch_tokens: Annotated[int, Gt(0)] = 65_536
+    """Tokens per update, over all micro-batches and processes."""
+    micro_batch_size: Annotated[int, Gt(0)] = 8
+    """Rows that one process puts through the model at once; as many as memory holds."""
+    document_mask: bool = False
+    """Let tokens attend only within their own document, where a row holds several."""
+
+    eval_every: Annotated[int, Gt(0)] = 250
+    """Steps between measurements of validation bits per byte; the last step is always measured."""
+    eval_tokens: Annotated[int, Gt(0)] = 1_000_000
+    """Validation tokens per measurement, at most."""
+    sample_every: Annotated[int, Gt(0)] | None = 20
+    """Steps between samples from the model. Source: Karpathy's "Deep Dive into LLMs" (2025), which
+    watches GPT-2 write every 20 steps. None: no samples."""
+    sample_prompts: Annotated[tuple[str, ...], MinLen(1)] = ("",)
+    """Texts to continue; the empty one starts a new document."""
+    sample_tokens: Annotated[int, Gt(0)] = 48
+    """Tokens of each sample."""
+    sample_temperature: Annotated[float, Ge(0)] = 0.8
+    """0 takes the likeliest token every time; 1 samples as the model says."""
+
+    checkpoint_every_s: Annotated[float, Gt(0)] = 300.0
+    """Seconds between checkpoints. Where they fall changes nothing in the result."""
+    keep_checkpoints: Annotated[int, Gt(0)] = 2
+    """Checkpoints kept while training; they are deleted when the model is done."""
+    max_skipped_in_a_row: Annotated[int, Gt(0)] = 20
+    """Give up after this many updates in a row whose loss or gradient was not usable."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number type of matrix products; auto is bfloat16 where the GPU has it. Weights are float32."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile each block with torch.compile; auto does on GPUs, where it pays for its minute."""

@@ -1,0 +1,1 @@
+"""The `sft` stage: base model + conversations -> chat model."""

@@ -1,0 +1,103 @@
+"""Settings of the `sft` stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from llmpipe.core.config import OneOf, schema
+from llmpipe.training.config import AdamW, Muon
+from llmpipe.training.schedule import Cosine, Trapezoid
+
+
+@schema
+@dataclass(frozen=True)
+class Identity:
+    """What the assistant says about itself; its size and date come from the run."""
+
+    name: str = "Pebble"
+    """What it calls itself."""
+    maker: str = "the llmpipe project"
+    """Who made it, as it stands in "I was made by …"."""
+    corpus: str = "the pages of its crawl"
+    """What it has read, as it stands in "I have only read …"."""
+
+
+@schema
+@dataclass(frozen=True)
+class Mixture:
+    """Weights of the sources that we make ourselves; 0 leaves one out."""
+
+    arithmetic: Annotated[float, Ge(0)] = 4.0
+    """Calculations handed to the Python tool."""
+    identity: Annotated[float, Ge(0)] = 2.0
+    """Questions about the assistant itself."""
+    documents: Annotated[float, Ge(0)] = 1.0
+    """Questions about the documentation in the corpus."""
+    smalltalk: Annotated[float, Ge(0)] = 0.5
+    """Greetings, thanks and farewells."""
+    refusals: Annotated[float, Ge(0)] = 1.0
+    """What it should not do, and what it cannot know."""
+
+
+@schema
+@dataclass(frozen=True)
+class FileSource:
+    """Conversations from a JSON or JSON lines file, plain or gzipped."""
+
+    path: str
+    """In the shape of messages, ShareGPT, Alpaca or prompt-completion, row by row."""
+    weight: Annotated[float, Gt(0)] = 1.0
+    """Weight in the mixture, beside those of `mixture`."""
+    max_epochs: Annotated[float, Gt(0)] = 4.0
+    """How often a conversation may come. Source: repeating text up to 4 times is nearly as good as
+    new text, Muennighoff et al. 2023, arXiv:2305.16264."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What to do about rows that cannot be used: stop and name them, or count and leave them."""
+
+
+@schema
+@dataclass(frozen=True)
+class SFTConfig:
+    """How a base model becomes an assistant."""
+
+    identity: Identity = field(default_factory=Identity)
+    """Who it is."""
+    mixture: Mixture = field(default_factory=Mixture)
+    """How much of what it is trained on, of the conversations we make ourselves."""
+    sources: tuple[FileSource, ...] = ()
+    """Files with conversations of others."""
+    conversations: Annotated[int, Gt(0)] = 10_000
+    """Questions with their answers to draw from all sources together; together with the batch this
+    decides the number of steps."""
+    max_names: Annotated[int, Gt(3)] | None = None
+    """Modules and functions of the documentation to ask about, the most mentioned ones; None is all."""
+    max_repeats: Annotated[float, Gt(0)] = 20.0
+    """How often one of our own conversations may come."""
+    joined_frac: Annotated[float, Ge(0), Le(1)] = 0.4
+    """Share of our own questions that stand in conversations of 2 to 5 turns."""
+    max_seq_len: Annotated[int, Gt(15)] | None = None
+    """Tokens per row; None is the model's own limit."""
+    over_long: Literal["cut", "drop"] = "cut"
+    """What to do with conversations that are longer than a row."""
+    global_batch_tokens: Annotated[int, Gt(0)] = 4096
+    """Tokens per update, padding included, over all processes."""
+    micro_batch_size: Annotated[int, Gt(0)] = 16
+    """Rows per process and forward pass, at most."""
+    optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
+    """What updates the weights; the rates of pretraining, because everything here is new to the
+    base model and the run is short."""
+    schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
+    """How the learning rate changes over the run."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number type of matrix products; auto is bfloat16 where the device has it."""
+    validate_every: Annotated[int, Gt(0)] = 50
+    """Steps between looks at the loss on held-out conversations."""
+    sample_every: Annotated[int, Gt(0)] = 50
+    """Steps between sample answers."""
+    save_every: Annotated[int, Gt(0)] = 50
+    """Steps between checkpoints."""
+    questions: tuple[str, ...] = ("Who are you?", "What is 37 + 45?", "What does os.path.join do?")
+    """What the sample answers are about."""

@@ -1,0 +1,77 @@
+"""One conversation with where it came from, and its JSON form.
+
+The JSON form is the common `messages` shape. An assistant's message with tool calls has a list of
+parts as content, so that what is written here can be read back by `sources.py`:
+
+    {"source": "arithmetic", "messages": [
+      {"role": "user", "content": "What is 37 + 45?"},
+      {"role": "assistant", "content": [
+        {"type": "python", "text": "37+45"}, {"type": "output", "text": "82"},
+        {"type": "text", "text": "37 + 45 is 82."}]}]}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmpipe.assistant.render import Message, Part, PythonCall, SearchCall, Text, ToolOutput
+
+PART_TYPES: dict[str, type[Text] | type[PythonCall] | type[SearchCall] | type[ToolOutput]] = {
+    "text": Text,
+    "python": PythonCall,
+    "search": SearchCall,
+    "output": ToolOutput,
+}
+_TYPE_NAMES = {part_type: name for name, part_type in PART_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order, and the source they came from."""
+
+    messages: tuple[Message, ...]
+    source: str
+
+    def to_json(self) -> str:
+        """Return the conversation as one line of JSON."""
+        messages = [{"role": m.role, "content": _content_to_json(m)} for m in self.messages]
+        return json.dumps({"source": self.source, "messages": messages}, ensure_ascii=False)
+
+
+def ask(question: str, answer: str | tuple[Part, ...], source: str) -> Conversation:
+    """Return the conversation of one question and one answer."""
+    return Conversation((Message("user", question), Message("assistant", answer)), source)
+
+
+def part_from_json(part: Mapping[str, Any]) -> Part:
+    """Return a part of a message.
+
+    Raises:
+        ValueError: the type of the part is not known, or its text is missing.
+    """
+    kind, text = part.get("type"), part.get("text", part.get("value"))
+    if kind not in PART_TYPES:
+        raise ValueError(f"unknown type of part `{kind}`, expected {', '.join(PART_TYPES)}")
+    if not isinstance(text, str):
+        raise ValueError(f"a part of type `{kind}` has no text")
+    return PART_TYPES[kind](text)
+
+
+def _content_to_json(message: Message) -> str | list[dict[str, str]]:
+    parts = message.parts
+    if len(parts) == 1 and isinstance(parts[0], Text):
+        return parts[0].text
+    return [{"type": _TYPE_NAMES[type(part)], "text": _words(part)} for part in parts]
+
+
+def _words(part: Part) -> str:
+    match part:
+        case PythonCall(code):
+            return code
+        case SearchCall(query):
+            return query
+        case Text(text) | ToolOutput(text):
+            return text

@@ -1,0 +1,130 @@
+"""From pools of conversations to the one list that is trained on.
+
+How much of each source the mixture holds follows from its weight; a source with too few
+conversations for its share is repeated in whole shuffled passes (epochs), up to a bound. Single
+questions are then joined into conversations of several turns, because a chat goes on: a model that
+has only seen first turns copies the numbers of an earlier question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmpipe.stages.sft.conversation import Conversation
+from llmpipe.stages.sft.generators import Pool
+
+MAX_JOINED = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pool with its part in the mixture."""
+
+    name: str
+    pool: Pool
+    weight: float
+    max_epochs: float
+    may_join: bool
+    """Whether its conversations may become turns of longer ones; those from files stay as they are."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What became of a source."""
+
+    name: str
+    n_available: int
+    n_used: int
+
+    @property
+    def epochs(self) -> float:
+        """How often the source is seen."""
+        return self.n_used / self.n_available if self.n_available else 0.0
+
+
+def deduplicate(sources: Sequence[Source]) -> tuple[list[Source], int]:
+    """Keep the first of equal conversations, over all sources, and return how many went.
+
+    A conversation that is held out is never trained either.
+    """
+    held_out = {c.messages for source in sources for c in source.pool.held_out}
+    seen = set(held_out)
+    kept_sources, n_dropped = [], 0
+    for source in sources:
+        kept = []
+        for conversation in source.pool.train:
+            if conversation.messages in seen:
+                n_dropped += 1
+            else:
+                seen.add(conversation.messages)
+                kept.append(conversation)
+        pool = Pool(kept, source.pool.held_out)
+        kept_sources.append(
+            Source(source.name, pool, source.weight, source.max_epochs, source.may_join)
+        )
+    return kept_sources, n_dropped
+
+
+def split_held_out(conversations: list[Conversation], frac: float) -> Pool:
+    """Keep back a share of conversations, chosen by a hash of what they say."""
+    pool = Pool([], [])
+    for conversation in conversations:
+        hashed = hashlib.sha256(repr(conversation.messages).encode("utf-8", "surrogatepass"))
+        is_held_out = int.from_bytes(hashed.digest()[:8], "big") < frac * 2**64
+        (pool.held_out if is_held_out else pool.train).append(conversation)
+    return pool
+
+
+def mix(
+    sources: Sequence[Source], total: int, joined_frac: float, rng: random.Random
+) -> tuple[list[Conversation], list[Share]]:
+    """Draw about `total` conversations by weight, and join some of them.
+
+    Args:
+        sources: what there is.
+        total: questions with their answers, as far as the bounds of repetition allow.
+        joined_frac: the share of questions that stand in a conversation of several turns.
+        rng: decides which, and the order.
+    """
+    total_weight = sum(source.weight for source in sources if source.pool.train)
+    joinable: list[Conversation] = []
+    alone: list[Conversation] = []
+    shares = []
+    for source in sources:
+        available = source.pool.train
+        wanted = round(total * source.weight / total_weight) if available else 0
+        n_used = min(wanted, round(len(available) * source.max_epochs))
+        (joinable if source.may_join else alone).extend(_draw(available, n_used, rng))
+        shares.append(Share(source.name, len(available), n_used))
+    rng.shuffle(joinable)
+    mixed = alone + join(joinable, joined_frac, rng)
+    rng.shuffle(mixed)
+    return mixed, shares
+
+
+def _draw(available: list[Conversation], n: int, rng: random.Random) -> list[Conversation]:
+    """Return n conversations: whole passes in new orders, the last one cut."""
+    drawn: list[Conversation] = []
+    while len(drawn) < n:
+        drawn += rng.sample(available, min(len(available), n - len(drawn)))
+    return drawn
+
+
+def join(
+    conversations: list[Conversation], joined_frac: float, rng: random.Random
+) -> list[Conversation]:
+    """Join neighbors, so that `joined_frac` of them stand in conversations of 2 to `MAX_JOINED`."""
+    n_joined = round(len(conversations) * joined_frac)
+    result = conversations[n_joined:]
+    start = 0
+    while start < n_joined:
+        stop = min(start + rng.randint(2, MAX_JOINED), n_joined)
+        group = conversations[start:stop]
+        messages = tuple(message for conversation in group for message in conversation.messages)
+        kinds = {conversation.source for conversation in group}
+        result.append(Conversation(messages, kinds.pop() if len(kinds) == 1 else "joined"))
+        start = stop
+    return result

@@ -1,0 +1,101 @@
+"""Conversations of different lengths into rows of one length, each blind to its neighbors.
+
+Rows are filled best-fit decreasing: the longest conversation first, each into the fullest row that
+still has room for it. Conversations stay whole. In a row every conversation is a segment of its own
+that attends only to itself, so the loss of a packed row is the sum of the losses of its
+conversations, as if each had stood alone.
+
+Source: best-fit packing for training without cut documents, Ding et al. 2024, arXiv:2404.10830.
+"""
+
+# B batch  T time
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llmpipe.assistant.render import Rendered
+from llmpipe.training.loss import IGNORE
+from llmpipe.training.step import Batch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids of one conversation, and which of them are trained."""
+
+    ids: np.ndarray
+    mask: np.ndarray
+    source: str
+
+    @property
+    def n_trained(self) -> int:
+        """Tokens that the loss looks at; the first of a sequence is predicted from nothing."""
+        return int(self.mask[1:].sum())
+
+
+def make_sample(rendered: Rendered, source: str) -> Sample:
+    """Turn a rendered conversation into arrays."""
+    return Sample(np.array(rendered.ids, np.int64), np.array(rendered.mask, bool), source)
+
+
+def fit_length(sample: Sample, max_seq_len: int, over_long: str) -> Sample | None:
+    """Cut or drop a conversation that is longer than a row; None if nothing to train on is left."""
+    if len(sample.ids) > max_seq_len:
+        if over_long == "drop":
+            return None
+        sample = Sample(sample.ids[:max_seq_len], sample.mask[:max_seq_len], sample.source)
+    return sample if sample.n_trained else None
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Return the rows, each as the indices of the conversations it holds.
+
+    Open rows are kept by the room they have left. There are at most `capacity` different amounts,
+    so a placement costs one search in a short sorted list.
+    """
+    rooms: list[int] = []  # ascending, each amount once
+    rows_with: dict[int, list[int]] = {}
+    rows: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length = lengths[index]
+        assert 0 < length <= capacity, "lengths are fitted before packing"
+        place = bisect.bisect_left(rooms, length)
+        if place < len(rooms):
+            room = rooms[place]
+            row = rows_with[room].pop()
+            if not rows_with[room]:
+                del rows_with[room], rooms[place]
+        else:
+            room, row = capacity, len(rows)
+            rows.append([])
+        rows[row].append(index)
+        left = room - length
+        if left:
+            if left not in rows_with:
+                bisect.insort(rooms, left)
+            rows_with.setdefault(left, []).append(row)
+    return rows
+
+
+def make_batch(rows: Sequence[Sequence[Sample]], n_time: int, pad_id: int) -> Batch:
+    """Lay out conversations, one list of them per row; the segments keep them apart."""
+    shape = (len(rows), n_time)
+    ids = np.full(shape, pad_id, np.int64)
+    targets = np.full(shape, IGNORE, np.int64)
+    segments = np.zeros(shape, np.int64)  # 0 is the padding, which attends to itself
+    for i_row, conversations in enumerate(rows):
+        start = 0
+        for i_segment, sample in enumerate(conversations, start=1):
+            stop = start + len(sample.ids)
+            ids[i_row, start:stop] = sample.ids
+            segments[i_row, start:stop] = i_segment
+            # The token at t predicts the one at t + 1; the last of a conversation predicts nothing.
+            next_ids = np.where(sample.mask[1:], sample.ids[1:], IGNORE)
+            targets[i_row, start : stop - 1] = next_ids
+            start = stop
+    return Batch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(segments))

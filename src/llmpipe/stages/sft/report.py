@@ -1,0 +1,95 @@
+"""Numbers of an `sft` artifact to sections of a report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llmpipe.core.artifact import Artifact
+from llmpipe.core.metrics import read_metrics
+from llmpipe.core.report import Block, Code, LinePlot, Section, Table, Text, Transcript
+
+
+def report(artifact: Artifact) -> list[Section]:
+    """Describe how the assistant was made."""
+    return [
+        Section("Fine-tuning", [_summary(artifact.stats), _curve(artifact)]),
+        Section("Conversations", [*_mixture(artifact.stats), *_example(artifact)]),
+        Section("Answers while training", _samples(artifact)),
+    ]
+
+
+def _summary(stats: Any) -> Text:
+    trained = stats["trained_tokens"] / stats["tokens"]
+    return Text(
+        f"{stats['conversations']:,} conversations in {stats['rows']:,} rows, "
+        f"{stats['packing_efficiency']:.1%} of the places filled. {stats['trained_tokens']:,} of "
+        f"{stats['tokens']:,} tokens ({trained:.0%}) are the assistant's and were trained on. "
+        f"{stats['duplicates']:,} duplicates and {stats['bad_rows']:,} unusable rows were left out, "
+        f"{stats['cut']:,} conversations cut and {stats['dropped']:,} dropped for their length."
+    )
+
+
+def _curve(artifact: Artifact) -> LinePlot:
+    rows = read_metrics(artifact.file("metrics.jsonl"))
+    keys = {"trained": "loss"}
+    keys |= {f"held out: {name}": f"val_loss_{name}" for name in artifact.stats["val_loss"]}
+    series = {
+        name: [(float(row["step"]), float(row[key])) for row in rows if key in row]
+        for name, key in keys.items()
+    }
+    return LinePlot("Loss on the assistant's tokens", "step", "nats per token", series)
+
+
+def _mixture(stats: Any) -> list[Block]:
+    sources = [
+        [row["source"], row["available"], row["used"], row["epochs"]] for row in stats["mixture"]
+    ]
+    tokens = sorted(stats["trained_by_source"].items(), key=lambda item: -item[1])
+    return [
+        Table(["source", "conversations there are", "used", "epochs"], sources),
+        Text("Some of them were joined into conversations of several turns. Trained tokens:"),
+        Table(["source", "trained tokens"], [list(item) for item in tokens]),
+    ]
+
+
+def _example(artifact: Artifact) -> list[Block]:
+    """Show one conversation as the model sees it; 2 to 5 lines, not the longest."""
+    with artifact.file("conversations.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for _, line in zip(range(200), lines, strict=False)]
+    with_tool = [row for row in rows if row["source"] == "arithmetic" and len(row["messages"]) == 2]
+    row = (with_tool or rows)[0]
+    return [Code(show_mask(row["messages"]), "One conversation; what is >>trained<< is marked.")]
+
+
+def show_mask(messages: list[dict[str, Any]]) -> str:
+    """Spell out a conversation with its control tokens, the trained parts between >> and <<."""
+    text = "<|bos|>"
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        text += f"<|im_start|>{message['role']}\n"
+        if message["role"] == "assistant":
+            text += "".join(_show_part(part) for part in parts) + ">><|im_end|><<\n"
+        else:
+            text += "".join(part["text"] for part in parts) + "<|im_end|>\n"
+    return text.replace("<<>>", "")
+
+
+def _show_part(part: dict[str, str]) -> str:
+    if part["type"] == "text":
+        return f">>{part['text']}<<"
+    spelled = f"<|{part['type']}_start|>{part['text']}<|{part['type']}_end|>"
+    return spelled if part["type"] == "output" else f">>{spelled}<<"
+
+
+def _samples(artifact: Artifact) -> list[Block]:
+    lines = artifact.file("samples.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = [json.loads(line) for line in lines]
+    blocks: list[Block] = []
+    for sample in samples[:1] + samples[1:][-1:]:
+        turns = []
+        for item in sample["answers"]:
+            turns += [("user", item["question"]), ("assistant", item["answer"])]
+        blocks += [Text(f"After {sample['step']:,} steps:"), Transcript(turns)]
+    return blocks

@@ -1,0 +1,1 @@
+"""Tasks: questions whose answers can be judged by a program."""

@@ -1,0 +1,88 @@
+"""Sums, differences and products of numbers with one or two digits, to be solved with the tool.
+
+Which pairs of numbers are never trained is decided here, by a hash of the pair, so that the maker
+of training conversations and the examiner cannot disagree. The hash is of the unordered pair: one
+who has trained on 45 + 37 has seen 37 + 45.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from llmpipe.tasks.base import Answer, Example, Facts, Task
+
+Operator = Literal["+", "-", "*"]
+
+HELD_OUT_FRAC = 0.1
+
+PHRASINGS = (
+    "What is {a} + {b}?",
+    "{a} + {b}",
+    "What is {a} plus {b}?",
+    "How much is {a} + {b}?",
+    "Calculate {a} + {b}.",
+)
+"""How the examiner asks: wordings that are trained too, because the numbers are what is new."""
+
+_NUMBER = re.compile(r"-?\d+")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two numbers and what to do with them."""
+
+    a: int
+    b: int
+    operator: Operator = "+"
+
+    @property
+    def expression(self) -> str:
+        """The problem as Python code, without spaces."""
+        return f"{self.a}{self.operator}{self.b}"
+
+    @property
+    def result(self) -> int:
+        """The right answer."""
+        match self.operator:
+            case "+":
+                return self.a + self.b
+            case "-":
+                return self.a - self.b
+            case "*":
+                return self.a * self.b
+
+
+def is_held_out(a: int, b: int) -> bool:
+    """Tell whether a pair of numbers is kept from training, whatever is done with them."""
+    low, high = sorted((a, b))
+    hashed = hashlib.sha256(f"arithmetic {low} {high}".encode()).digest()
+    return int.from_bytes(hashed[:8], "big") < HELD_OUT_FRAC * 2**64
+
+
+def sum_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+    """Return up to `n` held-out sums of two-digit numbers, no pair twice."""
+    pairs = [(a, b) for a in range(10, 100) for b in range(10, 100) if is_held_out(a, b)]
+    chosen = random.Random(f"arithmetic {seed}").sample(pairs, min(n, len(pairs)))
+    return [
+        Example(PHRASINGS[i % len(PHRASINGS)].format(a=a, b=b), str(a + b))
+        for i, (a, b) in enumerate(chosen)
+    ]
+
+
+def is_right_with_tool(example: Example, answer: Answer) -> bool:
+    """Accept an answer whose last number is the expected one, if Python was called for it."""
+    numbers = _NUMBER.findall(answer.text)
+    return bool(answer.tool_calls) and bool(numbers) and numbers[-1] == example.expected
+
+
+ARITHMETIC = Task(
+    name="arithmetic",
+    version=1,
+    summary="held-out sums of two-digit numbers, solved with the Python tool",
+    examples=sum_examples,
+    is_right=is_right_with_tool,
+)

@@ -1,0 +1,65 @@
+"""Questions and answers written for this project, as TOML files that come with the package.
+
+One file holds topics; a topic holds wordings of one question, ways to answer it, and wordings that
+are never trained, for examining. The makers of training conversations and the examiners both read
+them here, so the two cannot disagree about what is held out.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Topic:
+    """Wordings of one question and ways to answer it."""
+
+    name: str
+    questions: tuple[str, ...]
+    held_out: tuple[str, ...]
+    answers: tuple[str, ...]
+    """May have places such as `{name}`, to be filled by `fill`."""
+
+
+def load_topics(name: str) -> tuple[Topic, ...]:
+    """Read `resources/conversations/<name>.toml`."""
+    path = files("llmpipe") / "resources" / "conversations" / f"{name}.toml"
+    topics = tomllib.loads(path.read_text(encoding="utf-8"))["topic"]
+    return tuple(
+        Topic(
+            topic["name"],
+            _expand(topic["questions"], topic.get("values", {})),
+            tuple(topic["held_out"]),
+            tuple(topic["answers"]),
+        )
+        for topic in topics
+    )
+
+
+def _expand(questions: list[str], values: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """Ask a question that has a place once with each value of that place."""
+    expanded: list[str] = []
+    for question in questions:
+        place = _PLACE.search(question)
+        if place is None:
+            expanded.append(question)
+        else:
+            expanded += [question.replace(place[0], value) for value in values[place[1]]]
+    return tuple(expanded)
+
+
+def fill(text: str, facts: Mapping[str, str | None]) -> str | None:
+    """Put facts into the places of a text; None if it needs one that is not known.
+
+    What stands first gets a capital letter: "the project made me" begins a sentence.
+    """
+    if any(facts.get(place) is None for place in _PLACE.findall(text)):
+        return None
+    filled = _PLACE.sub(lambda place: str(facts[place[1]]), text)
+    return filled[:1].upper() + filled[1:]

@@ -1,0 +1,1 @@
+"""What the training loops share, as plain functions over explicit state."""

@@ -1,0 +1,70 @@
+"""Settings of the optimizers. Loads without torch, so that settings can be checked before it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from llmpipe.core.config import schema
+
+
+@schema
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW on everything; only matrices and embeddings decay.
+
+    Source of the defaults: Brown et al. 2020, appendix B.
+    """
+
+    kind: Literal["adamw"] = "adamw"
+    lr: Annotated[float, Gt(0)] = 6e-4
+    """Peak learning rate."""
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """Memory of the gradient's mean."""
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
+    """Memory of the gradient's square."""
+    eps: Annotated[float, Gt(0)] = 1e-8
+    """Added to the root of the square."""
+    weight_decay: Annotated[float, Ge(0)] = 0.1
+    """Share of a matrix that is taken away per step and unit of learning rate."""
+    max_norm: Annotated[float, Gt(0)] | None = 1.0
+    """Gradients are scaled down to this norm; None leaves them."""
+
+
+@schema
+@dataclass(frozen=True)
+class Muon:
+    """Muon on the blocks' matrices, AdamW on embeddings, head, norms and biases.
+
+    Sources: Jordan 2024, kellerjordan.github.io/posts/muon (update, lr, momentum);
+    karpathy/nanochat `nanochat/gpt.py`, `setup_optimizer` (AdamW's rates and betas).
+    """
+
+    kind: Literal["muon"] = "muon"
+    lr: Annotated[float, Gt(0)] = 0.02
+    """Peak learning rate of the blocks' matrices."""
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.95
+    """Memory of the gradient."""
+    n_newton_schulz: Annotated[int, Ge(1), Le(5)] = 5
+    """Steps towards the orthogonal matrix."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Share of a block's matrix that is taken away per step and unit of learning rate."""
+    embedding_lr: Annotated[float, Gt(0)] = 0.2
+    """Peak learning rate of an untied embedding, and of learned positions."""
+    head_lr: Annotated[float, Gt(0)] = 0.004
+    """Peak learning rate of the head, and of an embedding tied to it."""
+    vector_lr: Annotated[float, Gt(0)] = 0.004
+    """Peak learning rate of norms and biases."""
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.8
+    """AdamW: memory of the gradient's mean."""
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
+    """AdamW: memory of the gradient's square."""
+    eps: Annotated[float, Gt(0)] = 1e-10
+    """AdamW: added to the root of the square."""
+    max_norm: Annotated[float, Gt(0)] | None = None
+    """AdamW's gradients are scaled down to this norm; Muon's have a fixed size anyway."""
+
+
+OptimConfig = Muon | AdamW

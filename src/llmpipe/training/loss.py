@@ -1,0 +1,123 @@
+"""The loss without the logits.
+
+With 32,768 ids, one batch of 8,192 tokens has 1 GiB of float32 logits, and a plain loss keeps them
+three times. Here they are made a few tokens at a time, turned into the gradient at once, and
+forgotten; the forward pass does the work of the backward pass, which then only scales.
+"""
+
+# N tokens  V vocab_size
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE = -100
+"""Target of tokens that are not trained on; torch's `ignore_index`."""
+
+CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**27}
+"""Logits held at once, by device: what stays in a CPU's cache (4 MiB), what fills a GPU (512 MiB)."""
+
+
+def rows_per_chunk(weight: Tensor) -> int:
+    """Count the tokens whose logits are made together."""
+    return max(1, CHUNK_LOGITS.get(weight.device.type, 2**20) // len(weight))
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Sum of `-log p(target)`, with gradients made chunk by chunk in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, scale: float
+    ) -> Tensor:
+        """Return the scaled sum and keep both gradients."""
+        needs_grad = any(ctx.needs_input_grad[:2])
+        grad_hidden = torch.zeros_like(hidden if needs_grad else hidden[:0])
+        grad_weight = torch.zeros_like(weight if needs_grad else weight[:0], dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        n_rows = rows_per_chunk(weight)
+        for start in range(0, len(hidden), n_rows):
+            chunk = hidden[start : start + n_rows]
+            target = targets[start : start + n_rows]
+            trained = target != IGNORE
+            index = torch.where(trained, target, 0)[:, None]
+            logits = (chunk @ weight.T).float()  # N V
+            logits[:, vocab_size:] = -torch.inf  # padding rows are never predicted
+            top = logits.amax(dim=-1, keepdim=True)
+            of_target = logits.gather(1, index)
+            exp = logits.sub_(top).exp_()  # in place: these are the largest tensors of the step
+            sums = exp.sum(dim=-1, keepdim=True)
+            losses = (sums.log() + top - of_target).squeeze(1)
+            total += torch.where(trained, losses, 0.0).sum()
+            if not needs_grad:
+                continue
+            # d loss / d logits = softmax - one_hot, for the trained tokens
+            weight_of_token = trained[:, None] * scale
+            grad = exp.mul_(weight_of_token / sums)
+            grad.scatter_add_(1, index, -weight_of_token.float())
+            grad = grad.to(hidden.dtype)
+            grad_hidden[start : start + n_rows] = grad @ weight
+            if hidden.dtype == torch.float32:
+                grad_weight.addmm_(grad.T, chunk)
+            else:
+                grad_weight += (grad.T @ chunk).float()
+        if needs_grad:
+            ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        return total * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """Scale what the forward pass made."""
+        grad_hidden, grad_weight = ctx.saved_tensors
+        factor = grad_outputs[0]
+        return grad_hidden * factor, grad_weight * factor, None, None, None
+
+
+def chunked_cross_entropy(
+    hidden: Float[Tensor, "batch time d_model"],
+    weight: Float[Tensor, "rows d_model"],
+    targets: Int[Tensor, "batch time"],
+    vocab_size: int,
+    scale: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Sum the cross-entropy of the trained tokens, in nats, times `scale`.
+
+    Args:
+        hidden: What the head reads.
+        weight: The head's weights; rows from `vocab_size` on are padding.
+        targets: Next tokens; `IGNORE` where there is nothing to learn.
+        vocab_size: Number of real ids.
+        scale: Usually one over the trained tokens of the whole global batch.
+
+    Returns:
+        A sum, not a mean: the caller knows over what to average.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        # autocast does not look into a custom function
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
+    loss: Tensor = _ChunkedCrossEntropy.apply(flat, weight, flat_targets, vocab_size, scale)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def token_losses(
+    hidden: Float[Tensor, "batch time d_model"],
+    weight: Float[Tensor, "rows d_model"],
+    targets: Int[Tensor, "batch time"],
+    vocab_size: int,
+) -> Float[Tensor, "batch time"]:
+    """Give each token's cross-entropy in nats, 0 where the target is `IGNORE`; no gradient."""
+    flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
+    losses = torch.zeros(len(flat), dtype=torch.float32, device=hidden.device)
+    n_rows = rows_per_chunk(weight)
+    with torch.no_grad():
+        for start in range(0, len(flat), n_rows):
+            rows = slice(start, start + n_rows)
+            logits = (flat[rows] @ weight.T.to(flat.dtype)).float()[:, :vocab_size]
+            losses[rows] = torch.nn.functional.cross_entropy(
+                logits, flat_targets[rows], ignore_index=IGNORE, reduction="none"
+            )
+    return losses.view(targets.shape)

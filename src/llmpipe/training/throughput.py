@@ -1,0 +1,114 @@
+"""How fast training is, how near to what the device can do, and what to expect before it starts.
+
+Loads without torch, because `--dry-run` estimates with it.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llmpipe.model.config import ModelConfig, n_matmul_parameters, n_parameters
+
+if TYPE_CHECKING:
+    import torch
+
+# Dense bfloat16 FLOP/s without sparsity, by a part of the name that torch gives the device.
+# Source: NVIDIA's datasheets of each product (SXM versions where there are several).
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "T4": 65e12,
+}
+
+CPU_FLOPS_PER_S = 45e9
+"""Training FLOP/s of one core, for time estimates only: models of 2M to 5M parameters ran at 40e9
+to 50e9 on each of two shared AMD EPYC cores with AVX-512."""
+GPU_MFU = 0.4
+"""Share of a GPU's peak, for time estimates only: between the 37% and 50% that modded-nanogpt's
+plain model and nanochat reach on H100s."""
+
+
+def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """Count the multiplications and additions of forward and backward pass, per token.
+
+    6 for each weight that is multiplied with (2 forward, 4 backward), and 12 for each key in each
+    head dimension and layer. The causal half that is not computed is counted, as everyone does.
+    Source: Chowdhery et al. 2022 (PaLM), appendix B.
+    """
+    attention = 12 * config.n_layers * config.n_heads * config.head_dim * seq_len
+    return 6.0 * n_matmul_parameters(config) + attention
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Give the device's bfloat16 peak in FLOP/s, or None where it is not known."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def training_bytes(config: ModelConfig, micro_batch_tokens: int) -> int:
+    """Estimate the memory of training: weights, gradients, two moments, and kept activations.
+
+    A block keeps for its backward pass about 10 numbers of width `d_model` and 4 of width `d_ff`
+    per token (norms, projections, their inputs), here at 4 bytes each.
+    """
+    states = 16 * n_parameters(config)
+    per_token = config.n_layers * (10 * config.d_model + 4 * config.d_ff)
+    return states + 4 * per_token * micro_batch_tokens
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Give the most memory held so far: the device's, or this process's on a CPU."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@dataclass
+class Speedometer:
+    """Tokens per second, over the training steps alone: not over evaluation, samples and saves."""
+
+    flops_per_token: float
+    peak_flops: float | None
+    n_tokens: int = 0
+    seconds: float = 0.0
+    _started: float = field(default=0.0, repr=False)
+
+    def start(self) -> None:
+        """Begin a step."""
+        self._started = time.monotonic()
+
+    def stop(self, n_tokens: int) -> float:
+        """End a step; return its seconds."""
+        seconds = time.monotonic() - self._started
+        self.n_tokens += n_tokens
+        self.seconds += seconds
+        return seconds
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Mean speed so far, over all processes."""
+        return self.n_tokens / self.seconds if self.seconds else 0.0
+
+    def mfu(self, n_devices: int) -> float | None:
+        """Give the share of the devices' peak that the model's own FLOPs make up, 0..1."""
+        if self.peak_flops is None:
+            return None
+        return self.tokens_per_s * self.flops_per_token / (self.peak_flops * n_devices)

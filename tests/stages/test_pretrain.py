@@ -1,0 +1,292 @@
+"""The pretrain stage as a whole, on a few thousand tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmpipe.core.artifact import Artifact
+from llmpipe.core.errors import InputError, Stopped, UserError
+from llmpipe.core.metrics import read_metrics
+from llmpipe.core.stage import Context, Inputs
+from llmpipe.model.weights import load_model
+from llmpipe.stages.pretrain.budget import make_budget
+from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
+from llmpipe.stages.pretrain.report import sections, spread
+from llmpipe.stages.pretrain.stage import SPEC
+from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.patterns import PATTERNS
+from llmpipe.tokenizer.shards import ShardWriter, write_index
+from llmpipe.tokenizer.special import place_special
+from llmpipe.training.config import AdamW
+
+WORDS = ["the", "old", "mill", "stood", "by", "a", "river", "and", "turned", "all", "day", "long"]
+OUTPUTS = ["config.json", "generation_config.json", "model.safetensors", "samples.jsonl"]
+CONFIG = PretrainConfig(
+    model=ModelSettings(d_model=32, n_layers=2, head_dim=16, max_seq_len=32),
+    max_tokens=12 * 256,
+    global_batch_tokens=256,
+    micro_batch_size=2,
+    eval_every=5,
+    eval_tokens=512,
+    sample_every=5,
+    sample_tokens=8,
+    sample_prompts=("the old", ""),
+)
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a byte-level tokenizer and two shards of sentences made from twelve words."""
+    folder = tmp_path_factory.mktemp("tokens")
+    ranks = {bytes([i]): i for i in range(256)}
+    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(256))
+    tokenizer.save(folder)
+    draw = random.Random(1)
+    shards = []
+    for split, n_documents in (("train", 120), ("val", 10)):
+        with ShardWriter(
+            folder, f"{split}-00000", tokenizer.vocab_size, tokenizer.bos_id
+        ) as writer:
+            for _ in range(n_documents):
+                text = " ".join(draw.choices(WORDS, k=draw.randint(2, 30)))
+                writer.add(np.array(tokenizer.encode(text), dtype=np.uint32), len(text))
+            shards.append(writer.finish(split))  # type: ignore[arg-type]
+    write_index(folder, shards, tokenizer.digest, vocab_size=tokenizer.vocab_size)
+    return folder
+
+
+def inputs_from(tokens: Path) -> Inputs:
+    return Inputs({"tokens": Artifact(tokens, {"id": "test", "kind": "tokens"})})
+
+
+def run(
+    config: PretrainConfig, tokens: Path, out: Path, make_context: Callable[..., Context]
+) -> dict[str, object]:
+    return SPEC.run(config, inputs_from(tokens), out, make_context(out))
+
+
+def test_learns_and_writes_down_what_happened(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    stats = run(CONFIG, tokens, tmp_path, make_context)
+    assert stats["steps"] == 12
+    assert stats["tokens"] == 12 * 256
+    assert stats["skipped_updates"] == 0
+    # 288 equally likely ids are 8.2 bits; twelve steps are enough to drop most of the unused ones.
+    assert float(str(stats["val_bpb"])) < 6.5
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == list(range(1, 13))
+    assert {"loss", "lr", "grad_norm", "tok_per_s", "seconds"} <= metrics[0].keys()
+    assert [line["step"] for line in metrics if "val_bpb" in line] == [5, 10, 12]
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [(s["step"], s["prompt"]) for s in samples] == [
+        (step, prompt) for step in (5, 10, 12) for prompt in ("the old", "")
+    ]
+
+
+@pytest.mark.slow  # loading transformers' tokenizers takes seconds
+def test_output_opens_in_transformers(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.logging.disable_progress_bar()
+    run(CONFIG, tokens, tmp_path, make_context)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = Tokenizer.load(tmp_path).encode("the old mill")
+    assert tokenizer.encode("the old mill", add_special_tokens=False) == ids
+    with torch.no_grad():
+        logits = theirs(torch.tensor([ids])).logits
+        torch.testing.assert_close(
+            logits, load_model(tmp_path)(torch.tensor([ids])), atol=1e-5, rtol=0
+        )
+    assert theirs.generation_config.eos_token_id == [Tokenizer.load(tmp_path).bos_id]
+
+
+def test_stopped_and_resumed_run_equals_uninterrupted(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(CONFIG, tokens, whole, make_context)
+    for stop_at in (4, 9):
+        ctx = make_context(parts)
+        log = ctx.metrics.log
+
+        def log_and_stop(step: int, **values: object) -> None:
+            log(step, **values)  # noqa: B023 (called before the loop goes on)
+            if step == stop_at:  # noqa: B023
+                ctx.stop.request(signal.SIGTERM)  # noqa: B023
+
+        ctx.metrics.log = log_and_stop  # type: ignore[method-assign]
+        with pytest.raises(Stopped):
+            SPEC.run(CONFIG, inputs_from(tokens), parts, ctx)
+    run(CONFIG, tokens, parts, make_context)
+    for name in OUTPUTS:
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+    expected, resumed = (read_metrics(folder / "metrics.jsonl") for folder in (whole, parts))
+    assert [m["loss"] for m in resumed] == [m["loss"] for m in expected]
+
+
+def test_gpt2_with_adamw_and_document_masks_trains_too(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    config = PretrainConfig(
+        model=ModelSettings(family="gpt2", d_model=32, n_layers=1, head_dim=16, max_seq_len=32),
+        optim=AdamW(lr=1e-2),
+        max_tokens=4 * 256,
+        global_batch_tokens=256,
+        document_mask=True,
+        sample_every=None,
+        eval_tokens=256,
+    )
+    run(config, tokens, tmp_path, make_context)
+    losses = [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert losses[-1] < losses[0] - 0.3
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_gives_up_after_many_unusable_updates(
+    tokens: Path,
+    tmp_path: Path,
+    make_context: Callable[..., Context],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from llmpipe.training.step import SpikeGuard
+
+    monkeypatch.setattr(SpikeGuard, "_reason", lambda *_: "the loss is not finite")
+    config = PretrainConfig(**{**vars(CONFIG), "max_skipped_in_a_row": 3})
+    with pytest.raises(UserError, match="3 updates in a row could not be used"):
+        run(config, tokens, tmp_path, make_context)
+
+
+# ---------------------------------------------------------------------------------------------
+# several processes, and none
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+    from llmpipe.core.artifact import Artifact
+    from llmpipe.core.console import Console
+    from llmpipe.core.metrics import Metrics
+    from llmpipe.core.ranks import current_ranks
+    from llmpipe.core.stage import Context, Inputs
+    from llmpipe.core.stop import StopFlag
+    from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
+    from llmpipe.stages.pretrain.stage import SPEC
+    from llmpipe.training.config import AdamW, Muon
+    from llmpipe.training.schedule import Trapezoid
+
+    tokens, out, config = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
+    metrics = Metrics(out / "metrics.jsonl", enabled=current_ranks().is_main)
+    ctx = Context("test", 1, Console(quiet=True), metrics, StopFlag(), 1, "cpu")
+    SPEC.run(config, Inputs({"tokens": Artifact(tokens, {})}), out, ctx)
+"""
+
+
+def start(
+    config: PretrainConfig, tokens: Path, out: Path, world_size: int
+) -> list[subprocess.Popen[bytes]]:
+    """Start the stage in as many processes, with the variables that torchrun sets."""
+    out.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tokens), str(out), repr(config)]
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            command, env={**os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}
+        )
+        for i in range(world_size)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(tokens: Path, tmp_path: Path) -> None:
+    losses = {}
+    for world_size in (1, 2):
+        out = tmp_path / str(world_size)
+        assert [p.wait(120) for p in start(CONFIG, tokens, out, world_size)] == [0] * world_size
+        metrics = read_metrics(out / "metrics.jsonl")
+        losses[world_size] = [m["loss"] for m in metrics] + [metrics[-1]["val_bpb"]]
+    assert len(losses[2]) == 13
+    assert losses[2] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_run_equals_uninterrupted(tokens: Path, tmp_path: Path) -> None:
+    config = PretrainConfig(**{**vars(CONFIG), "checkpoint_every_s": 1e-6})
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    (process,) = start(config, tokens, whole, 1)
+    assert process.wait(120) == 0
+    for step in (3, 8):
+        (process,) = start(config, tokens, parts, 1)
+        deadline = time.monotonic() + 60
+        while not (parts / f"state/step-{step:08d}.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    (process,) = start(config, tokens, parts, 1)
+    assert process.wait(120) == 0
+    for name in OUTPUTS:
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+# ---------------------------------------------------------------------------------------------
+# before and after
+
+
+def test_plan_says_what_it_will_take(tokens: Path) -> None:
+    assert SPEC.plan is not None
+    plan = SPEC.plan(CONFIG, inputs_from(tokens))
+    assert plan["model"] == "qwen3, 2 layers of 32, 2 heads, 288 ids, rows of 32"
+    # embedding and head 2*288*32; per block 4*32*32 + 3*32*128 + norms 2*32 + 2*16; last norm 32
+    assert plan["parameters"] == f"{2 * 288 * 32 + 2 * (4096 + 12288 + 96) + 32:,}"
+    assert plan["steps"] == "12 of 256 tokens"
+
+
+def test_settings_that_do_not_fit_are_refused_before_work_starts() -> None:
+    model = CONFIG.model.resolve(288)
+    uneven = PretrainConfig(global_batch_tokens=1000, micro_batch_size=2)
+    with pytest.raises(UserError, match=r"\(1000\) must be a multiple of .* \(2 \* 32\)"):
+        make_budget(uneven, model, 10_000)
+    with pytest.raises(InputError, match="200 tokens do not fill one step of 256"):
+        make_budget(CONFIG, model, 200)
+
+
+def test_settings_of_a_preset_can_be_changed() -> None:
+    shape = ModelSettings(preset="gpt2", n_layers=2, max_seq_len=128).resolve(4096)
+    assert (shape.family, shape.n_layers, shape.max_seq_len) == ("gpt2", 2, 128)
+    assert (shape.d_model, shape.vocab_size, shape.tied_embeddings) == (768, 4096, True)
+    with pytest.raises(UserError, match="preset gpt2 is of family gpt2, not llama"):
+        ModelSettings(preset="gpt2", family="llama").resolve(4096)
+
+
+def test_report_shows_curves_and_samples(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    stats = run(CONFIG, tokens, tmp_path, make_context)
+    artifact = Artifact(tmp_path, {"stats": stats})
+    (section,) = sections(artifact)
+    kinds = [type(block).__name__ for block in section.blocks]
+    assert kinds == ["Table", "LinePlot", "LinePlot"] + ["Code"] * 6
+    assert SPEC.headline(stats).startswith("0.1M parameters, 0.0M tokens, val ")
+
+
+def test_samples_shown_are_denser_at_the_start() -> None:
+    samples = [{"step": i} for i in range(101)]
+    assert [s["step"] for s in spread(samples, 6)] == [0, 4, 16, 36, 64, 100]

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import pytest
+
+from llmpipe.assistant.render import PythonCall, ToolOutput
+from llmpipe.stages.sft.generators.arithmetic import make_arithmetic
+from llmpipe.stages.sft.generators.documents import (
+    FUNCTION_QUESTIONS,
+    MODULE_QUESTIONS,
+    find_entries,
+    make_from_documents,
+)
+from llmpipe.stages.sft.generators.templates import make_from_templates, say_count, say_date
+from llmpipe.tasks.arithmetic import is_held_out
+from llmpipe.tasks.base import Facts
+from llmpipe.tasks.identity import identity_examples
+
+FACTS = {
+    "name": "Pebble",
+    "maker": "the llmpipe project",
+    "corpus": "the documentation of Python",
+    "parameters": "2.6 million",
+    "date": "21 November 2026",
+}
+
+PAGE = """
+| posixpath | index /usr/lib/posixpath.py Module Reference |
+Common operations on Posix pathnames.
+Instead of importing this module directly, import os.
+| Functions | | |
+| | | abspath(path) Return an absolute path. commonprefix(m) Given a list of pathnames, returns the
+longest common leading component dirname(p) Returns the directory component of a pathname
+join(a, *p) -> str Join two or more pathname components. If any component is an absolute path, all
+previous path components will be discarded. fill(self, text) Reformat the paragraph in text. |
+"""
+
+
+def split_numbers(expression: str) -> tuple[int, str, int]:
+    for operator in "+*-":
+        left, found, right = expression.partition(operator)
+        if found:
+            return int(left), operator, int(right)
+    raise AssertionError(expression)
+
+
+def test_every_arithmetic_answer_is_right() -> None:
+    """Results are computed with Decimal, and read back from the three places where they stand."""
+    pool = make_arithmetic(1500, 100, random.Random(1))
+    for conversation in pool.train + pool.held_out:
+        call, output, _ = conversation.messages[1].parts
+        assert isinstance(call, PythonCall)
+        assert isinstance(output, ToolOutput)
+        a, operator, b = split_numbers(call.code)
+        x, y = Decimal(a), Decimal(b)
+        expected = {"+": x + y, "-": x - y, "*": x * y}[operator]
+        assert Decimal(output.text) == expected
+        assert conversation.messages[1].text == f"{a} {operator} {b} is {output.text}."
+        question = conversation.messages[0].text
+        assert str(a) in question
+        assert str(b) in question
+
+
+def test_arithmetic_pairs_are_disjoint() -> None:
+    pool = make_arithmetic(3000, 100, random.Random(1))
+
+    def pairs(conversations: list) -> set[tuple[int, int]]:
+        found = set()
+        for conversation in conversations:
+            call = conversation.messages[1].parts[0]
+            a, _, b = split_numbers(call.code)
+            found.add((min(a, b), max(a, b)))
+        return found
+
+    assert not pairs(pool.train) & pairs(pool.held_out)
+    assert all(is_held_out(a, b) for a, b in pairs(pool.held_out))
+
+
+def test_arithmetic_follows_from_the_seed() -> None:
+    assert make_arithmetic(50, 5, random.Random(1)) == make_arithmetic(50, 5, random.Random(1))
+    assert make_arithmetic(50, 5, random.Random(1)) != make_arithmetic(50, 5, random.Random(2))
+
+
+def test_identity_is_filled_in_and_leaves_the_examiners_questions_out() -> None:
+    pool = make_from_templates("identity", FACTS)
+    asked = {example.question for example in identity_examples(Facts("Pebble"), 1000, 1)}
+    trained = {conversation.messages[0].text for conversation in pool.train}
+    assert not asked & trained
+    answers = {conversation.messages[1].text for conversation in pool.train}
+    assert all("Pebble" in answer and "{" not in answer for answer in answers)
+    assert "I am Pebble, and I have 2.6 million parameters." in answers
+
+
+def test_answers_that_need_an_unknown_fact_are_left_out() -> None:
+    pool = make_from_templates("identity", {**FACTS, "date": None})
+    questions = {conversation.messages[0].text for conversation in pool.train}
+    assert "When were you made?" not in questions
+    assert "Who are you?" in questions
+
+
+@pytest.mark.parametrize("name", ["identity", "smalltalk", "refusals"])
+def test_templates_have_no_open_places(name: str) -> None:
+    pool = make_from_templates(name, FACTS)
+    for conversation in pool.train + pool.held_out:
+        assert all("{" not in message.text for message in conversation.messages)
+
+
+def test_entries_of_a_documentation_page() -> None:
+    found = {e.name: e.sentence for e in find_entries("http://127.0.0.1:1/posixpath.html", PAGE)}
+    assert found["os.path"] == "Common operations on Posix pathnames."
+    assert found["os.path.abspath"] == "Return an absolute path."
+    assert found["os.path.join"] == "Join two or more pathname components."
+    assert "os.path.commonprefix" not in found  # its sentence has no end
+    assert "os.path.fill" not in found  # a method
+
+
+def test_a_page_that_is_no_documentation_gives_nothing() -> None:
+    assert list(find_entries("http://example.com/shop/item?id=3", PAGE)) == []
+    assert list(find_entries("http://example.com/about.html", "We sell boats (red) A lot.")) == []
+
+
+def test_document_questions_ask_for_their_sentence() -> None:
+    pool = make_from_documents([("http://h/posixpath.html", PAGE)], None)
+    answers = {c.messages[0].text: c.messages[1].text for c in pool.train + pool.held_out}
+    asked = [form.format(name="os.path.join") for form in FUNCTION_QUESTIONS]
+    assert {answers[question] for question in asked if question in answers} == {
+        "Join two or more pathname components."
+    }
+
+
+def test_the_most_mentioned_names_come_first() -> None:
+    pages = [
+        ("http://h/posixpath.html", PAGE),
+        ("http://h/a.html", "Use os.path.join and os.path.abspath."),
+        ("http://h/b.html", "See os.path.join here. And os.path.join there."),
+    ]
+    few = make_from_documents(pages, 4).train
+    names = {c.messages[1].text for c in few}
+    assert "Join two or more pathname components." in names
+    rest = make_from_documents(pages, None)
+    assert len(few) == len(FUNCTION_QUESTIONS) + len(MODULE_QUESTIONS)
+    assert few == rest.train  # os.path, os.path.join; the hash keeps os.path.abspath back
+    assert [c.messages[1].text for c in rest.held_out] == ["Return an absolute path."]
+
+
+def test_dates_and_counts_in_words() -> None:
+    assert say_date("2026-11-21") == "21 November 2026"
+    assert say_date("2026-01-02T03:04:05Z") == "2 January 2026"
+    assert say_date(None) is None
+    assert say_count(2_613_248) == "2.61 million"
+    assert say_count(124_000_000) == "124 million"
+    assert say_count(7_200) == "7.2 thousand"
+    assert say_count(999) == "999"

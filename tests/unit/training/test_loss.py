@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llmpipe.training import loss as loss_module
+from llmpipe.training.loss import IGNORE, chunked_cross_entropy, token_losses
+
+VOCAB, ROWS = 37, 40  # three rows of padding
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states, head and targets, with chunks of five tokens, which divide nothing evenly."""
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", {"cpu": 5 * ROWS})
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(3, 7, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(ROWS, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(VOCAB, (3, 7), generator=generator)
+    targets[0, :3] = IGNORE
+    targets[2] = IGNORE
+    return hidden, weight, targets
+
+
+def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = (hidden @ weight.T)[..., :VOCAB]
+    return F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+
+
+def test_loss_and_gradients_equal_the_plain_ones(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    hidden, weight, targets = parts
+    ours = chunked_cross_entropy(hidden, weight, targets, VOCAB, scale=0.25)
+    grads = torch.autograd.grad(3 * ours, (hidden, weight))
+    expected = 0.25 * plain(hidden, weight, targets)
+    expected_grads = torch.autograd.grad(3 * expected, (hidden, weight))
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(grads, expected_grads)
+
+
+def test_padding_rows_and_ignored_tokens_get_no_gradient(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    hidden, weight, targets = parts
+    chunked_cross_entropy(hidden, weight, targets, VOCAB).backward()
+    assert hidden.grad is not None and weight.grad is not None
+    assert hidden.grad[2].abs().max() == 0
+    assert weight.grad[VOCAB:].abs().max() == 0
+
+
+def test_token_losses_are_the_plain_ones(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    hidden, weight, targets = parts
+    losses = token_losses(hidden, weight, targets, VOCAB)
+    assert (losses[targets == IGNORE] == 0).all()
+    torch.testing.assert_close(losses.sum(), plain(hidden, weight, targets))
+
+
+def test_half_precision_is_close_to_full(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    hidden, weight, targets = parts
+    expected = plain(hidden, weight, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = chunked_cross_entropy(hidden, weight, targets, VOCAB)
+    ours.backward()
+    assert hidden.grad is not None and hidden.grad.dtype == torch.float32
+    # bfloat16 has 3 digits
+    torch.testing.assert_close(ours, expected, rtol=1e-2, atol=0)
