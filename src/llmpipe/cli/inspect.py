@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,12 @@ def _runs(runs: Path) -> Iterator[dict[str, str]]:
     if not runs.is_dir():
         return
     for run in sorted(path for path in runs.iterdir() if path.is_dir()):
-        for path in sorted(run.glob(f"*/{MANIFEST}")):
-            artifact = open_artifact(path.parent)
+        order = list(STAGES)
+        found = [open_artifact(path.parent) for path in run.glob(f"*/{MANIFEST}")]
+        for artifact in sorted(found, key=lambda a: order.index(a.manifest["stage"])):
             headline = load_spec(artifact.manifest["stage"]).headline(artifact.stats)
             yield {
-                "path": str(path.parent),
+                "path": str(artifact.path),
                 "state": "finished",
                 "id": artifact.id,
                 "headline": headline,
@@ -170,23 +172,25 @@ def verify_command(paths: Sequence[Path], console: Console) -> None:
 # The report
 
 
+N_OPEN_SECTIONS = 2
+"""Of each stage, in the report of a whole run; the rest is folded, so that the page can be taken in."""
+
+
 def report_sections(artifacts: Sequence[Artifact]) -> list[Section]:
-    """One section with the whole pipeline, then those of each stage."""
+    """One section with the whole pipeline, what came out, then the stages in order."""
     rows = []
     for artifact in artifacts:
         manifest = artifact.manifest
         headline = load_spec(manifest["stage"]).headline(artifact.stats)
         seconds = format_duration(manifest["time"]["seconds"])
-        rows.append(
-            [manifest["stage"], headline, format_bytes(artifact.n_bytes), seconds, artifact.id[:8]]
-        )
+        size = format_bytes(artifact.n_bytes)
+        rows.append([manifest["stage"], headline, size, seconds, artifact.id[:8]])
     sections = [Section("The pipeline", [Table(["stage", "result", "size", "time", "id"], rows)])]
-    for artifact in reversed(artifacts):
-        if artifact.manifest["stage"] == "eval":  # what comes out stands first
-            sections += load_spec("eval").report(artifact)
-    for artifact in artifacts:
-        if artifact.manifest["stage"] != "eval":
-            sections += load_spec(artifact.manifest["stage"]).report(artifact)
+    scores = [a for a in artifacts if a.kind == "scores"]
+    for artifact in [*scores, *(a for a in artifacts if a.kind != "scores")]:
+        for i, section in enumerate(load_spec(artifact.manifest["stage"]).report(artifact)):
+            is_folded = len(artifacts) > 1 and i >= N_OPEN_SECTIONS
+            sections.append(dataclasses.replace(section, is_folded=is_folded))
     missed = [
         f"`{artifact.manifest['stage']}.{name}`: {result['found']} against {result['bound']}"
         for artifact in artifacts

@@ -244,7 +244,9 @@ def _finish_run(
         console.out(f"{run_folder}: everything is up to date")
     last_stats = {stage: artifact.stats for stage, artifact in artifacts}
     for turn in last_stats.get("eval", {}).get("conversation", []):
-        console.out(f"{turn['role'] + ':':<11}{turn['content']}")
+        calls = "".join(f"[python: {call}] " for call in turn["tool_calls"])
+        console.out(f"you        {turn['question']}")
+        console.out(f"assistant  {calls}{turn['answer']}")
     console.info(f"\nreport: {report}")
     folders = {stage: artifact.path for stage, artifact in artifacts}
     if "sft" in folders:

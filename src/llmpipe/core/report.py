@@ -75,6 +75,8 @@ class Section:
 
     title: str
     blocks: Sequence[Block]
+    is_folded: bool = False
+    """On a page only the heading shows until it is opened: for details that few want."""
 
 
 # ---------------------------------------------------------------------------------------- numbers
@@ -222,9 +224,13 @@ def to_html(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
         body.append(f'<nav aria-label="Sections">{"".join(links)}</nav>')
     body.append("<main>")
     for i, section in enumerate(sections, start=1):
-        body.append(f'<section id="s{i}">\n<h2>{escape(section.title)}</h2>')
-        body += [_html_block(block) for block in section.blocks]
-        body.append("</section>")
+        heading = f"<h2>{escape(section.title)}</h2>"
+        blocks = [_html_block(block) for block in section.blocks]
+        if section.is_folded:
+            blocks = [f"<details><summary>{heading}</summary>", *blocks, "</details>"]
+        else:
+            blocks = [heading, *blocks]
+        body += [f'<section id="s{i}">', *blocks, "</section>"]
     body.append("</main>")
     return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(body))
 
@@ -369,6 +375,8 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin-top: 1.75rem; 
 nav a { color: var(--soft); text-decoration: none; }
 nav a:hover, nav a:focus-visible { color: var(--c0); text-decoration: underline; }
 section { margin-top: 3.5rem; }
+section:has(> details) { margin-top: 1.25rem; }
+summary { cursor: pointer; } summary h2 { display: inline; }
 h2 { margin: 0 0 1rem; font-size: 1.25rem; line-height: 1.3; font-weight: 650;
   letter-spacing: -.01em; }
 p { margin: 0 0 1rem; max-width: 40rem; overflow-wrap: anywhere; }
@@ -377,7 +385,7 @@ code { padding: .1em .3em; border-radius: 4px; background: var(--panel); }
 figure { margin: 1.75rem 0; }
 figcaption { margin-bottom: .625rem; font-size: .875rem; font-weight: 600; }
 pre { margin: 0; padding: 1rem 1.125rem; border-radius: 8px; background: var(--panel);
-  line-height: 1.55; white-space: pre-wrap; overflow-wrap: anywhere; }
+  line-height: 1.55; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 22rem; overflow-y: auto; }
 .table { margin: 1.75rem 0; overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .875rem; line-height: 1.45;
   font-variant-numeric: tabular-nums; }

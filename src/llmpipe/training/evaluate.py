@@ -12,7 +12,7 @@ from torch import Tensor
 from llmpipe.core.distributed import Runtime
 from llmpipe.model.transformer import Transformer
 from llmpipe.training.loss import IGNORE, token_losses
-from llmpipe.training.step import Batch, document_mask
+from llmpipe.training.step import Batch, hidden_of
 
 
 @torch.no_grad()
@@ -40,9 +40,8 @@ def evaluate(
     bytes_of_id = bytes_of_id.to(runtime.device)
     for batch in batches:
         batch = batch.to(runtime.device)
-        mask = None if batch.segments is None else document_mask(batch.segments)
         with runtime.autocast(dtype):
-            hidden = model.hidden(batch.ids, mask=mask)
+            hidden = hidden_of(model, batch)
         size = model.config.vocab_size
         nats = token_losses(hidden, model.head.weight, batch.targets, size).double()  # B T
         trained = batch.targets != IGNORE

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from llmpipe.core.distributed import Runtime
@@ -124,12 +124,32 @@ def document_mask(segments: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch 1 
     return same.tril()
 
 
+def document_positions(segments: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+    """Count each token's place within its own document, from 0."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    is_first = torch.ones_like(segments, dtype=torch.bool)
+    is_first[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - torch.where(is_first, index, 0).cummax(dim=1).values
+
+
+def hidden_of(model: Transformer, batch: Batch) -> Float[Tensor, "batch time d_model"]:
+    """Run a batch up to the head; with segments, each document as if it stood alone."""
+    if batch.segments is None:
+        return model.hidden(batch.ids)
+    positions, mask = document_positions(batch.segments), document_mask(batch.segments)
+    return model.hidden(batch.ids, positions=positions, mask=mask)
+
+
 def batch_loss(model: Transformer, batch: Batch, scale: float = 1.0) -> Tensor:
     """Sum the cross-entropy over the trained tokens of one micro-batch, times `scale`."""
-    mask = None if batch.segments is None else document_mask(batch.segments)
-    hidden = model.hidden(batch.ids, mask=mask)
+    hidden, targets = hidden_of(model, batch), batch.targets
+    if batch.segments is not None:
+        # Rows of conversations are mostly not trained on: the head, the dearest part of a small
+        # model, reads only what is.
+        trained = targets != IGNORE
+        hidden, targets = hidden[trained][None], targets[trained][None]
     weight = model.head.weight
-    return chunked_cross_entropy(hidden, weight, batch.targets, model.config.vocab_size, scale)
+    return chunked_cross_entropy(hidden, weight, targets, model.config.vocab_size, scale)
 
 
 def train_step(

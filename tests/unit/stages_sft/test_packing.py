@@ -52,15 +52,6 @@ def test_every_conversation_is_packed_once_and_rows_hold() -> None:
     assert sum(lengths) / (len(rows) * 256) > 0.98
 
 
-@pytest.fixture
-def restarting(model: Transformer, request: pytest.FixtureRequest) -> Transformer:
-    """The model; learned positions do not restart in `training.step.batch_loss` yet."""
-    if model.config.family == "gpt2":
-        reason = "batch_loss gives no positions, so learned ones count through the whole row"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-    return model
-
-
 def conversations(tokenizer: Tokenizer) -> list[Sample]:
     answers = [
         (Message("user", "Hi"), Message("assistant", "Hello!")),
@@ -76,28 +67,26 @@ def conversations(tokenizer: Tokenizer) -> list[Sample]:
 
 
 def test_loss_of_a_packed_row_is_the_sum_of_its_conversations_losses(
-    restarting: Transformer, tokenizer: Tokenizer
+    model: Transformer, tokenizer: Tokenizer
 ) -> None:
     samples = conversations(tokenizer)
-    together = batch_loss(restarting, make_batch([samples], 256, tokenizer.pad_id))
-    alone = [
-        batch_loss(restarting, make_batch([[s]], len(s.ids), tokenizer.pad_id)) for s in samples
-    ]
+    together = batch_loss(model, make_batch([samples], 256, tokenizer.pad_id))
+    alone = [batch_loss(model, make_batch([[s]], len(s.ids), tokenizer.pad_id)) for s in samples]
     # Sums of about 100 float32 losses, added in another order: seven digits.
     torch.testing.assert_close(together, sum(alone), rtol=1e-5, atol=1e-5)
 
 
 def test_gradient_of_packed_rows_is_that_of_separate_ones(
-    restarting: Transformer, tokenizer: Tokenizer
+    model: Transformer, tokenizer: Tokenizer
 ) -> None:
     samples = conversations(tokenizer)
 
     def gradient(rows: list[list[Sample]]) -> torch.Tensor:
-        restarting.zero_grad()
+        model.zero_grad()
         for row in rows:
             n_time = sum(len(sample.ids) for sample in row) + 3
-            batch_loss(restarting, make_batch([row], n_time, tokenizer.pad_id)).backward()
-        gradients = [p.grad.flatten() for p in restarting.parameters() if p.grad is not None]
+            batch_loss(model, make_batch([row], n_time, tokenizer.pad_id)).backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         return torch.cat(gradients)
 
     separate = gradient([[sample] for sample in samples])

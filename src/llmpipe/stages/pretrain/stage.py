@@ -113,7 +113,7 @@ def report(artifact: Artifact) -> list[Section]:
 SPEC = StageSpec(
     name="pretrain",
     version=1,
-    summary="train a base model on tokens",
+    summary="Tokens -> base model",
     config=PretrainConfig,
     folder="base",
     writes="model",
