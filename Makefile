@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: .venv/installed ## Crawl → data → tokens → base → sft → a conversation, on this machine, about 5 minutes
+demo: .venv/installed ## Crawl → data → tokens → base → sft → a conversation, on this machine, a few minutes
 	$(BIN)/llmpipe run tiny
 
 test: .venv/installed-dev ## Run all tests
