@@ -92,7 +92,7 @@ def test_examples_of_every_stage_are_commands_that_parse(stage):
         (["verify", "nowhere"], 3, "there is no folder `nowhere`"),
         (["report", "nowhere"], 3, "there is no folder `nowhere`"),
         (["recipes", "shwo", "tiny"], 2, "did you mean `show`?"),
-        (["chat", "nowhere"], 3, "nowhere"),
+        (["chat", "nowhere", "-p", "Hi"], 3, "nowhere"),
         (["sample", "nowhere"], 3, "nowhere"),
         (["data", "nowhere.warc.gz"], 3, "nowhere.warc.gz"),
     ],

@@ -80,7 +80,7 @@ def stage_command(stage: str, options: Options, console: Console) -> None:
         console.document({"path": str(artifact.path), **artifact.manifest})
     else:
         console.out(describe(spec, artifact))
-        _show_next(stage, recipe_argument, artifact, console)
+        _show_next(spec, recipe_argument, artifact, console, is_elsewhere=options.out is not None)
     _raise_if_unmet([(stage, artifact)])
 
 
@@ -142,13 +142,21 @@ def _carry_out(plan: Plan, console: Console) -> Artifact | None:
     return artifact if artifact.manifest else None
 
 
-def _show_next(stage: str, recipe: str | None, artifact: Artifact, console: Console) -> None:
-    following = list(STAGES)[list(STAGES).index(stage) + 1 :]
-    suffix = f" {recipe}" if recipe else ""
-    if stage in ("sft", "eval"):
-        console.info(f"next: llmpipe chat {artifact.path.parent / 'sft'}")
-    elif following:
-        console.info(f"next: llmpipe {following[0]}{suffix}")
+def _show_next(
+    spec: StageSpec, recipe: str | None, artifact: Artifact, console: Console, is_elsewhere: bool
+) -> None:
+    """Say the command that goes on from here; a folder of the user's own is named in it."""
+    if spec.writes == "model" and spec.folder == "sft":
+        console.info(f"next: llmpipe chat {artifact.path}")
+        return
+    for name in list(STAGES)[list(STAGES).index(spec.name) + 1 :]:
+        following = load_spec(name)
+        for need, wanted in following.needs(following.config()).items():
+            if wanted.kind == artifact.kind:
+                words = ["llmpipe", name, recipe or ""]
+                words += [f"--from {need}={artifact.path}"] if is_elsewhere else []
+                console.info(f"next: {' '.join(word for word in words if word)}")
+                return
 
 
 def _raise_if_unmet(artifacts: Sequence[tuple[str, Artifact]]) -> None:

@@ -75,5 +75,5 @@ class Interrupted(Stopped):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """Return a hint naming the closest of `known`, or None when nothing is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"did you mean `{close[0]}`?" if close else None
