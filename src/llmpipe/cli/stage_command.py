@@ -260,7 +260,7 @@ def _finish_run(
     if "sft" in folders:
         console.info(f"next:   llmpipe chat {folders['sft']}")
     if "pretrain" in folders:
-        console.info(f"        llmpipe sample {folders['pretrain']} --prompt 'Return the'")
+        console.info(f"        llmpipe sample {folders['pretrain']} --prompt 'The'")
     console.info(f"        llmpipe show {run_folder}")
 
 
