@@ -18,17 +18,10 @@ from llmpipe.stages import STAGES
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 COMMANDS = [
-    "run",
-    *STAGES,
-    "sample",
-    "chat",
-    "ls",
-    "show",
-    "diff",
-    "verify",
-    "report",
-    "recipes",
-    "doctor",
+    *["run", *STAGES],
+    *["sample", "chat", "serve", "export", "import", "tokens"],
+    *["ls", "show", "diff", "verify", "report", "data explain"],
+    *["data train-classifier", "recipes", "doctor"],
 ]
 NOTE = "<!-- Written by tools/docs.py (`make docs`); edits are overwritten. -->\n\n"
 

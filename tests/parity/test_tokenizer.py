@@ -19,7 +19,7 @@ from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.encoders import PROBE, FastEncoder, ReferenceEncoder
 from llmpipe.tokenizer.hf import spell
 from llmpipe.tokenizer.patterns import PATTERNS
-from llmpipe.tokenizer.vocabularies import load_vocabulary, with_chat_tokens
+from llmpipe.tokenizer.vocabularies import load_vocabulary, save_rank_file, with_chat_tokens
 
 HOSTILE = [
     "'", "'s", "'LL", "'ſ", "’s", "a", "Z", "é", "e\u0301", "ß", "ǅ", "ﬁ", "你好", "の", "م", "ש",
@@ -248,3 +248,16 @@ def test_ids_equal_tiktokens_on_real_text_of_many_kinds(test_data: Path) -> None
         fast, slow = (make(ranks, PATTERNS[pattern]) for make in (FastEncoder, ReferenceEncoder))
         for text in texts:
             assert np.array_equal(fast.encode(text), slow.encode(text))
+
+
+def test_the_rank_file_we_write_opens_in_tiktoken(tmp_path: Path) -> None:
+    from tiktoken.load import load_tiktoken_bpe
+
+    ours = OURS["qwen2"]
+    save_rank_file(ours, tmp_path / "ours.tiktoken")
+    ranks = load_tiktoken_bpe(str(tmp_path / "ours.tiktoken"))
+    assert ranks == ours.ranks
+    theirs = tiktoken.Encoding(
+        "ours", pat_str=ours.pattern, mergeable_ranks=ranks, special_tokens=dict(ours.special)
+    )
+    assert theirs.encode_ordinary(sample_text()) == ours.encode(sample_text())

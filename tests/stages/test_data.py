@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -313,7 +314,9 @@ def test_all_archives_are_read_and_accounted_for(
     tmp_path: Path, make_context: MakeContext, test_data: Path
 ) -> None:
     paths = sorted(
-        str(p) for p in (test_data / "warc").rglob("*") if p.is_file() and p.suffix != ".tsv"
+        str(p)
+        for p in (test_data / "warc").rglob("*")
+        if p.is_file() and p.suffix != ".tsv" and ".paths" not in p.name
     )
     config = DataConfig(
         inputs=tuple(paths),
@@ -405,3 +408,82 @@ def test_plan_says_what_would_be_done(tmp_path: Path) -> None:
     lines = SPEC.plan(config, Inputs({}, (SourceFile(str(path), 10, "0" * 64),)))
     assert lines["step 2"] == "pii: replace personal data"
     assert lines["inputs"].startswith("1 files")
+
+
+def finished(out: Path, config: DataConfig, stats: dict[str, Any]) -> Path:
+    """Write the manifest that a run of the whole stage would."""
+    from llmpipe.core.artifact import SCHEMA
+    from llmpipe.core.config import resolved
+
+    manifest = {
+        "schema": SCHEMA, "kind": "corpus", "stage": "data", "id": "0", "key": "0", "files": {}, "inputs": {},
+        "config": resolved(config), "stats": stats,
+    }  # fmt: skip
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return out
+
+
+@pytest.mark.slow
+def test_explain_tells_the_story_of_a_document(tmp_path: Path, make_context: MakeContext) -> None:
+    from llmpipe.stages.data.explain import explain
+
+    config, out = planted(tmp_path), tmp_path / "out"
+    context = make_context(out)
+    corpus = finished(out, config, run(config, inputs_of(config), out, context))
+    kept = "\n".join(explain(corpus, "http://example.org/kept", context.console))
+    assert "kept: " in kept and "stands for 2 near-duplicates" in kept
+    assert "pii" in kept and "goes on" in kept
+    short = "\n".join(explain(corpus, "http://example.org/short", context.console))
+    assert "dropped by gopher_quality: too_short" in short and "(bound 50)" in short
+    by_id = explain(corpus, documents(out)[0]["id"], context.console)
+    assert "http://example.org/kept" in by_id[0]
+    with pytest.raises(InputError, match="knows no document `http://nowhere/`"):
+        explain(corpus, "http://nowhere/", context.console)
+
+
+def test_a_dry_run_estimates_documents_and_time(tmp_path: Path) -> None:
+    config = planted(tmp_path)
+    lines = SPEC.plan(config, inputs_of(config)) if SPEC.plan else {}
+    assert lines["documents"] == "about 10"
+    assert lines["CPU time"].startswith("about ")
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_node_gives_the_same_corpus(
+    tmp_path: Path, make_context: MakeContext
+) -> None:
+    """Three simulated nodes of one CPU each; one is killed as soon as the first file is done."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    for k in range(6):
+        pages = [record(f"http://example.org/{k}/{i}", page(article(9 * k + i))) for i in range(8)]
+        write_warc(tmp_path / "in" / f"{k}.warc.gz", pages)
+    config = DataConfig(inputs=(str(tmp_path / "in"),))
+    here, there = tmp_path / "here", tmp_path / "there"
+    run(config, inputs_of(config), here, make_context(here))
+
+    memory = 100_000_000  # the least that Ray takes
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": memory}
+    )
+    try:
+        nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in range(2)]
+        ray.init(address=cluster.address, log_to_driver=False)
+
+        def lose_a_node() -> None:
+            deadline = time.monotonic() + 120
+            while not list(there.glob("state/units/*/done.json")) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+
+        killer = threading.Thread(target=lose_a_node)
+        killer.start()
+        context = make_context(there)
+        context.executor = f"ray:{cluster.address}"  # type: ignore[attr-defined]
+        run(config, inputs_of(config), there, context)
+        killer.join()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert digest_of(there) == digest_of(here)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +24,13 @@ import torch
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.errors import InputError, Stopped, UserError
 from llmpipe.core.metrics import read_metrics
+from llmpipe.core.ranks import Ranks
 from llmpipe.core.stage import Context, Inputs
 from llmpipe.model.weights import load_model
 from llmpipe.stages.pretrain.budget import make_budget
-from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
+from llmpipe.stages.pretrain.checks import check_disk, check_memory, check_processes
+from llmpipe.stages.pretrain.config import Corpus, ModelSettings, PretrainConfig
+from llmpipe.stages.pretrain.depth import fill_in
 from llmpipe.stages.pretrain.report import sections, spread
 from llmpipe.stages.pretrain.stage import SPEC
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -173,6 +179,37 @@ def test_gives_up_after_many_unusable_updates(
         run(config, tokens, tmp_path, make_context)
 
 
+def with_settings(**changed: Any) -> PretrainConfig:
+    return PretrainConfig(**{**vars(CONFIG), **changed})
+
+
+def test_recomputing_activations_changes_no_bit(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    losses = []
+    for is_recomputed in (False, True):
+        out = tmp_path / str(is_recomputed)
+        run(with_settings(max_tokens=4 * 256, recompute=is_recomputed), tokens, out, make_context)
+        losses.append((out / "model.safetensors").read_bytes())
+    assert losses[0] == losses[1]
+
+
+def test_copies_along_the_way_open_as_models_and_a_trace_is_written(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    config = with_settings(max_tokens=8 * 256, export_every=3, profile=True)
+    run(config, tokens, tmp_path, make_context)
+    assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == [
+        "step-00000003",
+        "step-00000006",
+    ]
+    early, late = load_model(tmp_path / "steps/step-00000003"), load_model(tmp_path)
+    assert not torch.equal(early.embed.weight, late.embed.weight)
+    assert Tokenizer.load(tmp_path / "steps/step-00000006").bos_id == Tokenizer.load(tokens).bos_id
+    trace = json.loads((tmp_path / "logs/trace.json").read_text())
+    assert any("aten::mm" in event.get("name", "") for event in trace["traceEvents"])
+
+
 # ---------------------------------------------------------------------------------------------
 # several processes, and none
 
@@ -228,22 +265,34 @@ def test_two_processes_have_the_loss_curve_of_one(tokens: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_run_equals_uninterrupted(tokens: Path, tmp_path: Path) -> None:
-    config = PretrainConfig(**{**vars(CONFIG), "checkpoint_every_s": 1e-6})
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    (process,) = start(config, tokens, whole, 1)
-    assert process.wait(120) == 0
-    for step in (3, 8):
-        (process,) = start(config, tokens, parts, 1)
-        deadline = time.monotonic() + 60
-        while not (parts / f"state/step-{step:08d}.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    (process,) = start(config, tokens, parts, 1)
-    assert process.wait(120) == 0
-    for name in OUTPUTS:
-        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+def test_killed_at_random_moments_it_ends_with_the_same_files(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    config = with_settings(max_tokens=30 * 256, checkpoint_every_s=1e-6, export_every=10)
+
+    def start_forked(out: Path) -> int:
+        """Run the stage in a copy of this process: no imports, so that kills hit the work."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            with contextlib.suppress(BaseException):
+                run(config, tokens, out, make_context)
+                status = 0
+            os._exit(status)
+        return pid
+
+    started = time.monotonic()
+    assert os.waitpid(start_forked(tmp_path / "whole"), 0)[1] == 0
+    usual_s = time.monotonic() - started
+    draw, parts = random.Random(1), tmp_path / "parts"
+    for _ in range(10):
+        pid = start_forked(parts)
+        time.sleep(draw.uniform(0.05, 0.3) * usual_s)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert os.waitpid(start_forked(parts), 0)[1] == 0
+    for name in [*OUTPUTS, "steps/step-00000010/model.safetensors"]:
+        assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 # ---------------------------------------------------------------------------------------------
@@ -266,6 +315,117 @@ def test_settings_that_do_not_fit_are_refused_before_work_starts() -> None:
         make_budget(uneven, model, 10_000)
     with pytest.raises(InputError, match="200 tokens do not fill one step of 256"):
         make_budget(CONFIG, model, 200)
+
+
+def test_plan_derives_everything_from_depth_and_bounds_it_for_small_batches(tokens: Path) -> None:
+    small = PretrainConfig(depth=4, model=ModelSettings(max_seq_len=256), micro_batch_size=4)
+    filled, shape = fill_in(small, 4096)
+    assert (shape.n_layers, shape.d_model, shape.n_heads, shape.head_dim) == (4, 256, 4, 64)
+    # Per block 4 * 256² + 3 * 256 * 704 weights, the head 4096 * 256; 12 tokens for each.
+    n_weights = 4 * (4 * 256**2 + 3 * 256 * 704) + 4096 * 256
+    assert filled.max_tokens == 12 * n_weights
+    # By the power law alone, ratio^0.383 of half a million would be 110 thousand tokens, in under
+    # 450 steps; the square root of the batch would be a third of the rates.
+    assert filled.global_batch_tokens is not None
+    assert filled.max_tokens / filled.global_batch_tokens >= 400
+    assert filled.global_batch_tokens % (4 * 256) == 0
+    assert filled.lr_scale == 0.5
+
+
+def test_depth_12_has_the_reference_batch_and_rates() -> None:
+    filled, shape = fill_in(PretrainConfig(depth=12), 32768)
+    assert (shape.d_model, shape.n_layers) == (768, 12)
+    assert (filled.global_batch_tokens, filled.lr_scale) == (2**19, 1.0)
+    deeper, _ = fill_in(PretrainConfig(depth=24), 32768)
+    assert deeper.global_batch_tokens == 2**20
+    assert deeper.lr_scale == pytest.approx(2**0.5)
+
+
+def test_what_depth_derives_can_be_set() -> None:
+    config = PretrainConfig(
+        depth=4,
+        model=ModelSettings(d_model=128, n_layers=3),
+        max_tokens=10_000_000,
+        global_batch_tokens=8192,
+        lr_scale=2.0,
+    )
+    filled, shape = fill_in(config, 4096)
+    assert (shape.d_model, shape.n_layers) == (128, 3)
+    assert (filled.max_tokens, filled.global_batch_tokens) == (10_000_000, 8192)
+    assert filled.lr_scale == 2.0
+    with pytest.raises(UserError, match="both decide the shape: 4 and gpt2"):
+        fill_in(PretrainConfig(depth=4, model=ModelSettings(preset="gpt2")), 4096)
+
+
+def test_two_corpora_are_trained_on_in_proportion(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    config = with_settings(max_tokens=4 * 256, mixture=(Corpus("old", 3.0), Corpus("new", 1.0)))
+    assert {n: (need.kind, need.folder) for n, need in SPEC.needs(config).items()} == {
+        "old": ("tokens", "old"),
+        "new": ("tokens", "new"),
+    }
+    artifact = Artifact(tokens, {"id": "test", "kind": "tokens"})
+    inputs = Inputs({"old": artifact, "new": artifact})
+    stats = SPEC.run(config, inputs, tmp_path, make_context(tmp_path))
+    assert stats["tokens"] == 4 * 256
+    with pytest.raises(UserError, match="names a corpus twice: old, old"):
+        SPEC.needs(with_settings(mixture=(Corpus("old"), Corpus("old"))))
+
+
+def damage(tokens: Path, tmp_path: Path) -> Path:
+    """Copy the tokens, to do something to them."""
+    folder = tmp_path / "tokens"
+    shutil.copytree(tokens, folder)
+    return folder
+
+
+def test_damaged_shard_is_refused_and_named(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    folder = damage(tokens, tmp_path)
+    content = bytearray((folder / "train-00000.tok.npy").read_bytes())
+    content[-100] ^= 1
+    (folder / "train-00000.tok.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"train-00000.tok.npy is damaged: its checksum"):
+        run(CONFIG, folder, tmp_path / "out", make_context)
+
+
+def test_missing_shard_is_refused_and_named(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    folder = damage(tokens, tmp_path)
+    (folder / "val-00000.tok.npy").unlink()
+    with pytest.raises(InputError, match=r"val-00000.tok.npy cannot be read: No such file"):
+        run(CONFIG, folder, tmp_path / "out", make_context)
+
+
+def test_shards_of_another_vocabulary_are_refused(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    folder = damage(tokens, tmp_path)
+    index = json.loads((folder / "shards.json").read_text())
+    (folder / "shards.json").write_text(json.dumps(index | {"vocab_size": 5000}))
+    with pytest.raises(InputError, match="hold ids up to 5000, the tokenizer has 288"):
+        run(CONFIG, folder, tmp_path / "out", make_context)
+
+
+def test_too_little_disk_or_memory_is_said_before_work_starts(tmp_path: Path) -> None:
+    big = ModelSettings(preset="llama-405b").resolve(128256)
+    # 3 checkpoints of 12 bytes per parameter and the model: 405.9 billion * 40 bytes
+    with pytest.raises(UserError, match=r"checkpoints and model need 1\d\.\d T.*free"):
+        check_disk(CONFIG, big, tmp_path)
+    with pytest.raises(UserError, match=r"weights, gradients and moments need .* and there are"):
+        check_memory(CONFIG, big, Ranks(), total=2**40)
+    check_memory(with_settings(parallel="fsdp"), big, Ranks(0, 64), total=2**40)
+
+
+def test_exact_refuses_what_it_cannot_keep() -> None:
+    with pytest.raises(UserError, match="a power of two of processes, and there are 3"):
+        check_processes(with_settings(exact=True), Ranks(0, 3))
+    with pytest.raises(UserError, match="exclude each other"):
+        check_processes(with_settings(exact=True, parallel="fsdp"), Ranks(0, 2))
+    check_processes(with_settings(exact=True), Ranks(0, 4))
 
 
 def test_settings_of_a_preset_can_be_changed() -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +29,10 @@ from llmpipe.core.metrics import Metrics
 from llmpipe.core.report import to_html, to_markdown
 from llmpipe.core.stage import Context, Inputs
 from llmpipe.core.stop import StopFlag
-from llmpipe.stages.tokenize.config import TokenizeConfig
+from llmpipe.stages.tokenize.config import Source, TokenizeConfig
 from llmpipe.stages.tokenize.stage import SPEC
 from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.patterns import PATTERNS
 from llmpipe.tokenizer.shards import open_shards
 
 STARTS = ("", "ba", "na", "ké", "li", "drum", "sho", "pri", "cel", "von")
@@ -157,8 +159,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(config: TokenizeConfig, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_the_same(config: TokenizeConfig, tmp_path: Path) -> None:
-    """`kill -9` at five moments spread over the run, with two workers, in one folder."""
+def test_a_run_killed_20_times_ends_the_same(config: TokenizeConfig, tmp_path: Path) -> None:
+    """`kill -9` each time a unit was finished, a little later each time; every fourth with workers."""
     run(config, tmp_path / "whole")
     out = tmp_path / "killed"
     script = (
@@ -167,15 +169,25 @@ def test_a_killed_run_goes_on_and_ends_the_same(config: TokenizeConfig, tmp_path
         "if __name__ == '__main__':\n"
         "    config = t.TokenizeConfig(vocab_size=384, inputs=(sys.argv[2],), val_frac=0.1,"
         " unit_bytes=8000, shard_tokens=4000)\n"
-        "    t.run(config, pathlib.Path(sys.argv[3]), workers=2)\n"
+        "    t.run(config, pathlib.Path(sys.argv[3]), workers=int(sys.argv[4]))\n"
     )
     command = [sys.executable, "-c", script, str(Path(__file__).parent), config.inputs[0], str(out)]
-    for i in range(5):
-        with subprocess.Popen(command) as process:
-            time.sleep(0.5 + 0.3 * i)
+    n_killed = 0
+    for i in range(20):
+        n_before = n_records(out)
+        with subprocess.Popen([*command, "2" if i % 4 == 3 else "1"]) as process:
+            while process.poll() is None and n_records(out) == n_before:
+                time.sleep(0.002)
+            time.sleep(0.0005 * i)
+            n_killed += process.poll() is None
             process.kill()
-    assert run(config, out) is not None
+    assert n_killed > 10  # the rest ended before, with all units done
+    run(config, out)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def n_records(out: Path) -> int:
+    return len(list(out.glob("state/*/*.json")))
 
 
 def test_a_kill_while_shards_are_placed_is_made_good(
@@ -233,6 +245,70 @@ def test_an_existing_tokenizer_is_taken_and_given_the_special_tokens(
     run(again, tmp_path / "second")
     assert contents(tmp_path / "second") == contents(tmp_path / "first")
     assert str(tmp_path / "first/tokenizer.json") in SPEC.files(again)
+
+
+def test_a_mixture_repeats_and_thins_its_sources(config: TokenizeConfig, tmp_path: Path) -> None:
+    folder = Path(config.inputs[0])
+    often = Source("often", (str(folder / "a.jsonl"),), epochs=2.5)
+    rarely = Source("rarely", (str(folder / "b.jsonl"), str(folder / "c.parquet")), epochs=0.5)
+    mixed = replace(config, inputs=(), sources=(often, rarely))
+    stats = run(mixed, tmp_path / "out")
+    times = Counter(decoded(tmp_path / "out", "train"))
+    val = decoded(tmp_path / "out", "val")
+    assert set(val) & set(times) == set()
+    first = [times[text] for text in texts()[:50] if text not in val]
+    second = [times[text] for text in texts()[50:] if text not in val]
+    # Half of about 45 and of about 63 documents, by hash: five standard deviations each way.
+    assert set(first) == {2, 3}
+    assert 0.12 < first.count(3) / len(first) < 0.88
+    assert set(second) == {0, 1}
+    assert 0.18 < second.count(1) / len(second) < 0.82
+    assert stats["sources"]["often"]["documents"] == sum(first)
+    assert stats["sources"]["rarely"]["documents"] == sum(second)
+    assert stats["train_documents"] == sum(times.values())
+
+
+def test_sources_and_inputs_exclude_each_other(config: TokenizeConfig, tmp_path: Path) -> None:
+    both = replace(config, sources=(Source("x", config.inputs),))
+    with pytest.raises(UserError, match="are both set"):
+        run(both, tmp_path / "out")
+
+
+def test_the_card_compares_vocabularies_by_language_and_domain(
+    config: TokenizeConfig, tmp_path: Path
+) -> None:
+    """A vocabulary compared with itself fits as well, and better than one of bytes alone."""
+    rows = [
+        {"text": text, "lang": "en" if i % 2 else "fr", "url": f"https://www.s{i % 3}.example/{i}"}
+        for i, text in enumerate(texts())
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bytes_only = {bytes([byte]): byte for byte in range(256)}
+    Tokenizer.from_ranks(bytes_only, PATTERNS["qwen2"], {"<|bos|>": 256}).save(tmp_path / "bytes")
+    asked = replace(config, inputs=(str(path),), val_frac=0.5, compare=(str(tmp_path / "bytes"),))
+    stats = run(asked, tmp_path / "out")
+    card = stats["card"]
+    assert {"all/", "source/all", "language/en", "language/fr", "domain/s0.example"} <= set(card)
+    assert card["all/"]["bytes"] == stats["val_text_bytes"]
+    assert card["all/"]["bytes"] == card["language/en"]["bytes"] + card["language/fr"]["bytes"]
+    n_val_tokens = stats["val_tokens"] - stats["val_documents"]
+    assert card["all/"]["this one"] == n_val_tokens < card["all/"]["bytes"]
+    text = to_markdown("x", SPEC.report(Artifact(tmp_path / "out", {"stats": stats})))
+    assert "language fr" in text
+    assert str(tmp_path / "bytes/tokenizer.json") in SPEC.files(asked)
+
+
+def test_rare_pieces_are_left_out_only_above_the_bound(
+    config: TokenizeConfig, tmp_path: Path
+) -> None:
+    stats = run(config, tmp_path / "all")
+    assert (stats["pruned_pieces"], stats["pruned_below"]) == (0, 1)
+    few = replace(config, max_pieces=100)
+    pruned = run(few, tmp_path / "few")
+    assert pruned["pruned_pieces"] > 0
+    assert pruned["pruned_below"] > 1
+    assert pruned["learned_from_bytes"] == stats["learned_from_bytes"]
 
 
 def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import torch
 
 from llmpipe.core.errors import InputError, UserError
+from llmpipe.export.hugging_face import read_stop_ids
 from llmpipe.inference.engine import Engine
+from llmpipe.inference.int8 import quantize_int8
+from llmpipe.inference.packed import pack
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import load_model
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -16,20 +19,33 @@ from llmpipe.tokenizer.bpe import Tokenizer
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, its tokenizer, and an engine that shares its weights."""
+    """A model, its tokenizer, and an engine that shares its weights.
+
+    Attributes:
+        stop_ids: where its texts and answers end, as its folder says.
+    """
 
     model: Transformer
     tokenizer: Tokenizer
     engine: Engine
+    stop_ids: tuple[int, ...]
 
 
-def load(folder: Path, device: str = "auto", max_batch: int = 1) -> Loaded:
+def load(
+    folder: Path,
+    device: str = "auto",
+    max_batch: int = 1,
+    max_len: int | None = None,
+    int8: bool = False,
+) -> Loaded:
     """Read a model folder.
 
     Args:
         folder: holds `model.safetensors`, `config.json` and `tokenizer.json`.
         device: `auto` takes a GPU if there is one.
         max_batch: sequences generated at the same time.
+        max_len: tokens of the longest one; the model's own limit by default.
+        int8: turn the matrices into 8 bits, which is faster and a little less exact.
 
     Raises:
         InputError: if the folder is no model, or its tokenizer has ids the model does not know.
@@ -43,7 +59,12 @@ def load(folder: Path, device: str = "auto", max_batch: int = 1) -> Loaded:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids "
             f"and the model knows {model.config.vocab_size}"
         )
-    return Loaded(model, tokenizer, Engine(model, max_batch=max_batch))
+    if int8:
+        quantize_int8(model)
+    else:
+        pack(model, max_batch)  # changes nothing where it cannot be done
+    engine = Engine(model, max_batch=max_batch, max_len=max_len)
+    return Loaded(model, tokenizer, engine, read_stop_ids(folder, tokenizer))
 
 
 def pick_device(device: str) -> str:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llmpipe.apps.load import load
+from llmpipe.apps.load import Loaded, load
 from llmpipe.apps.printable import printable
 from llmpipe.core.console import Console
-from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.special import IM_END
@@ -43,7 +42,7 @@ def run_sample(
     started = time.monotonic()
     samplings = [replace(sampling, seed=sampling.seed + i) for i in range(n)]
     page = _Page(console, tokenizer, prompt, n)
-    n_tokens = _generate(loaded.engine, tokenizer, prompt, samplings, page)
+    n_tokens = _generate(loaded, prompt, samplings, page)
     seconds = time.monotonic() - started
     if console.json_output:
         console.document(
@@ -59,20 +58,16 @@ def run_sample(
     return 0
 
 
-def _generate(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    prompt: str,
-    samplings: Sequence[Sampling],
-    page: _Page,
-) -> int:
+def _generate(loaded: Loaded, prompt: str, samplings: Sequence[Sampling], page: _Page) -> int:
     """Run all requests; return the number of sampled tokens."""
+    engine, tokenizer = loaded.engine, loaded.tokenizer
     # The document mark stands in front of every document, so it is also where one has ended.
-    ends = [tokenizer.bos_id]
+    ends = {*loaded.stop_ids, tokenizer.bos_id}
     if IM_END in tokenizer.special:
-        ends.append(tokenizer.special[IM_END])
+        ends.add(tokenizer.special[IM_END])
     prompt_ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-    requests = {engine.submit(prompt_ids, own, ends): i for i, own in enumerate(samplings)}
+    group = engine.submit_group(prompt_ids, samplings, sorted(ends))
+    requests = {request: i for i, request in enumerate(group)}
     n_tokens = 0
     for token in engine.run():
         n_tokens += 1

@@ -63,6 +63,9 @@ app = typer.Typer(
     ),
 )
 
+TWO_WORD_COMMANDS = ("data explain", "data train-classifier")
+"""`data` itself takes paths, so these are commands of their own with a space in the name."""
+
 # ----------------------------------------------------------------------------------------------
 # Options that several commands share
 
@@ -99,6 +102,9 @@ Workers = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Log = Annotated[
     list[str] | None, typer.Option("--log", help="Also log to wandb or tensorboard; repeatable.")
+]
+Executor = Annotated[
+    str, typer.Option(help="Where `data` runs its units: local, ray, ray:ADDRESS or slurm.")
 ]
 ModelFolder = Annotated[Path, typer.Argument(help="Folder of a model.")]
 
@@ -156,6 +162,7 @@ def run(
     workers: Workers = None,
     device: Device = "auto",
     log: Log = None,
+    executor: Executor = "local",
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -176,6 +183,7 @@ def run(
         workers,
         device,
         tuple(log or ()),
+        executor,
     )
     run_command(options, _console(json, quiet, verbose, debug))
 
@@ -198,6 +206,7 @@ def _stage(stage: str) -> Callable[..., None]:
         workers: Workers = None,
         device: Device = "auto",
         log: Log = None,
+        executor: Executor = "local",
         json: Json = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
@@ -216,6 +225,7 @@ def _stage(stage: str) -> Callable[..., None]:
             workers,
             device,
             tuple(log or ()),
+            executor,
         )
         stage_command(stage, options, _console(json, quiet, verbose, debug))
 
@@ -338,6 +348,163 @@ def chat(
     raise typer.Exit(code)
 
 
+@app.command(
+    "serve",
+    short_help="Serve a model over an OpenAI-compatible HTTP API",
+    rich_help_panel=USE,
+    epilog="Example:  llmpipe serve runs/tiny/sft --port 8000",
+)
+def serve_(
+    model: ModelFolder = Path("runs/tiny/sft"),
+    host: Annotated[
+        str, typer.Option(help="Another address than loopback needs --key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="LLMPIPE_API_KEY", help="Clients must send it as a bearer token."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further Host header to accept; repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the API.")] = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Requests worked on at the same time.")
+    ] = 16,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Serve a model over an OpenAI-compatible HTTP API, on this machine only unless told otherwise."""
+    from llmpipe.apps.serve.server import serve
+
+    code = serve(
+        model,
+        host=host,
+        port=port,
+        key=key,
+        allowed_hosts=tuple(allow_host or ()),
+        name=name,
+        device=device,
+        max_batch=max_batch,
+        console=_console(json, quiet, False, debug),
+    )
+    raise typer.Exit(code)
+
+
+@app.command(
+    "export",
+    short_help="Write a model for transformers, llama.cpp or Ollama",
+    rich_help_panel=USE,
+    epilog="Examples:  llmpipe export runs/tiny/sft --out model --verify"
+    "    |    llmpipe export runs/tiny/sft --to gguf --out model-gguf",
+)
+def export_(
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    to: Annotated[str, typer.Option(help="hf, gguf or ollama.")] = "hf",
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16, bfloat16 or (GGUF) q8_0.")
+    ] = "float32",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Reload it and compare log-probabilities.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model; that of its run otherwise.")
+    ] = None,
+    license: Annotated[str | None, typer.Option(help="SPDX name for the model card.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a model in another program's format, with a model card made from its run."""
+    from llmpipe.export.export import export_model
+
+    console = _console(json, quiet, False, debug)
+    exported = export_model(
+        model,
+        to,  # type: ignore[arg-type]  # checked there
+        out,
+        verify,
+        dtype,  # type: ignore[arg-type]
+        console,
+        name=name,
+        license=license,
+    )
+    if json:
+        console.document(
+            {"path": str(exported.folder), "bytes": exported.n_bytes, "checks": exported.checks}
+        )
+        return
+    for check in exported.checks:
+        console.out(check)
+    console.out(str(exported.folder))
+
+
+@app.command(
+    "import",
+    short_help="Make a Hugging Face folder a model of llmpipe",
+    rich_help_panel=USE,
+    epilog="Example:  llmpipe import gpt2-folder --out runs/gpt2/base",
+)
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Hugging Face folder: GPT-2, Llama 3 or Qwen3.")],
+    out: Annotated[Path, typer.Option(help="Model folder to make.")],
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a Hugging Face folder a model that sample, sft, eval and serve accept."""
+    from llmpipe.export.import_model import import_model
+
+    console = _console(json, quiet, False, debug)
+    artifact = import_model(folder, out, console=console)
+    if json:
+        console.document({"path": str(artifact.path), **artifact.manifest})
+    else:
+        console.out(str(artifact.path))
+
+
+@app.command(
+    "tokens",
+    short_help="See a text as tokens, in the terminal or a browser",
+    rich_help_panel=USE,
+    epilog="Examples:  llmpipe tokens 'Hello world' --tokenizer runs/tiny/tokens"
+    "    |    llmpipe tokens 'low lower lowest' --explain",
+)
+def tokens(
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; standard input otherwise.")
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="Names or folders, with commas: ours, gpt2, cl100k_base, PATH.")
+    ] = "",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Walk through the first merges.")
+    ] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Serve a page on this machine instead.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")
+    ] = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """See a text as tokens: pieces in colour with their ids, tokenizers side by side."""
+    console = _console(json, debug=debug)
+    names = tuple(name for name in tokenizer.split(",") if name)
+    if web:
+        from llmpipe.apps.tokens.web import run_tokens_page
+
+        run_tokens_page(names, port, console)
+    else:
+        from llmpipe.apps.tokens.terminal import run_tokens
+
+        run_tokens(tuple(texts or ()), names, explain, console)
+
+
 # ----------------------------------------------------------------------------------------------
 # Inspect
 
@@ -426,6 +593,63 @@ def report_(
     report_command(path, out, _console(json, debug=debug))
 
 
+@app.command(
+    "data explain",
+    short_help="Tell what became of one document, step by step",
+    rich_help_panel=INSPECT,
+    epilog="Example:  llmpipe data explain http://pydoc.localhost/os.html --corpus runs/tiny/corpus",
+)
+def data_explain(
+    key: Annotated[str, typer.Argument(help="The document's address or id.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the corpus.")] = Path("runs/tiny/corpus"),
+    json: Json = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what became of one document, step by step."""
+    from llmpipe.stages.data.explain import explain
+
+    console = _console(json, verbose=verbose, debug=debug)
+    lines = explain(corpus, key, console)
+    if json:
+        console.document(lines)
+        return
+    for line in lines:
+        console.out(line)
+
+
+@app.command(
+    "data train-classifier",
+    short_help="Train the fastText quality classifier that a recipe can use",
+    rich_help_panel=SET_UP,
+    epilog="Example:  llmpipe data train-classifier --good books.jsonl --bad crawl.parquet --out quality.bin",
+)
+def data_train_classifier(
+    good: Annotated[
+        list[Path], typer.Option(help="Parquet, JSONL or text of what is wanted; repeatable.")
+    ],
+    bad: Annotated[list[Path], typer.Option(help="The same of what is not; repeatable.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write; the setting data.quality.model names it.")
+    ],
+    text_field: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train the fastText quality classifier and score it on texts kept from it."""
+    import dataclasses
+
+    from llmpipe.stages.data.quality import train_classifier
+
+    console = _console(json, debug=debug)
+    result = dataclasses.asdict(train_classifier(good, bad, out, text_field=text_field))
+    if json:
+        console.document(result)
+        return
+    for name, value in result.items():
+        console.out(f"{name:<18}{value}")
+
+
 # ----------------------------------------------------------------------------------------------
 # Set up
 
@@ -484,8 +708,11 @@ def main() -> None:
 
 def run_main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if " ".join(words[:2]) in TWO_WORD_COMMANDS:
+        words[:2] = [" ".join(words[:2])]
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(words, standalone_mode=False)
     except LlmpipeError as error:
         code = _report(error, error.message, error.hint, error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:

@@ -31,8 +31,21 @@ def find_artifacts(folder: Path) -> list[Artifact]:
         raise InputError(
             f"`{folder}` holds no finished artifact", "`llmpipe ls` lists the runs here"
         )
-    order = list(STAGES)
-    return sorted(found, key=lambda artifact: order.index(artifact.manifest["stage"]))
+    return sorted(found, key=_place)
+
+
+def _place(artifact: Artifact) -> int:
+    """Where an artifact stands in the pipeline; what no stage made (an import) comes first."""
+    stage = artifact.manifest["stage"]
+    return list(STAGES).index(stage) if stage in STAGES else -1
+
+
+def headline_of(artifact: Artifact) -> str:
+    """One line about an artifact, in the words of the stage that made it."""
+    stage = artifact.manifest["stage"]
+    if stage not in STAGES:
+        return f"{artifact.kind}, made by `llmpipe {stage}`"
+    return load_spec(stage).headline(artifact.stats)
 
 
 def ls(runs: Path, console: Console) -> None:
@@ -51,10 +64,9 @@ def _runs(runs: Path) -> Iterator[dict[str, str]]:
     if not runs.is_dir():
         return
     for run in sorted(path for path in runs.iterdir() if path.is_dir()):
-        order = list(STAGES)
         found = [open_artifact(path.parent) for path in run.glob(f"*/{MANIFEST}")]
-        for artifact in sorted(found, key=lambda a: order.index(a.manifest["stage"])):
-            headline = load_spec(artifact.manifest["stage"]).headline(artifact.stats)
+        for artifact in sorted(found, key=_place):
+            headline = headline_of(artifact)
             yield {
                 "path": str(artifact.path),
                 "state": "finished",
@@ -89,7 +101,7 @@ def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
     manifest = artifact.manifest
     yield "path", str(artifact.path)
     yield "kind", f"{artifact.kind}, written by stage {manifest['stage']}"
-    yield "result", load_spec(manifest["stage"]).headline(artifact.stats)
+    yield "result", headline_of(artifact)
     yield "id", artifact.id
     for name, source in manifest["inputs"].items():
         yield "reads", f"{name} = {source['path']}  {source['id'][:8]}"
@@ -139,7 +151,9 @@ def _pairs(
     by_stage = [
         {artifact.manifest["stage"]: artifact for artifact in side} for side in (left, right)
     ]
-    stages = [stage for stage in STAGES if stage in by_stage[0] or stage in by_stage[1]]
+    stages = sorted(
+        {*by_stage[0], *by_stage[1]}, key=lambda s: list(STAGES).index(s) if s in STAGES else -1
+    )
     return [(stage, by_stage[0].get(stage), by_stage[1].get(stage)) for stage in stages]
 
 
@@ -181,14 +195,16 @@ def report_sections(artifacts: Sequence[Artifact]) -> list[Section]:
     rows = []
     for artifact in artifacts:
         manifest = artifact.manifest
-        headline = load_spec(manifest["stage"]).headline(artifact.stats)
+        headline = headline_of(artifact)
         seconds = format_duration(manifest["time"]["seconds"])
         size = format_bytes(artifact.n_bytes)
         rows.append([manifest["stage"], headline, size, seconds, artifact.id[:8]])
     sections = [Section("The pipeline", [Table(["stage", "result", "size", "time", "id"], rows)])]
     scores = [a for a in artifacts if a.kind == "scores"]
     for artifact in [*scores, *(a for a in artifacts if a.kind != "scores")]:
-        for i, section in enumerate(load_spec(artifact.manifest["stage"]).report(artifact)):
+        stage = artifact.manifest["stage"]
+        stage_sections = load_spec(stage).report(artifact) if stage in STAGES else []
+        for i, section in enumerate(stage_sections):
             is_folded = len(artifacts) > 1 and i >= N_OPEN_SECTIONS
             sections.append(dataclasses.replace(section, is_folded=is_folded))
     missed = [

@@ -39,6 +39,7 @@ class Options:
     workers: int | None = None
     device: str = "auto"
     log: tuple[str, ...] = ()
+    executor: str = "local"
 
 
 def load_spec(stage: str) -> StageSpec:
@@ -120,6 +121,7 @@ def _request(spec: StageSpec, recipe: Recipe, options: Options, final: Path) -> 
         workers=options.workers or len(os.sched_getaffinity(0)),
         device=options.device,
         sinks=options.log,
+        executor=options.executor,
     )
 
 

@@ -88,18 +88,28 @@ def n_usable_cores() -> int:
 
 
 @contextlib.contextmanager
-def runtime(device: str) -> Iterator[Runtime]:
+def runtime(device: str, is_exact: bool = False) -> Iterator[Runtime]:
     """Set up device, threads and process group; take the group down at the end.
 
     gloo carries CPU runs and NCCL GPU runs. The number of threads is set here and not left to
     torch, because every process of a machine would otherwise take all of its cores. It is the one
     thing besides seed and settings that CPU results depend on, to the last bit.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        is_exact: Let results depend on nothing but seed and settings: one thread on a CPU, and
+            kernels whose additions have a fixed order on a GPU.
     """
     ranks = current_ranks()
     chosen = resolve_device(device, ranks)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+        if is_exact:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's manual asks
+            torch.use_deterministic_algorithms(True, warn_only=True)
+    elif is_exact:
+        torch.set_num_threads(1)
     elif "OMP_NUM_THREADS" not in os.environ or not ranks.is_alone:
         torch.set_num_threads(max(1, n_usable_cores() // ranks.local_world_size))
     if ranks.is_alone:

@@ -9,6 +9,7 @@ unit goes on behind it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import multiprocessing
 import os
@@ -27,6 +28,10 @@ from pathlib import Path
 from llmpipe.core.units import Job, Unit, read_aside, set_aside, unit_folder, write_commit
 
 _MAX_TRIES = 2
+_MAX_STARTS = 3
+"""Workers that may end before their first record, one after the other, before the run is given up."""
+_START_S = 300.0
+"""A worker that has not begun by then (a hung network folder, a model that never loads) is ended and counts as dead."""
 _EXIT_MEMORY = 83
 _EXIT_ORPHAN = 84
 _OPENING = -1
@@ -171,6 +176,7 @@ class _Worker:
         self.journal.write(_OPENING, 0.0, 0)
         self.unit: Unit | None = None
         self.was_too_slow = False
+        self.started = time.monotonic()
         arguments = (job, folder, limits, journal_path, os.getpid(), their_tasks, their_results)
         self.process: SpawnProcess = context.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
@@ -179,7 +185,10 @@ class _Worker:
 
     def give(self, unit: Unit) -> None:
         self.unit = unit
-        self.tasks.send(unit)
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # it is dead already; its results pipe will say so
+            self.tasks.send(unit)
 
     def end(self) -> None:
         """Let an idle process leave by itself, kill a busy one, and free what belongs to it."""
@@ -209,6 +218,7 @@ class LocalProcesses:
         n_workers: how many at a time; has no influence on what they write.
         limits: what one record may cost.
         on_progress: called several times a second.
+        journal: added to the names of the journals, where several of these share a folder.
         should_stop: when true, workers are killed and `run` returns early; commits and segments stay.
     """
 
@@ -218,8 +228,10 @@ class LocalProcesses:
         limits: Limits,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
+        journal: str = "",
     ) -> None:
         self._n_workers = n_workers
+        self._journal = journal
         self._limits = limits
         self._on_progress = on_progress
         self._should_stop = should_stop
@@ -229,6 +241,7 @@ class LocalProcesses:
         folder.mkdir(parents=True, exist_ok=True)
         queue = deque(units)
         deaths: Counter[tuple[str, int]] = Counter()
+        self._n_failed_starts = 0
         n_units = n_records = 0
         slots = range(min(self._n_workers, len(units)))
         workers = {i: self._start(job, folder, i) for i in slots}
@@ -265,12 +278,16 @@ class LocalProcesses:
                 worker.end()
 
     def _start(self, job: Job, folder: Path, slot: int) -> _Worker:
-        return _Worker(job, folder, self._limits, folder / f".journal-{slot}")
+        return _Worker(job, folder, self._limits, folder / f".journal{self._journal}-{slot}")
 
     def _kill_slow(self, workers: Iterable[_Worker]) -> None:
         for worker in workers:
-            _, started, _ = worker.journal.read()
-            if worker.unit and started and time.monotonic() - started > self._limits.wall_s:
+            i_record, started, _ = worker.journal.read()
+            if i_record == _OPENING:
+                is_late = time.monotonic() - worker.started > _START_S
+            else:
+                is_late = bool(started) and time.monotonic() - started > self._limits.wall_s
+            if worker.unit and is_late:
                 worker.was_too_slow = True
                 worker.process.kill()
 
@@ -281,7 +298,15 @@ class LocalProcesses:
         i_record, started, _ = worker.journal.read()
         cause = worker.cause_of_death()
         if i_record == _OPENING:
-            raise RuntimeError(f"a worker ended ({cause}) before its first record")
+            self._n_failed_starts += 1
+            if self._n_failed_starts >= _MAX_STARTS:
+                raise RuntimeError(
+                    f"{_MAX_STARTS} workers ended ({cause}, exit code {worker.process.exitcode}) before their first "
+                    "record; what they said is above. A script that runs this needs `if __name__ == '__main__':`, because "
+                    "workers import it again"
+                )
+            return
+        self._n_failed_starts = 0
         # Between records the worker was reading the next one: setting that aside needs a mark of its own.
         mark = i_record if started else -1 - i_record
         deaths[unit.id, mark] += 1

@@ -87,6 +87,8 @@ class Context:
     stop: StopFlag
     workers: int
     device: str
+    executor: str = "local"
+    """Where units of work run: `local`, `ray`, `ray:ADDRESS` or `slurm`."""
 
 
 def _needs_nothing(config: Any) -> dict[str, Need]:
@@ -139,6 +141,7 @@ class Request:
     fresh: bool = False
     workers: int = 1
     device: str = "auto"
+    executor: str = "local"
     sinks: tuple[str, ...] = ()
 
     @property
@@ -447,7 +450,14 @@ def _run_helper_rank(plan: Plan) -> Artifact:
 
 def _context(request: Request, console: Console, metrics: Metrics, stop: StopFlag) -> Context:
     return Context(
-        request.run_name, request.seed, console, metrics, stop, request.workers, request.device
+        request.run_name,
+        request.seed,
+        console,
+        metrics,
+        stop,
+        request.workers,
+        request.device,
+        request.executor,
     )
 
 

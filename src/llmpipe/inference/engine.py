@@ -7,7 +7,10 @@ token of each; so prompts, sampled tokens and forced tokens take one path.
 
 A row that ends frees its slot, which the next waiting request takes in the same step. The ids stay
 noted beside the slot: a request whose prompt begins with them (the next turn of a chat) starts from
-there instead of from nothing.
+there instead of from nothing. What another slot holds of its prompt is copied: so a group of samples
+of one prompt (`submit_group`) computes the prompt once.
+
+The engine belongs to one thread. `cancel` frees a slot at once, between two steps.
 """
 
 # B batch  T time  V vocab_size
@@ -34,6 +37,15 @@ Reason = Literal["stop", "length", "context"]
 
 
 @dataclass(frozen=True)
+class LogProb:
+    """How likely a token was, and which were the likeliest in its place, in descending order."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Token:
     """One sampled token.
 
@@ -42,20 +54,32 @@ class Token:
         id: the token; a stop id is reported too.
         reason: set on the last token of a request.
         is_paused: True after a pause id: the row waits for `feed`.
+        logprob: if the request asked for it.
+        prompt_logprobs: of the prompt's tokens from the second one on, on the first token of a
+            request that asked for them.
     """
 
     request: int
     id: int
     reason: Reason | None = None
     is_paused: bool = False
+    logprob: LogProb | None = None
+    prompt_logprobs: tuple[LogProb, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer: the sampled ids without the stop id, and why it ended."""
+    """A whole answer.
+
+    Attributes:
+        ids: sampled, without the stop id.
+        reason: why it ended.
+        logprobs: one per id, if asked for.
+    """
 
     ids: list[int]
     reason: Reason
+    logprobs: list[LogProb] = field(default_factory=list)
 
 
 @dataclass
@@ -68,6 +92,11 @@ class _Row:
     stop_ids: frozenset[int]
     pause_ids: frozenset[int]
     generator: torch.Generator
+    n_prompt: int
+    prompt_logprobs: list[LogProb] | None = None
+    """None if nobody asked."""
+    followers: list["_Row"] = field(default_factory=list)
+    """Others with this prompt, that wait until it has been computed."""
     n_sampled: int = 0
     is_paused: bool = False
     slot: int | None = None
@@ -122,6 +151,7 @@ class Engine:
         sampling: Sampling,
         stop_ids: Sequence[int] = (),
         pause_ids: Sequence[int] = (),
+        prompt_logprobs: bool = False,
     ) -> int:
         """Add a request and return its number.
 
@@ -130,10 +160,40 @@ class Engine:
             sampling: how to choose this request's tokens.
             stop_ids: ids that end it.
             pause_ids: ids after which it waits for `feed`, keeping its slot.
+            prompt_logprobs: report the log-probabilities of the prompt with the first token, with as
+                many of the likeliest tokens beside each as `sampling.n_logprobs` says.
 
         Raises:
-            UserError: if the prompt is empty or leaves no room for a token.
+            UserError: if the prompt is empty, leaves no room for a token, or an id is out of range.
         """
+        row = self._new_row(prompt, sampling, stop_ids, pause_ids)
+        if prompt_logprobs:
+            row.prompt_logprobs = []
+        self._waiting.append(row)
+        return row.request
+
+    def submit_group(
+        self,
+        prompt: Sequence[int],
+        samplings: Sequence[Sampling],
+        stop_ids: Sequence[int] = (),
+        pause_ids: Sequence[int] = (),
+    ) -> list[int]:
+        """Add several requests with one prompt, which is computed once; arguments as in `submit`."""
+        leader, *followers = [
+            self._new_row(prompt, sampling, stop_ids, pause_ids) for sampling in samplings
+        ]
+        leader.followers = followers
+        self._waiting.append(leader)
+        return [leader.request, *(row.request for row in followers)]
+
+    def _new_row(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        pause_ids: Sequence[int],
+    ) -> _Row:
         if not prompt:
             raise UserError("the prompt is empty", hint="begin with the document mark <|bos|>")
         if len(prompt) >= self.max_len:
@@ -141,6 +201,10 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens and the context holds {self.max_len}",
                 hint="shorten it: at least one token must be left for the answer",
             )
+        n_vocab = self.model.config.vocab_size
+        ids = [min(prompt), max(prompt), *(id for id, _ in sampling.logit_bias)]
+        if wrong := [id for id in ids if not 0 <= id < n_vocab]:
+            raise UserError(f"token id {wrong[0]} is not in 0 to {n_vocab - 1}")
         self._n_submitted += 1
         self._rows[self._n_submitted] = row = _Row(
             request=self._n_submitted,
@@ -149,9 +213,9 @@ class Engine:
             stop_ids=frozenset(stop_ids),
             pause_ids=frozenset(pause_ids),
             generator=torch.Generator().manual_seed(sampling.seed),
+            n_prompt=len(prompt),
         )
-        self._waiting.append(row)
-        return row.request
+        return row
 
     def feed(self, request: int, ids: Sequence[int]) -> None:
         """Force ids into a row, as if it had sampled them, and let it go on."""
@@ -169,15 +233,26 @@ class Engine:
         row = self._rows.pop(request, None)
         if row is None:
             return
-        if row.slot is None:
+        # Those that waited for this one's prompt compute it themselves, if they still can.
+        self._waiting.extendleft(reversed(row.followers))
+        row.followers = []
+        if row.slot is not None:
+            self._slots[row.slot].row = None
+        elif row in self._waiting:
             self._waiting.remove(row)
         else:
-            self._slots[row.slot].row = None
+            leader = next(other for other in self._rows.values() if row in other.followers)
+            leader.followers.remove(row)
 
     def refresh(self) -> None:
         """Forget what slots hold of earlier requests, because the weights have changed."""
         for slot in self._slots:
             slot.ids.clear()
+
+    @property
+    def n_requests(self) -> int:
+        """Requests that have not ended: worked on, paused or waiting."""
+        return len(self._rows)
 
     @property
     def n_free_slots(self) -> int:
@@ -217,8 +292,24 @@ class Engine:
             row.slot = max(free, key=lambda i: (shared[i], -len(self._slots[i].ids), -i))
             slot = self._slots[row.slot]
             slot.row = row
-            # One token at least must go through the model, for the logits after it.
-            del slot.ids[min(shared[row.slot], len(row.ids) - 1) :]
+            # One token at least must go through the model, for the logits after it; all of them if
+            # the logits of the prompt are asked for.
+            n_useful = 0 if row.prompt_logprobs is not None else len(row.ids) - 1
+            n_held = min(shared[row.slot], n_useful)
+            del slot.ids[n_held:]
+            self._copy_prefix(row.slot, n_useful)
+
+    def _copy_prefix(self, i_slot: int, n_useful: int) -> None:
+        """Copy what another slot holds of a row's prompt, if that is more than its own slot does."""
+        slot = self._slots[i_slot]
+        row = slot.row
+        assert row is not None
+        shared = [_n_common(other.ids, row.ids) for other in self._slots]
+        i_best = max(range(len(shared)), key=shared.__getitem__)
+        n_best = min(shared[i_best], n_useful)
+        if n_best > len(slot.ids):
+            self._cache.copy(i_best, i_slot, n_best)
+            slot.ids[:] = row.ids[:n_best]
 
     def _n_pending(self, row: _Row) -> int:
         assert row.slot is not None
@@ -238,20 +329,62 @@ class Engine:
         x = self.model.hidden(
             self._padded(chunks), positions=cache.positions, mask=cache.mask, cache=cache
         )  # B T d_model
-        for ids, chunk in zip(held, chunks, strict=True):
+        for i, (row, ids, chunk) in enumerate(zip(rows, held, chunks, strict=True)):
+            if row.prompt_logprobs is not None and len(ids) < row.n_prompt:
+                row.prompt_logprobs += self._prompt_logprobs(row, x[i], len(ids), len(chunk))
             ids.extend(chunk)
 
         ready = [i for i, row in enumerate(rows) if self._n_pending(row) == 0]
         if not ready:
             return []
-        last = x[ready, [n_new[i] - 1 for i in ready]]  # B d_model
-        chosen = choose_tokens(
-            self.model.head(last)[:, : self.model.config.vocab_size],
-            [rows[i].sampling for i in ready],
-            [rows[i].generator for i in ready],
-            [rows[i].ids for i in ready],
+        last = (
+            x if len(ready) == len(rows) == 1 else x[ready, [n_new[i] - 1 for i in ready]][:, None]
         )
-        return [self._accept(rows[i], id) for i, id in zip(ready, chosen, strict=True)]
+        logits = self._logits(last[:, -1])
+        ready_rows = [rows[i] for i in ready]
+        chosen = choose_tokens(
+            logits,
+            [row.sampling for row in ready_rows],
+            [row.generator for row in ready_rows],
+            [row.ids for row in ready_rows],
+            [row.n_prompt for row in ready_rows],
+        )
+        logprobs = self._logprobs(logits, chosen, [row.sampling.n_logprobs for row in ready_rows])
+        return [
+            self._accept(row, id, logprob)
+            for row, id, logprob in zip(ready_rows, chosen, logprobs, strict=True)
+        ]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model.head(x)[:, : self.model.config.vocab_size]
+        return logits
+
+    def _prompt_logprobs(self, row: _Row, x: Tensor, n_held: int, n_new: int) -> list[LogProb]:
+        """Return how likely the tokens after those of a chunk were; the last one has none yet."""
+        following = row.ids[n_held + 1 : n_held + n_new + 1][: row.n_prompt - n_held - 1]
+        if not following:
+            return []
+        n_top = [row.sampling.n_logprobs or 0] * len(following)
+        logprobs = self._logprobs(self._logits(x[: len(following)]), following, n_top)
+        return [logprob for logprob in logprobs if logprob]
+
+    def _logprobs(
+        self, logits: Tensor, chosen: Sequence[int], n_top: Sequence[int | None]
+    ) -> list[LogProb | None]:
+        """Return, for the rows that ask, how likely the chosen ids are in the model's own eyes."""
+        found: list[LogProb | None] = [None] * len(chosen)
+        asking = [i for i, n in enumerate(n_top) if n is not None]
+        if not asking:
+            return found
+        everything = logits[asking].float().log_softmax(dim=-1)
+        ids = torch.tensor([chosen[i] for i in asking], device=logits.device)
+        own = everything.gather(1, ids[:, None])[:, 0].tolist()
+        most = min(max(n_top[i] or 0 for i in asking), everything.shape[1])
+        values, places = (part.tolist() for part in everything.topk(most, dim=-1))
+        for k, i in enumerate(asking):
+            top = tuple(zip(places[k], values[k], strict=True))[: n_top[i]]
+            found[i] = LogProb(chosen[i], own[k], top)
+        return found
 
     def _padded(self, chunks: Sequence[list[int]]) -> Tensor:
         """Return the chunks as one rectangle; what stands in the padding is never looked at."""
@@ -259,8 +392,14 @@ class Engine:
         rectangle = [chunk + [0] * (width - len(chunk)) for chunk in chunks]
         return torch.tensor(rectangle, device=self.device)
 
-    def _accept(self, row: _Row, id: int) -> Token:
+    def _accept(self, row: _Row, id: int, logprob: LogProb | None) -> Token:
         """Append a sampled token to its row and see whether the row ends or pauses there."""
+        prompt_logprobs = None
+        if row.n_sampled == 0:
+            self._waiting.extendleft(reversed(row.followers))  # the prompt is there to be copied
+            row.followers = []
+            if row.prompt_logprobs is not None:
+                prompt_logprobs = tuple(row.prompt_logprobs)
         row.ids.append(id)
         row.n_sampled += 1
         reason: Reason | None = None
@@ -274,7 +413,7 @@ class Engine:
             self.cancel(row.request)
         else:
             row.is_paused = id in row.pause_ids
-        return Token(row.request, id, reason, row.is_paused)
+        return Token(row.request, id, reason, row.is_paused, logprob, prompt_logprobs)
 
     # -- whole answers ---------------------------------------------------------------------------
 
@@ -296,14 +435,10 @@ class Engine:
             self.submit(prompt, own, stop_ids)
             for prompt, own in zip(prompts, samplings, strict=True)
         ]
-        ids: dict[int, list[int]] = {request: [] for request in requests}
-        reasons: dict[int, Reason] = {}
+        written: dict[int, list[Token]] = {request: [] for request in requests}
         for token in self.run():
-            if token.reason:
-                reasons[token.request] = token.reason
-            if token.reason != "stop":
-                ids[token.request].append(token.id)
-        return [Completion(ids[request], reasons[request]) for request in requests]
+            written[token.request].append(token)
+        return [_completion(written[request]) for request in requests]
 
 
 def generate(
@@ -322,8 +457,18 @@ def generate(
         model.train(was_training)
 
 
+def _completion(tokens: Sequence[Token]) -> Completion:
+    reason = tokens[-1].reason
+    assert reason, "a request that has ended says why"
+    kept = tokens[:-1] if reason == "stop" else tokens
+    return Completion([t.id for t in kept], reason, [t.logprob for t in kept if t.logprob])
+
+
 def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the length of the longest common prefix."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:  # the usual case, at the speed of C
+        return n
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i

@@ -44,6 +44,11 @@ class SlotCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        """Copy the first `n_tokens` of one slot into another."""
+        for memory in (self.keys, self.values):
+            memory[:, target, :, :n_tokens] = memory[:, source, :, :n_tokens]
+
     def rows(
         self, slots: Sequence[int], lengths: Sequence[int], n_new: Sequence[int]
     ) -> "CacheRows":

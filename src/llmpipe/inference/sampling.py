@@ -1,7 +1,8 @@
 """From logits to the next token, for many requests at once, each with its own settings and seed.
 
-Order of the steps: repetition penalty, temperature, top-k, top-p, min-p (the order of Hugging Face
-transformers; llama.cpp applies the temperature last, so equal numbers there mean something else).
+Order of the steps: logit bias, repetition, presence and frequency penalties, temperature, top-k, top-p,
+min-p (the order of Hugging Face transformers and vLLM; llama.cpp applies the temperature last, so equal
+numbers there mean something else). Log-probabilities are those of the model before any of these.
 
 Every request draws one uniform number per token from a generator of its own, and the token is found by
 inverting the cumulative distribution in vocabulary order. So the same seed gives the same text
@@ -11,6 +12,8 @@ by as little instead of reordering them.
 
 # B batch  V vocab_size
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +37,12 @@ class Sampling:
             Source: Nguyen et al. 2024, arXiv:2407.01082.
         repetition_penalty: above 1 makes every token of the prompt and the reply less likely to come
             again. Source: Keskar et al. 2019, arXiv:1909.05858, section 4.1.
+        presence_penalty: taken off the logit of every token that the reply holds already.
+        frequency_penalty: taken off as often as the reply holds the token. Source of both: OpenAI's
+            API reference; as in vLLM, the prompt does not count.
+        logit_bias: pairs of a token id and what is added to its logit; 0 probability is -inf.
+        n_logprobs: report the log-probability of each token, and this many of the likeliest ones
+            beside it; None reports nothing.
         seed: of this request's generator.
         max_tokens: sampled tokens at most; tokens forced into the sequence do not count.
 
@@ -46,6 +55,10 @@ class Sampling:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    n_logprobs: int | None = None
     seed: int = 0
     max_tokens: int = 256
 
@@ -56,8 +69,29 @@ class Sampling:
         _require(self.min_p is None or 0 <= self.min_p <= 1, "min_p", self.min_p, "in [0, 1]")
         penalty = self.repetition_penalty
         _require(penalty > 0, "repetition_penalty", penalty, "more than 0")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _require(-2 <= value <= 2, name, value, "in [-2, 2]")
+        biases = [bias for _, bias in self.logit_bias]
+        _require(not any(map(math.isnan, biases)), "logit_bias", biases, "numbers")
+        _require(
+            self.n_logprobs is None or self.n_logprobs >= 0,
+            "n_logprobs",
+            self.n_logprobs,
+            "0 or more",
+        )
         _require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2**63)")
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
+
+    @property
+    def shifts_logits(self) -> bool:
+        """Whether anything but temperature and filters changes this request's distribution."""
+        return bool(
+            self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.logit_bias
+        )
 
 
 def _require(is_valid: bool, name: str, value: object, expected: str) -> None:
@@ -70,6 +104,7 @@ def choose_tokens(
     samplings: Sequence[Sampling],
     generators: Sequence[torch.Generator],
     histories: Sequence[Sequence[int]],
+    n_prompts: Sequence[int] | None = None,
 ) -> list[int]:
     """Return one token id per row.
 
@@ -77,13 +112,16 @@ def choose_tokens(
         logits: of the next token.
         samplings: the settings of each row.
         generators: each row's own, on the CPU; only rows that do sample draw from theirs.
-        histories: ids each row holds so far, for its repetition penalty.
+        histories: ids each row holds so far, for its penalties.
+        n_prompts: how many of those are the prompt; none by default.
     """
     logits = logits.float()
-    for i_row, sampling in enumerate(samplings):
-        if sampling.repetition_penalty != 1:
-            row = _penalized(logits[i_row], histories[i_row], sampling.repetition_penalty)
-            logits = logits.index_copy(0, torch.tensor([i_row], device=logits.device), row[None])
+    if any(sampling.shifts_logits for sampling in samplings):
+        logits = logits.clone()
+        for i_row, sampling in enumerate(samplings):
+            if sampling.shifts_logits:
+                n_prompt = n_prompts[i_row] if n_prompts else 0
+                _shift(logits[i_row], sampling, histories[i_row], n_prompt)
     tokens = logits.argmax(dim=-1)
 
     drawing = [i_row for i_row, sampling in enumerate(samplings) if sampling.temperature > 0]
@@ -144,10 +182,20 @@ def invert_cdf(
     return torch.searchsorted(cdf, targets, right=True).squeeze(1).clamp(max=probs.shape[-1] - 1)
 
 
-def _penalized(
-    logits: Float[Tensor, " vocab_size"], history: Sequence[int], penalty: float
-) -> Float[Tensor, " vocab_size"]:
-    seen = torch.tensor(sorted(set(history)), device=logits.device)
-    values = logits[seen]
-    lowered = torch.where(values > 0, values / penalty, values * penalty)
-    return logits.index_copy(0, seen, lowered)
+def _shift(
+    logits: Float[Tensor, " vocab_size"], sampling: Sampling, history: Sequence[int], n_prompt: int
+) -> None:
+    """Apply biases and penalties to one row, in place."""
+    device = logits.device
+    if sampling.logit_bias:
+        ids, biases = zip(*sampling.logit_bias, strict=True)
+        logits[torch.tensor(ids, device=device)] += torch.tensor(biases, device=device)
+    if sampling.repetition_penalty != 1 and history:
+        seen = torch.tensor(sorted(set(history)), device=device)
+        values, penalty = logits[seen], sampling.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    counts = Counter(history[n_prompt:])
+    if counts and (sampling.presence_penalty or sampling.frequency_penalty):
+        written = torch.tensor(list(counts), device=device)
+        times = torch.tensor(list(counts.values()), device=device, dtype=logits.dtype)
+        logits[written] -= sampling.presence_penalty + sampling.frequency_penalty * times

@@ -12,6 +12,7 @@ Which norm, positions and feed-forward part a model has is decided once, when it
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llmpipe.model.attention import Attention, KVCache
 from llmpipe.model.config import ModelConfig
@@ -62,6 +63,8 @@ class Transformer(nn.Module):
         self.norm = build_norm(config)
         self.head = nn.Linear(d_model, rows, bias=False)
         self.tie_head()
+        self.is_recomputed = False
+        """Keep only each block's input for the backward pass, and work out the rest again there."""
 
     def tie_head(self) -> None:
         """Make the head share the embedding's weights, if the settings say so."""
@@ -112,6 +115,9 @@ class Transformer(nn.Module):
             x = x + self.position(positions)
         rotation = None if self.rope is None else self.rope(positions, x.dtype)
         for block in self.blocks:
-            x = block(x, rotation, mask, cache)
+            if self.is_recomputed and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotation, mask, cache, use_reentrant=False)
+            else:
+                x = block(x, rotation, mask, cache)
         x = self.norm(x)
         return x

@@ -2,7 +2,7 @@
 
 A token is a string of bytes, never of characters, so every text has ids and every list of ids has
 text (with U+FFFD where a character was cut). Learning a vocabulary is in
-`stages/tokenize/train_bpe.py`; the algorithm in twenty lines is in `twin.py`.
+`learner.py`; the algorithm in twenty lines is in `twin.py`.
 """
 
 from __future__ import annotations

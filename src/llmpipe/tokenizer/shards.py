@@ -202,6 +202,7 @@ class TokenShards:
         n_documents: documents.
         text_bytes: UTF-8 bytes of their text.
         digest: of the tokenizer whose ids these are.
+        dtype: of the ids in the files.
     """
 
     def __init__(self, folder: Path, shards: Sequence[Shard], dtype: str, digest: str) -> None:
@@ -219,7 +220,7 @@ class TokenShards:
         self._starts = [0]
         for shard in shards:
             self._starts.append(self._starts[-1] + shard.tokens)
-        self._dtype = dtype
+        self.dtype = dtype
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Return a copy of tokens `start` to `stop - 1`; a window may cross shards."""
@@ -233,7 +234,7 @@ class TokenShards:
             end = min(stop, self._starts[i + 1])
             parts.append(self._arrays[i][start - self._starts[i] : end - self._starts[i]])
             start, i = end, i + 1
-        return np.concatenate(parts) if parts else np.empty(0, dtype=self._dtype)
+        return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
 
     @cached_property
     def doc_starts(self) -> np.ndarray:

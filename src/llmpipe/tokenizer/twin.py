@@ -2,7 +2,7 @@
 
 Start from bytes. Find the pair of neighbors that occurs most often, say 116 32 ("t" and a space),
 give it the next free id, 256, and write 256 wherever 116 32 stood. Repeat: each step makes the
-vocabulary one longer and the text shorter. The real trainer (`stages/tokenize/train_bpe.py`)
+vocabulary one longer and the text shorter. The real trainer (`learner.py`)
 learns the same merges thousands of times faster; tests hold it to this one.
 
 Source: Gage 1994, "A new algorithm for data compression"; Sennrich et al. 2016, arXiv:1508.07909.

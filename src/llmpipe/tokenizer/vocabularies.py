@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmpipe.core.artifact import write_atomic
 from llmpipe.core.errors import InputError
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.hf import unspell
@@ -51,23 +52,25 @@ def vocabulary_files(path: Path) -> list[Path]:
     return [path / "encoder.json", path / "vocab.bpe"]
 
 
-def load_vocabulary(path: Path) -> Tokenizer:
+def load_vocabulary(path: Path, known_as: str | None = None) -> Tokenizer:
     """Load a vocabulary with the special tokens it came with.
 
     Args:
         path: a `.tiktoken` file of a known name (see `KNOWN`), a folder with `tokenizer.json`,
             or a folder with GPT-2's `encoder.json` and `vocab.bpe`.
+        known_as: the name of a rank file that is called something else.
 
     Raises:
         InputError: if it is missing, broken or of an unknown kind.
     """
-    if path.suffix == ".tiktoken":
-        if path.stem not in KNOWN:
+    if path.suffix == ".tiktoken" or known_as:
+        name = known_as or path.stem
+        if name not in KNOWN:
             raise InputError(
                 f"{path}: a rank file does not say its split pattern, and only "
                 f"{', '.join(KNOWN)} are known by name"
             )
-        known = KNOWN[path.stem]
+        known = KNOWN[name]
         return Tokenizer(_read_ranks(path), PATTERNS[known.pattern], known.special)
     if (path / "tokenizer.json").exists():
         return Tokenizer.load(path)
@@ -77,6 +80,15 @@ def load_vocabulary(path: Path) -> Tokenizer:
         f"{path} holds no tokenizer: `tokenizer.json`, `encoder.json` with `vocab.bpe`, or a "
         "`.tiktoken` file is needed"
     )
+
+
+def save_rank_file(tokenizer: Tokenizer, path: Path) -> None:
+    """Write tiktoken's form: `tiktoken.load.load_tiktoken_bpe` reads it.
+
+    Split pattern and special tokens are not in it; they go into `tiktoken.Encoding` as arguments.
+    """
+    ranks = sorted(tokenizer.ranks.items(), key=lambda item: item[1])
+    write_atomic(path, b"".join(base64.b64encode(t) + b" %d\n" % i for t, i in ranks))
 
 
 def with_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:

@@ -7,15 +7,24 @@ outside that multiplies all learning rates alike.
 
 # N matrices of one shape  R rows  C columns
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from llmpipe.core.errors import InputError
+from llmpipe.core.ranks import Ranks
 from llmpipe.training.config import AdamW, Muon, OptimConfig
+from llmpipe.training.parallel import (
+    is_sharded,
+    local_part,
+    part_like,
+    whole_like,
+)
 
 
 @runtime_checkable
@@ -31,7 +40,7 @@ class Optimizer(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Give everything a resumed run needs, by name."""
+        """Give everything a resumed run needs, by name; all processes must ask together."""
         ...
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -56,9 +65,10 @@ class AdamWOptimizer:
     ) -> None:
         self.named = named
         self.config = config
-        self.n_steps = 0
-        self.means = {name: torch.zeros_like(p.data) for name, p in named.items()}
-        self.squares = {name: torch.zeros_like(p.data) for name, p in named.items()}
+        device = next(iter(named.values())).device
+        self._n_steps = torch.zeros((), dtype=torch.float32, device=device)
+        self.means = {name: torch.zeros_like(local_part(p.data)) for name, p in named.items()}
+        self.squares = {name: torch.zeros_like(local_part(p.data)) for name, p in named.items()}
         # Parameters of one rate and one decay are updated together.
         self.groups: dict[tuple[float, float], list[str]] = {}
         for name, parameter in named.items():
@@ -70,25 +80,24 @@ class AdamWOptimizer:
     @torch.no_grad()
     def step(self, lr_factor: float) -> None:
         """Update all parameters."""
-        self.n_steps += 1
-        beta1, beta2 = self.config.beta1, self.config.beta2
-        # Both memories start at 0 and are too small by these factors.
-        mean_so_far = 1 - beta1**self.n_steps
-        square_so_far = 1 - beta2**self.n_steps
+        self._n_steps += 1  # both memories start at 0; the kernel makes up for that
         for (rate, decay), names in self.groups.items():
-            lr = rate * lr_factor
-            parameters = [self.named[name].data for name in names]
-            gradients = [_gradient(self.named[name]) for name in names]
-            means = [self.means[name] for name in names]
-            squares = [self.squares[name] for name in names]
-            torch._foreach_lerp_(means, gradients, 1 - beta1)
-            torch._foreach_mul_(squares, beta2)
-            torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-            sizes = torch._foreach_sqrt(squares)
-            torch._foreach_div_(sizes, square_so_far**0.5)
-            torch._foreach_add_(sizes, self.config.eps)
-            torch._foreach_mul_(parameters, 1 - lr * decay)
-            torch._foreach_addcdiv_(parameters, means, sizes, -lr / mean_so_far)
+            # One pass over memory instead of eight: this is what an update of embeddings costs.
+            torch._fused_adamw_(
+                [local_part(self.named[name].data) for name in names],
+                [_gradient(self.named[name]) for name in names],
+                [self.means[name] for name in names],
+                [self.squares[name] for name in names],
+                [],
+                [self._n_steps] * len(names),
+                lr=rate * lr_factor,
+                beta1=self.config.beta1,
+                beta2=self.config.beta2,
+                weight_decay=decay,
+                eps=self.config.eps,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def clip(self) -> None:
         """Clip the norm of all gradients together."""
@@ -97,22 +106,26 @@ class AdamWOptimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Give both memories of each parameter, and the number of steps."""
-        return (
-            {f"{name}.mean": value for name, value in self.means.items()}
-            | {f"{name}.square": value for name, value in self.squares.items()}
-            | {"n_steps": torch.tensor(self.n_steps)}
-        )
+        state = {"n_steps": self._n_steps.to(torch.int64)}
+        for name, parameter in self.named.items():
+            state[f"{name}.mean"] = whole_like(self.means[name], parameter)
+            state[f"{name}.square"] = whole_like(self.squares[name], parameter)
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take what `state` gave."""
-        for name, value in self.state().items():
-            if name not in state or state[name].shape != value.shape:
-                raise InputError(f"the optimizer's state has no `{name}` that fits the model")
-            value.copy_(state[name])
-        self.n_steps = int(state["n_steps"])
+        """Take what `state` gave, on any number of processes."""
+        for name, parameter in self.named.items():
+            for kind, memory in (("mean", self.means), ("square", self.squares)):
+                saved = state.get(f"{name}.{kind}")
+                if saved is None or saved.shape != parameter.shape:
+                    raise InputError(
+                        f"the optimizer's state has no `{name}.{kind}` that fits the model"
+                    )
+                memory[name].copy_(part_like(saved.to(parameter.device), parameter))
+        self._n_steps.fill_(float(state["n_steps"]))
 
 
-def build_adamw(model: nn.Module, config: AdamW) -> Optimizer:
+def build_adamw(model: nn.Module, config: AdamW, ranks: Ranks) -> Optimizer:
     """Build AdamW over all parameters."""
     named = dict(model.named_parameters())
     return AdamWOptimizer(named, config, dict.fromkeys(named, config.lr))
@@ -133,6 +146,10 @@ POLAR_EXPRESS = (
 )
 
 
+MATRICES_PER_BATCH = 4
+"""Enough to keep a GPU busy at small widths, and few enough that 8 processes get even shares."""
+
+
 def orthogonalize(
     matrices: Float[Tensor, "n rows columns"], n_steps: int
 ) -> Float[Tensor, "n rows columns"]:
@@ -147,75 +164,146 @@ def orthogonalize(
     x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-6)
     for a, b, c in POLAR_EXPRESS[:n_steps]:
         gram = x @ x.mT  # N R R
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    x = x.mT if is_tall else x
-    return x.to(matrices.dtype)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram²
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT.contiguous() if is_tall else x
+
+
+@dataclass(frozen=True)
+class MatrixBatch:
+    """Matrices of one shape that are made orthogonal together, by one process for all."""
+
+    named: dict[str, nn.Parameter]
+    owner: int
+    """Number of that process."""
 
 
 class MuonOptimizer:
     """Muon for the matrices inside blocks, `AdamWOptimizer` for all else.
 
-    Matrices of one shape share one momentum tensor and one batched Newton-Schulz.
+    Matrices go in batches of one shape through Newton-Schulz, and the batches are dealt to the
+    processes: each keeps the momentum of its own ones, works out their update, and sends it to the
+    others. Batches are the same whatever the number of processes, and so are the results' bits.
     """
 
-    def __init__(self, model: nn.Module, config: Muon) -> None:
+    def __init__(self, model: nn.Module, config: Muon, ranks: Ranks) -> None:
         self.config = config
+        self.ranks = ranks
         named = dict(model.named_parameters())
-        self.by_shape: dict[torch.Size, dict[str, nn.Parameter]] = {}
-        for name, parameter in named.items():
-            if is_muon_matrix(name, parameter):
-                self.by_shape.setdefault(parameter.shape, {})[name] = parameter
+        matrices = {name: p for name, p in named.items() if is_muon_matrix(name, p)}
         rates = {
             name: _adamw_rate(name, parameter, named, config)
             for name, parameter in named.items()
-            if not is_muon_matrix(name, parameter)
+            if name not in matrices
         }
         self.adamw = AdamWOptimizer({name: named[name] for name in rates}, config, rates)
+        self.batches = deal_matrices(matrices, ranks.world_size)
+        # With FSDP every process has rows of every matrix, and keeps the same rows of its momentum.
+        self.is_sharded = any(is_sharded(p) for p in matrices.values())
         self.momenta = {
-            shape: torch.zeros(len(group), *shape, device=next(iter(group.values())).device)
-            for shape, group in self.by_shape.items()
+            name: torch.zeros_like(local_part(parameter.data))
+            for batch in self.batches
+            if self._keeps(batch)
+            for name, parameter in batch.named.items()
         }
 
     @torch.no_grad()
     def step(self, lr_factor: float) -> None:
         """Update all parameters."""
+        sent = [self._share_update(batch) for batch in self.batches]  # travels during what follows
         self.adamw.step(lr_factor)
         lr = self.config.lr * lr_factor
-        for shape, group in self.by_shape.items():
-            gradient = torch.stack([_gradient(p) for p in group.values()])  # N R C
-            momentum = self.momenta[shape]
-            momentum.lerp_(gradient, 1 - self.config.momentum)
-            # Nesterov: look one step ahead.
-            gradient.lerp_(momentum, self.config.momentum)
-            update = orthogonalize(gradient, self.config.n_newton_schulz)
+        for batch, (update, work) in zip(self.batches, sent, strict=True):
+            if work is not None:
+                work.wait()
+            n_rows, n_columns = update.shape[1:]
             # A tall matrix of size 1 per direction changes its output less than a wide one.
-            size = max(1.0, shape[0] / shape[1]) ** 0.5
-            parameters = [p.data for p in group.values()]
-            torch._foreach_mul_(parameters, 1 - lr * self.config.weight_decay)
-            torch._foreach_add_(parameters, list(update.unbind()), alpha=-lr * size)
+            size = max(1.0, n_rows / n_columns) ** 0.5
+            parameters = list(batch.named.values())
+            parts = [part_like(u, p) for u, p in zip(update.unbind(), parameters, strict=True)]
+            mine = [local_part(p.data) for p in parameters]
+            torch._foreach_mul_(mine, 1 - lr * self.config.weight_decay)
+            torch._foreach_add_(mine, parts, alpha=-lr * size)
+
+    def _share_update(self, batch: MatrixBatch) -> tuple[Tensor, dist.Work | None]:
+        """Work out a batch's update or receive it; it is whole when the work is done."""
+        ahead = self._look_ahead(batch) if self._keeps(batch) else None
+        if batch.owner == self.ranks.rank and ahead is not None:
+            update = orthogonalize(ahead, self.config.n_newton_schulz)
+        else:
+            first = next(iter(batch.named.values()))
+            dtype = torch.bfloat16 if first.is_cuda else first.dtype  # as `orthogonalize` gives
+            shape = (len(batch.named), *first.shape)
+            update = torch.empty(shape, dtype=dtype, device=first.device)
+        if self.ranks.is_alone:
+            return update, None
+        return update, dist.broadcast(update, src=batch.owner, async_op=True)
+
+    def _look_ahead(self, batch: MatrixBatch) -> Float[Tensor, "n rows columns"]:
+        """Remember the gradients, and give them one step ahead (Nesterov)."""
+        gradients = [_gradient(p) for p in batch.named.values()]
+        momenta = [self.momenta[name] for name in batch.named]
+        torch._foreach_lerp_(momenta, gradients, 1 - self.config.momentum)
+        ahead = torch._foreach_lerp(gradients, momenta, self.config.momentum)
+        parameters = batch.named.values()
+        return torch.stack([whole_like(x, p) for x, p in zip(ahead, parameters, strict=True)])
+
+    def _keeps(self, batch: MatrixBatch) -> bool:
+        return self.is_sharded or batch.owner == self.ranks.rank
 
     def clip(self) -> None:
         """Clip AdamW's gradients only: Muon's updates have a fixed size whatever the gradient's."""
         self.adamw.clip()
 
     def state(self) -> dict[str, Tensor]:
-        """Give AdamW's moments and each matrix's momentum, by parameter name."""
-        return self.adamw.state() | {
-            f"{name}.momentum": momentum for name, momentum in self._momentum_by_name()
-        }
+        """Give AdamW's moments and each matrix's momentum, whole and by parameter name."""
+        state = self.adamw.state()
+        for batch in self.batches:
+            for name, parameter in batch.named.items():
+                if self._keeps(batch):
+                    momentum = whole_like(self.momenta[name], parameter)
+                else:
+                    momentum = torch.empty_like(parameter.data)
+                if not self.is_sharded and not self.ranks.is_alone:
+                    dist.broadcast(momentum, src=batch.owner)
+                state[f"{name}.momentum"] = momentum
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take what `state` gave."""
+        """Take what `state` gave, on any number of processes."""
         self.adamw.load_state(state)
-        for name, momentum in self._momentum_by_name():
-            saved = state.get(f"{name}.momentum")
-            if saved is None or saved.shape != momentum.shape:
-                raise InputError(f"the optimizer's state has no momentum that fits `{name}`")
-            momentum.copy_(saved)
+        for batch in self.batches:
+            for name, parameter in batch.named.items():
+                saved = state.get(f"{name}.momentum")
+                if saved is None or saved.shape != parameter.shape:
+                    raise InputError(f"the optimizer's state has no momentum that fits `{name}`")
+                if self._keeps(batch):
+                    self.momenta[name].copy_(part_like(saved.to(parameter.device), parameter))
 
-    def _momentum_by_name(self) -> Iterator[tuple[str, Tensor]]:
-        for shape, group in self.by_shape.items():
-            yield from zip(group, self.momenta[shape], strict=True)
+
+def deal_matrices(matrices: dict[str, nn.Parameter], n_processes: int) -> list[MatrixBatch]:
+    """Batch matrices by shape, and give each batch to the process with the least work so far."""
+    by_shape: dict[torch.Size, list[str]] = {}
+    for name, parameter in matrices.items():
+        by_shape.setdefault(parameter.shape, []).append(name)
+    batches = [
+        {name: matrices[name] for name in names[i : i + MATRICES_PER_BATCH]}
+        for names in by_shape.values()
+        for i in range(0, len(names), MATRICES_PER_BATCH)
+    ]
+    load = [0] * n_processes
+    dealt = []
+    for named in sorted(batches, key=_newton_schulz_cost, reverse=True):
+        owner = load.index(min(load))
+        load[owner] += _newton_schulz_cost(named)
+        dealt.append(MatrixBatch(named, owner))
+    return dealt
+
+
+def _newton_schulz_cost(named: dict[str, nn.Parameter]) -> int:
+    """Count the multiplications of one step of a batch."""
+    short, long = sorted(next(iter(named.values())).shape)
+    return len(named) * (2 * short * short * long + short**3)
 
 
 def is_muon_matrix(name: str, parameter: Tensor) -> bool:
@@ -224,7 +312,10 @@ def is_muon_matrix(name: str, parameter: Tensor) -> bool:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    """Give what this process holds of the gradient."""
+    if parameter.grad is None:
+        return torch.zeros_like(local_part(parameter.data))
+    return local_part(parameter.grad)
 
 
 def _adamw_rate(
@@ -237,17 +328,17 @@ def _adamw_rate(
     return config.head_lr if is_tied or name == "head.weight" else config.embedding_lr
 
 
-def build_muon(model: nn.Module, config: Muon) -> Optimizer:
+def build_muon(model: nn.Module, config: Muon, ranks: Ranks) -> Optimizer:
     """Build Muon with AdamW beside it."""
-    return MuonOptimizer(model, config)
+    return MuonOptimizer(model, config, ranks)
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, Any], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[nn.Module, Any, Ranks], Optimizer]] = {
     "muon": build_muon,
     "adamw": build_adamw,
 }
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """Build the optimizer that `config.kind` names."""
-    return OPTIMIZERS[config.kind](model, config)
+def build_optimizer(model: nn.Module, config: OptimConfig, ranks: Ranks | None = None) -> Optimizer:
+    """Build the optimizer that `config.kind` names; with `ranks`, Muon's work is dealt to them."""
+    return OPTIMIZERS[config.kind](model, config, ranks or Ranks())

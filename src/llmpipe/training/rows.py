@@ -17,7 +17,8 @@ the loader is one integer, whatever the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -197,3 +198,34 @@ class Rows:
         if len(stretch) == length:
             stretch = np.append(stretch, self._bos)
         return stretch.astype(np.int64)
+
+
+class MixedRows:
+    """Rows of several corpora in fixed proportions, by number.
+
+    The j-th row of a corpus of share w is due at the time (j + 1/2) / w, and rows come in the order
+    of their times. So every stretch of the run has the proportions, to within a row of each corpus,
+    and row number -> tokens stays a pure function.
+    """
+
+    def __init__(self, parts: Sequence[Rows], weights: Sequence[float], n_rows: int) -> None:
+        self.parts = parts
+        shares = np.array(weights) / math.fsum(weights)
+        due = [(np.arange(math.ceil(n_rows * w) + 1) + 0.5) / w for w in shares]
+        which = np.repeat(np.arange(len(parts)), [len(times) for times in due])
+        number = np.concatenate([np.arange(len(times)) for times in due])
+        order = np.argsort(np.concatenate(due), kind="stable")[:n_rows]
+        self._which, self._number = which[order], number[order]
+
+    def batch(self, first_row: int, n_rows: int, with_segments: bool = False) -> Batch:
+        """Cut the rows `first_row` to `first_row + n_rows` of the run."""
+        rows = [
+            self.parts[self._which[i]].batch(int(self._number[i]), 1, with_segments)
+            for i in range(first_row, first_row + n_rows)
+        ]
+        segments = [row.segments for row in rows if row.segments is not None]
+        return Batch(
+            torch.cat([row.ids for row in rows]),
+            torch.cat([row.targets for row in rows]),
+            torch.cat(segments) if segments else None,
+        )

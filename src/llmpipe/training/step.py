@@ -20,7 +20,7 @@ from llmpipe.core.distributed import Runtime
 from llmpipe.model.transformer import Transformer
 from llmpipe.training.loss import IGNORE, chunked_cross_entropy
 from llmpipe.training.optim import Optimizer
-from llmpipe.training.parallel import sum_gradients
+from llmpipe.training.parallel import exact_gradients, is_sharded, sum_gradients, whole
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Batch:
             self.targets.to(device, non_blocking=True),
             segments,
         )
+
+    def pinned(self) -> "Batch":
+        """Copy to memory that a GPU reads by itself, so that `to` does not wait."""
+        segments = None if self.segments is None else self.segments.pin_memory()
+        return Batch(self.ids.pin_memory(), self.targets.pin_memory(), segments)
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ def train_step(
     guard: SpikeGuard,
     runtime: Runtime,
     dtype: torch.dtype = torch.float32,
+    is_exact: bool = False,
 ) -> StepResult:
     """Update `model` once, from this process's micro-batches and everyone else's.
 
@@ -172,23 +178,30 @@ def train_step(
         guard: Decides whether the update is taken; its memory is part of the run's state.
         runtime: Device and processes.
         dtype: Matrix products are computed in this type; weights and sums are as the model's.
+        is_exact: Sum in an order that does not depend on the number of processes.
     """
     n_mine = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
     n_trained = int(runtime.sum([float(n_mine)])[0])
     scale = 1.0 / max(1, n_trained)
 
-    total = torch.zeros((), device=runtime.device)
-    for batch in batches:
+    def backward(batch: Batch) -> Tensor:
         with runtime.autocast(dtype):
             loss = batch_loss(model, batch.to(runtime.device), scale)
         torch.autograd.backward(loss)
-        total += loss.detach()
+        return loss.detach()
 
     parameters = list(model.parameters())
-    sum_gradients(parameters, runtime)
+    if is_exact:
+        mean_loss = float(exact_gradients(parameters, batches, backward, runtime))
+    else:
+        total = torch.zeros((), device=runtime.device)
+        for batch in batches:
+            total += backward(batch)
+        if not any(is_sharded(p) for p in parameters):  # else the backward pass has summed them
+            sum_gradients(parameters, runtime)
+        mean_loss = runtime.sum([float(total)])[0]
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients))
-    mean_loss = runtime.sum([float(total)])[0]
+    norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
 
     skipped = guard.judge(mean_loss, norm)
     if skipped is None:

@@ -5,6 +5,7 @@ Loads without torch, because `--dry-run` estimates with it.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -34,6 +35,8 @@ PEAK_FLOPS = {
 CPU_FLOPS_PER_S = 45e9
 """Training FLOP/s of one core, for time estimates only: models of 2M to 5M parameters ran at 40e9
 to 50e9 on each of two shared AMD EPYC cores with AVX-512."""
+USD_PER_GPU_HOUR = 3.0
+"""Price of an H100 for an hour, for cost estimates only. Source: karpathy/nanochat README.md, 2026."""
 GPU_MFU = 0.4
 """Share of a GPU's peak, for time estimates only: between the 37% and 50% that modded-nanogpt's
 plain model and nanochat reach on H100s."""
@@ -60,15 +63,39 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
 
 
-def training_bytes(config: ModelConfig, micro_batch_tokens: int) -> int:
+def state_bytes(config: ModelConfig) -> int:
+    """Count weights, gradients and two moments, in float32; Muon has one only."""
+    return 16 * n_parameters(config)
+
+
+def checkpoint_bytes(config: ModelConfig) -> int:
+    """Count a checkpoint: weights and two moments, in float32."""
+    return 12 * n_parameters(config)
+
+
+def training_bytes(
+    config: ModelConfig, micro_batch_tokens: int, is_recomputed: bool = False
+) -> int:
     """Estimate the memory of training: weights, gradients, two moments, and kept activations.
 
     A block keeps for its backward pass about 10 numbers of width `d_model` and 4 of width `d_ff`
-    per token (norms, projections, their inputs), here at 4 bytes each.
+    per token (norms, projections, their inputs), here at 4 bytes each. Recomputed, a block keeps
+    its input, and one block at a time has the rest.
     """
-    states = 16 * n_parameters(config)
-    per_token = config.n_layers * (10 * config.d_model + 4 * config.d_ff)
-    return states + 4 * per_token * micro_batch_tokens
+    in_block = 10 * config.d_model + 4 * config.d_ff
+    per_token = config.n_layers * in_block
+    if is_recomputed:
+        per_token = config.n_layers * config.d_model + in_block
+    return state_bytes(config) + 4 * per_token * micro_batch_tokens
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Give how much memory the device has, or this machine for a CPU."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -135,7 +135,9 @@ def test_input_that_cannot_be_read_on_is_given_up(tmp_path: Path, job: Any) -> N
 
 def test_workers_that_cannot_start_are_an_error_and_no_bad_input(tmp_path: Path, job: Any) -> None:
     broken = type(job)("broken")
-    with pytest.raises(RuntimeError, match=r"ended \(killed\) before its first record"):
+    with pytest.raises(
+        RuntimeError, match=r"3 workers ended \(killed, exit code -9\) before their first"
+    ):
         run_units(broken, units(["a"]), tmp_path / "units", local())
     assert not read_aside(unit_folder(tmp_path / "units", units(["a"])[0]))
 

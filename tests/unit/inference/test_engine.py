@@ -196,3 +196,110 @@ def test_cancelling_twice_or_after_the_end_is_harmless(model: Transformer) -> No
     assert {token.request for token in engine.run()} == {first}
     engine.cancel(first)
     assert engine.n_free_slots == 1
+
+
+def test_group_computes_its_prompt_once_and_writes_what_single_requests_write(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = list(range(20))
+    samplings = [Sampling(seed=seed, max_tokens=6) for seed in range(5)]
+    expected = [Engine(model).generate([prompt], own)[0].ids for own in samplings]
+    n_ids = 0
+    hidden = Transformer.hidden
+
+    def counting(self: Transformer, ids: torch.Tensor, **arguments: object) -> torch.Tensor:
+        nonlocal n_ids
+        n_ids += ids.numel()
+        return hidden(self, ids, **arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Transformer, "hidden", counting)
+    engine = Engine(model, max_batch=3)
+    requests = engine.submit_group(prompt, samplings)
+    got: dict[int, list[int]] = {request: [] for request in requests}
+    for token in engine.run():
+        got[token.request].append(token.id)
+    assert [got[request] for request in requests] == expected
+    # The prompt once; for each of the others its last token; and five sampled tokens for each.
+    assert n_ids == 20 + 4 + 5 * 5
+    assert (engine.n_free_slots, engine.n_requests) == (3, 0)
+
+
+def test_group_survives_the_loss_of_any_member(model: Transformer) -> None:
+    for i_victim in range(3):
+        for n_steps in range(3):
+            engine = Engine(model, max_batch=2)
+            requests = engine.submit_group(
+                [1, 2, 3], [Sampling(seed=s, max_tokens=4) for s in range(3)]
+            )
+            ended = {
+                token.request for _ in range(n_steps) for token in engine.step() if token.reason
+            }
+            engine.cancel(requests[i_victim])
+            ended |= {token.request for token in engine.run() if token.reason}
+            assert ended >= set(requests) - {requests[i_victim]}
+            assert (engine.n_free_slots, engine.n_requests) == (2, 0)
+
+
+def test_log_probabilities_of_prompt_and_answer_are_the_models(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmpipe.inference.engine.PREFILL_TOKENS", 4)
+    prompt = [5, 9, 2, 7, 7, 1, 30, 31, 32]
+    engine = Engine(model, max_batch=2)
+    engine.generate([prompt], GREEDY)  # leaves a prefix that must not be reused
+    sampling = Sampling(temperature=0.7, max_tokens=5, n_logprobs=3, repetition_penalty=1.5)
+    tokens = drain(engine, engine.submit(prompt, sampling, prompt_logprobs=True))
+    ids = [*prompt, *(token.id for token in tokens)]
+    with torch.no_grad():
+        reference = model(torch.tensor([ids]))[0].log_softmax(-1)
+    found = [*(tokens[0].prompt_logprobs or ()), *(token.logprob for token in tokens)]
+    assert len(found) == len(ids) - 1
+    for i, of in enumerate(found):
+        assert of is not None and of.id == ids[i + 1]
+        assert of.logprob == pytest.approx(reference[i, of.id].item(), abs=1e-4)
+        top = reference[i].topk(3)
+        assert [id for id, _ in of.top] == top.indices.tolist()
+        assert [value for _, value in of.top] == pytest.approx(top.values.tolist(), abs=1e-4)
+    plain = drain(engine, engine.submit(prompt, GREEDY))
+    assert {(token.logprob, token.prompt_logprobs) for token in plain} == {(None, None)}
+
+
+def test_ids_out_of_range_are_refused(model: Transformer) -> None:
+    for prompt, bias in (([1, 50], ()), ([-1], ()), ([1], ((50, 1.0),))):
+        with pytest.raises(UserError, match="is not in 0 to 49"):
+            Engine(model).submit(prompt, Sampling(logit_bias=bias))
+
+
+@pytest.mark.slow
+def test_thousand_requests_with_groups_pauses_and_cancels_leak_nothing(model: Transformer) -> None:
+    rng = random.Random(8)
+    engine = Engine(model, max_batch=6, max_len=20)
+    n_submitted = 0
+    open_requests: set[int] = set()
+    paused: set[int] = set()
+    while n_submitted < 1000 or open_requests:
+        if n_submitted < 1000 and rng.random() < 0.6:
+            n = rng.choice([1, 1, 4])
+            prompt = [rng.randrange(2, 5) for _ in range(rng.randrange(1, 12))]
+            samplings = [
+                Sampling(seed=rng.randrange(99), max_tokens=rng.randrange(1, 6)) for _ in range(n)
+            ]
+            open_requests |= set(engine.submit_group(prompt, samplings, [0, 1], [2, 3, 4, 5]))
+            n_submitted += n
+        for token in engine.step():
+            assert token.request in open_requests
+            if token.reason:
+                open_requests.remove(token.request)
+            elif token.is_paused:
+                paused.add(token.request)
+        for request in sorted(paused):
+            if rng.random() < 0.5:
+                paused.remove(request)
+                engine.feed(request, [7] * min(2, engine.room(request)))
+        if open_requests and rng.random() < 0.3:
+            victim = rng.choice(sorted(open_requests))
+            engine.cancel(victim)
+            open_requests.discard(victim)
+            paused.discard(victim)
+    assert (engine.n_free_slots, engine.n_requests) == (6, 0)
+    assert not engine._waiting and engine.step() == []

@@ -130,3 +130,19 @@ def test_token_without_probability_is_never_drawn() -> None:
 def test_setting_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"{name} is `{value}` and must be"):
         Sampling(**{name: value})  # type: ignore[arg-type]
+
+
+def test_bias_and_penalties_shift_the_logits_by_the_formula() -> None:
+    """Of the reply (0, 0, 1): 0.5 - (0.3 + 2 * 0.2) = -0.2; 0.4 - (0.3 + 0.2) = -0.1; 0 stays."""
+    logits = torch.tensor([[0.5, 0.4, 0.0, -5.0]])
+    both = Sampling(presence_penalty=0.3, frequency_penalty=0.2, seed=2)
+    generator = torch.Generator().manual_seed(0)
+    history = (2, 2, 0, 0, 1)  # the first two are the prompt, which does not count
+    tokens = [choose_tokens(logits, [both], [generator], [history], [2])[0] for _ in range(2000)]
+    weights = [math.exp(-0.2), math.exp(-0.1), math.exp(0.0), math.exp(-5.0)]
+    assert_frequencies(tokens, [w / sum(weights) for w in weights])
+
+    banned = Sampling(temperature=0.0, logit_bias=((0, float("-inf")), (3, 5.3)))
+    assert draw(logits, banned, 1) == [1]
+    assert draw(logits, Sampling(temperature=0.0, logit_bias=((3, 5.6),)), 1) == [3]
+    assert logits.tolist()[0] == pytest.approx([0.5, 0.4, 0.0, -5.0])  # the input is left alone

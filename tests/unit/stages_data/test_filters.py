@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmpipe.stages.data.config import (
     C4Config,
@@ -14,14 +17,14 @@ from llmpipe.stages.data.config import (
     GopherRepetitionConfig,
 )
 from llmpipe.stages.data.document import Document, Drop, Text
-from llmpipe.stages.data.steps.c4 import C4, count_sentences
+from llmpipe.stages.data.splitting import count_sentences
+from llmpipe.stages.data.steps.c4 import C4
 from llmpipe.stages.data.steps.fineweb import FineWeb
 from llmpipe.stages.data.steps.gopher_quality import GopherQuality
 from llmpipe.stages.data.steps.gopher_repetition import (
     GopherRepetition,
+    Ngrams,
     count_repeated,
-    repeated_ngram_chars,
-    top_ngram_chars,
 )
 
 PROSE = """The harbor of the old town wakes long before the sun. Fishermen carry their nets down the steps.
@@ -212,16 +215,38 @@ def test_count_repeated() -> None:
 
 def test_top_ngram_chars() -> None:
     # "a b" stands twice; with its space that is 2 * 3 characters.
-    assert top_ngram_chars(["a", "b", "c", "a", "b"], 2) == 6
-    assert top_ngram_chars(["a"], 2) == 0
+    assert Ngrams(["a", "b", "c", "a", "b"]).top_chars(2) == 6
+    assert Ngrams(["a"]).top_chars(2) == 0
+    # "aa b" and "b c" stand twice each; the first of them counts, 2 * 4 characters.
+    assert Ngrams(["aa", "b", "c", "aa", "b", "c"]).top_chars(2) == 8
 
 
 def test_repeated_ngram_chars_counts_no_overlap_twice() -> None:
     # a a a a a a: at 0 (a a) is new, at 1 it is repeated and 1-2 are passed, at 3 again; 4 characters.
-    assert repeated_ngram_chars(["a"] * 6, 2) == 4
+    ngrams = Ngrams(["a"] * 6)
+    assert ngrams.repeated_chars(2) == 4
+    assert ngrams.most_repeated_chars(2) == 5  # all but the first word
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=40), st.integers(2, 6))
+def test_ngrams_agree_with_counting_tuples(words: list[str], n: int) -> None:
+    counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
+    top = max(counts.values(), default=0)
+    first = next((ngram for ngram in counts if counts[ngram] == top), ())
+    seen: set[tuple[str, ...]] = set()
+    repeated = i = 0
+    while i + n <= len(words):
+        ngram = tuple(words[i : i + n])
+        repeated += sum(map(len, ngram)) if ngram in seen else 0
+        i += n if ngram in seen else 1
+        seen.add(ngram)
+    ngrams = Ngrams(words)
+    assert ngrams.top_chars(n) == (len(" ".join(first)) * top if first else 0)
+    assert ngrams.are_distinct(n) == (top <= 1)
+    assert ngrams.repeated_chars(n) == repeated <= ngrams.most_repeated_chars(n)
 
 
 def test_tokens() -> None:
     assert Text("It's 3.5 km (U.S.) at 10:30, see https://a.b/c?d ...").tokens == [
-        "It's", "3.5", "km", "(", "U.S", ".", ")", "at", "10:30", ",", "see", "https://a.b/c?d", "...",
+        "It", "'s", "3.5", "km", "(", "U.S.", ")", "at", "10:30", ",", "see", "https://a.b/c?d", "...",
     ]  # fmt: skip

@@ -82,7 +82,7 @@ def test_result_has_nothing_left_to_find() -> None:
 def test_kinds_and_region_are_settings() -> None:
     only_ip = Pii(PiiConfig(kinds=("ipv4",)))
     assert replaced("a@example.org 8.8.8.8", only_ip) == ("a@example.org [ip]", {"ipv4": 1})
-    abroad = Pii(PiiConfig(phone_region=None))
+    abroad = Pii(PiiConfig(phone_regions=()))
     assert replaced("650-253-0000 or +1 650-253-0000", abroad)[1] == {"phone": 1}
 
 
@@ -108,3 +108,45 @@ def test_patterns_are_linear(unit: str) -> None:
     replaced(text[:100_000])
     small = time.process_time() - started
     assert small < 1.5
+
+
+def cleaned(text: str, config: PiiConfig | None = None) -> str:
+    page = Document(url="", date="", content=Text(text))
+    Pii(config or PiiConfig())(page)
+    return page.text
+
+
+def test_unknown_issuers_are_cards_where_the_text_speaks_of_cards() -> None:
+    # 584528792610 passes Luhn; its prefix is in no table.
+    assert cleaned("my credit card 584528792610 was lost") == "my credit card [card] was lost"
+    assert cleaned("article 584528792610 is sold out") == "article 584528792610 is sold out"
+    assert cleaned("my credit card 584528792611 was lost").count("584528792611") == 1
+
+
+def test_ibans_in_small_letters() -> None:
+    assert cleaned("pay to gb42nawi04454264788619 today") == "pay to [iban] today"
+    assert cleaned("GB56HXDO88167774656119 is mine") == "[iban] is mine"
+
+
+def test_private_addresses_only_if_asked() -> None:
+    text = "from 192.168.0.7 to fe80::1ff:fe23:4567:890a"
+    assert cleaned(text) == text
+    assert cleaned(text, PiiConfig(public_ip_only=False)) == "from [ip] to [ip]"
+
+
+def test_dates_are_no_telephone_numbers() -> None:
+    everywhere = PiiConfig(phone_regions=("US", "FR", "SE", "FI"))
+    assert cleaned("born on 6/24/1991 in Paris", everywhere) == "born on 6/24/1991 in Paris"
+    assert cleaned("call 01.84.17.61.18 now", everywhere) == "call [phone] now"
+
+
+def test_an_independent_detector_finds_nothing_left() -> None:
+    """Plain shapes without any check, on a text full of personal data."""
+    import re
+
+    text = cleaned(
+        "Mail jane.doe@example.org or bob+x@mail.example.co.uk. Card 4111-1111-1111-1111, IBAN DE89370400440532013000, "
+        "SSN 536-22-8726, phone +1 415 555 2671 from 8.8.8.8 and 2001:4860:4860::8888."
+    )
+    assert not re.search(r"\S+@\S+|(?:\d[ -]?){9,}|(?:\d{1,3}\.){3}\d|(?:[0-9a-f]{4}:){2}", text)
+    assert text.count("[") == 8

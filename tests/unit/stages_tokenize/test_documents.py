@@ -152,6 +152,17 @@ def test_folders_and_globs_are_expanded(tmp_path: Path) -> None:
         expand_inputs([str(tmp_path / "none*.jsonl")])
 
 
+def test_urls_are_read_through_fsspec(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "b.parquet")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl(TEXTS)))
+    (tmp_path / "a.jsonl").write_bytes(jsonl(TEXTS))
+    found = expand_inputs([f"file://{tmp_path}/*.jsonl*", f"file://{tmp_path}/b.parquet"])
+    assert found == [f"file://{tmp_path}/{name}" for name in ("a.jsonl", "a.jsonl.gz", "b.parquet")]
+    assert texts_of(plan_units(found, 10**6)) == TEXTS * 3
+    with pytest.raises(InputError, match="matches no file"):
+        expand_inputs([f"file://{tmp_path}/*.parquets"])
+
+
 @settings(deadline=None)
 @given(st.text(alphabet="ab \n\r", max_size=300), st.integers(1, 50))
 def test_pieces_join_to_the_text_and_are_short(text: str, n_chars: int) -> None:

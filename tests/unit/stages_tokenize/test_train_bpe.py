@@ -8,7 +8,6 @@ import re
 import pytest
 
 from llmpipe.core.errors import InputError, UserError
-from llmpipe.stages.tokenize import train_bpe
 from llmpipe.stages.tokenize.train_bpe import train_on_texts
 from llmpipe.tokenizer import twin
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -83,13 +82,6 @@ def test_more_merges_than_the_text_has_is_an_error_with_a_size_that_works() -> N
 def test_a_vocabulary_without_room_for_merges_is_an_error() -> None:
     with pytest.raises(UserError, match=r"vocab_size \(256\) must be over 288"):
         train_on_texts(iter([text(100)]), 256, "qwen2")
-
-
-def test_text_whose_counts_could_overflow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_bpe, "_MAX_BYTES", 1000)
-    assert train_on_texts(iter(["ab" * 500]), 289, "qwen2").vocab_size == 289
-    with pytest.raises(UserError, match="at most 1,000 bytes of text can be learned from"):
-        train_on_texts(iter(["ab" * 500, "c"]), 289, "qwen2")
 
 
 def test_long_runs_of_spaces_do_not_stop_training() -> None:

@@ -21,6 +21,12 @@ class Number:
     index: int
 
 
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let worker processes import this file, whatever folder pytest was started from."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
+
+
 UNITS = [Number(i) for i in range(6)]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,12 @@ from llmpipe.core.ranks import Ranks
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.init import initialize
 from llmpipe.model.transformer import Transformer
-from llmpipe.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from llmpipe.training.checkpoint import (
+    CheckpointWriter,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from llmpipe.training.config import AdamW, Muon
 from llmpipe.training.optim import Optimizer, build_optimizer
 from llmpipe.training.step import Batch, SpikeGuard, train_step
@@ -119,3 +125,39 @@ def test_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step-00000001.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(InputError, match="has format 99, expected 1"):
         find_checkpoint(tmp_path)
+
+
+def test_written_beside_the_training_it_holds_the_moment_it_was_asked_for(tmp_path: Path) -> None:
+    model, optimizer = make(Muon())
+    before = model.norm.weight.detach().clone()
+    with CheckpointWriter(tmp_path, keep=2, is_main=True) as writer:
+        state = {"samples": ["one"]}
+        writer.save(3, model, optimizer, state)
+        with torch.no_grad():
+            model.norm.weight += 1
+        state["samples"].append("two")
+        writer.finish()
+    checkpoint = find_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.state == {"samples": ["one"]}
+    load_checkpoint(checkpoint, model, optimizer)
+    assert torch.equal(model.norm.weight, before)
+
+
+def test_error_while_writing_is_raised_and_not_lost(tmp_path: Path) -> None:
+    model, optimizer = make(Muon())
+    (tmp_path / "file").touch()
+    with CheckpointWriter(tmp_path / "file" / "state", keep=2, is_main=True) as writer:
+        writer.save(1, model, optimizer, {})
+        with pytest.raises(OSError, match="Not a directory"):
+            writer.finish()
+
+
+def test_checkpoint_of_another_shape_is_refused_and_the_difference_named(tmp_path: Path) -> None:
+    model, optimizer = make(Muon())
+    save_checkpoint(tmp_path, 1, model, optimizer, {})
+    checkpoint = find_checkpoint(tmp_path)
+    assert checkpoint is not None
+    other = Transformer(replace(model.config, d_ff=2 * model.config.d_ff))
+    with pytest.raises(InputError, match=r"`blocks.0.mlp.gate.weight` is \[.*\], expected \[.*\]"):
+        load_checkpoint(checkpoint, other, build_optimizer(other, Muon()))

@@ -4,11 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpipe.training.loss import IGNORE
-from llmpipe.training.rows import Rows, plan_rows
+from llmpipe.training.rows import MixedRows, Rows, plan_rows
+from llmpipe.training.step import Batch
 
 BOS = 0
 
@@ -108,3 +110,32 @@ def test_targets_are_the_next_tokens_and_bos_ends_a_document() -> None:
 def test_one_token_documents_are_rows_too(n_documents: int) -> None:
     batch = Rows(ListTokens([1] * n_documents), 2, seed=None).batch(0, 1)
     assert batch.targets[0].tolist()[:1] == [BOS]
+
+
+class Named(Rows):
+    """Rows that say which corpus and which number they are."""
+
+    def __init__(self, corpus: int) -> None:
+        self.corpus = corpus
+
+    def batch(self, first_row: int, n_rows: int, with_segments: bool = False) -> Batch:
+        ids = torch.tensor([[self.corpus, first_row + i] for i in range(n_rows)])
+        return Batch(ids, ids, ids if with_segments else None)
+
+
+def test_mixture_has_its_proportions_in_every_stretch_and_a_longer_run_begins_the_same() -> None:
+    parts = [Named(0), Named(1)]
+    rows = MixedRows(parts, [3.0, 1.0], n_rows=60)
+    corpora = rows.batch(0, 60).ids[:, 0].tolist()
+    for start in range(0, 60, 4):  # three rows of the first corpus and one of the second
+        assert sorted(corpora[start : start + 4]) == [0, 0, 0, 1]
+    longer = MixedRows(parts, [3.0, 1.0], n_rows=400).batch(0, 60, with_segments=True)
+    assert torch.equal(longer.ids, rows.batch(0, 60).ids)
+    assert longer.segments is not None and torch.equal(longer.segments, longer.ids)
+
+
+def test_mixture_goes_through_each_part_row_by_row() -> None:
+    mixed = MixedRows([Named(0), Named(1), Named(2)], [0.5, 0.3, 0.2], 100).batch(0, 100).ids
+    for corpus, n_rows in enumerate((50, 30, 20)):
+        numbers = mixed[mixed[:, 0] == corpus][:, 1].tolist()
+        assert numbers == list(range(n_rows))

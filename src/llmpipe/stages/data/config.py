@@ -96,11 +96,12 @@ class LanguagePrefilterConfig:
 @schema
 @dataclass(frozen=True)
 class ExtractionConfig:
-    """HTML to text. `fast` and `precision` are trafilatura's; `all_text` is everything visible."""
+    """HTML to text. `fast` and `precision` are trafilatura's; `quick` asks it only where it must."""
 
-    mode: Literal["fast", "precision", "all_text"] = "precision"
-    """`precision` as FineWeb (F1 .922 on trafilatura's set), `fast` 1.4 times as fast (F1 .920),
-    `all_text` (resiliparse, F1 .70) for pages that are content from edge to edge."""
+    mode: Literal["precision", "fast", "quick", "all_text"] = "precision"
+    """`precision` as FineWeb (F1 .920 on trafilatura's set), `fast` without its fallbacks (F1 .919), `quick` a simple
+    extractor where the page is plainly an article and `fast` elsewhere (F1 .916), `all_text` (resiliparse, F1 .70) for
+    pages that are content from edge to edge. Measured in docs/results/data.md."""
     skip_elements: tuple[str, ...] = ()
     """CSS selectors whose elements are left out in mode `all_text`."""
 
@@ -176,7 +177,7 @@ class GopherQualityConfig:
     """Share of words with a letter; as in datatrove, punctuation counts as words here, which is
     stricter than the paper."""
     min_stop_words: Annotated[int, Ge(0)] = 2
-    """Fewest occurrences of: the, be, to, of, and, that, have, with."""
+    """Fewest different ones of: the, be, to, of, and, that, have, with."""
 
 
 @schema
@@ -270,8 +271,52 @@ class PiiConfig:
         Literal["email", "ipv4", "ipv6", "phone", "card", "iban", "ssn"], ...
     ] = ("email", "ipv4", "ipv6", "phone", "card", "iban", "ssn")  # fmt: skip
     """What is looked for."""
-    phone_region: str | None = "US"
-    """Country whose national spelling is understood; None: only numbers with +country."""
+    phone_regions: tuple[str, ...] = ("US",)
+    """Countries whose national spelling is understood; empty: only numbers with +country."""
+    public_ip_only: bool = True
+    """Leave private, loopback and documentation addresses alone, as FineWeb does."""
+
+
+@schema
+@dataclass(frozen=True)
+class LineCleaningConfig:
+    """Remove lines that are controls of a page, and drop pages made of them.
+
+    Source: RefinedWeb, Penedo et al. 2023, arXiv:2306.01116, section G.2.
+    """
+
+    max_upper: Fraction = 0.5
+    """Lines with a larger share of capitals among their letters are removed."""
+    max_words: Annotated[int, Ge(0)] = 10
+    """Only lines up to this length are looked at for the phrases of controls (sign-in, read more, items in cart)."""
+    max_removed_words: Fraction = 0.05
+    """A page that loses a larger share of its words is dropped."""
+
+
+@schema
+@dataclass(frozen=True)
+class QualityConfig:
+    """Keep what a fastText classifier likes, as in DCLM (Li et al. 2024, arXiv:2406.11794) and FineWeb-Edu."""
+
+    model: str | None = None
+    """File made by `llmpipe data train-classifier`."""
+    label: str = "good"
+    """The label whose probability is the score."""
+    min_score: Fraction = 0.5
+    """Lowest probability; DCLM keeps the best tenth, so look at the scores in the corpus first (`min_score = 0`)."""
+
+
+@schema
+@dataclass(frozen=True)
+class DecontaminationConfig:
+    """Drop documents that share a run of words with an evaluation set."""
+
+    files: tuple[str, ...] = ()
+    """JSONL files, plain or gz; every string in a line is text that a model may be asked."""
+    ngram: Annotated[int, Ge(4), Le(64)] = 13
+    """Words of a run. Source: Brown et al. 2020, arXiv:2005.14165, appendix C (13)."""
+    min_words: Annotated[int, Ge(4)] = 8
+    """A string shorter than `ngram` counts as a whole from this length; shorter ones are chance."""
 
 
 @schema
@@ -280,7 +325,8 @@ class DataConfig:
     """Settings of `llmpipe data`."""
 
     inputs: tuple[str, ...] = ()
-    """WARC, ARC, WET, HTML, Parquet or JSONL files, folders, globs, URLs, or `hf:NAME`; empty: the crawl."""
+    """WARC, ARC, WET, HTML, Parquet or JSONL files, folders, globs, URLs, `hf:NAME`, or a list of Common Crawl:
+    `cc:CC-MAIN-2024-22#0:10` is the first ten archives of that crawl. Empty: the crawl of this run."""
     steps: tuple[str, ...] = FINEWEB_STEPS
     """The steps in order; a step that is not named is not done."""
     keep_dropped: bool = False
@@ -301,3 +347,6 @@ class DataConfig:
     exact_dedup: ExactDedupConfig = field(default_factory=ExactDedupConfig)
     minhash: MinHashConfig = field(default_factory=MinHashConfig)
     pii: PiiConfig = field(default_factory=PiiConfig)
+    line_cleaning: LineCleaningConfig = field(default_factory=LineCleaningConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)

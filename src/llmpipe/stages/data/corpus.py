@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmpipe.core.artifact import atomic_file
-from llmpipe.core.units import Commit
+from llmpipe.core.units import Commit, Executor
 from llmpipe.stages.data.account import Account
 from llmpipe.stages.data.config import DataConfig
+from llmpipe.stages.data.group_units import UNIT_ROWS, group_in_units
 from llmpipe.stages.data.grouping import Clusters, cluster
 from llmpipe.stages.data.segments import (
     DROPPED,
@@ -46,6 +48,7 @@ _CORPUS = pa.schema(
         ("text", pa.string()),
         ("lang", pa.string()),
         ("lang_score", pa.float32()),
+        ("quality", pa.float32()),
         ("n_words", pa.int32()),
         ("cluster_size", pa.int32()),
     ]
@@ -81,7 +84,11 @@ class Decisions:
 
 
 def write_corpus(
-    config: DataConfig, commits: Sequence[Commit], out: Path, step_done: Callable[[], None]
+    config: DataConfig,
+    commits: Sequence[Commit],
+    out: Path,
+    step_done: Callable[[], None],
+    executor: Executor | None = None,
 ) -> Account:
     """Write parts, dropped documents and examples; returns the account.
 
@@ -90,6 +97,7 @@ def write_corpus(
         commits: the units in key order.
         out: the artifact's folder.
         step_done: called between segments; may raise to stop.
+        executor: where the grouping of more than `UNIT_ROWS` documents runs; without one, here.
     """
     sources = [
         Source(commit, i, path)
@@ -97,14 +105,15 @@ def write_corpus(
         for path in segment_paths(commit.folder)
     ]
     account = Account(config.steps)
-    decisions = _decide(config, sources, account)
+    group = partial(_group, config, sources, out / "state" / "groups", executor)
+    decisions = _decide(config, sources, account, group)
     parts = _PartWriter(out, "part", _CORPUS, config.part_mb * 1_000_000)
     dropped = _PartWriter(out / "dropped", "part", _DROPPED, config.part_mb * 1_000_000)
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
     ids: dict[int, str] = _first_ids(sources, decisions)
     start = 0
     columns = [*(f.name for f in _CORPUS if f.name not in ("id", "cluster_size"))]
-    columns += ["i_record", "outcome", "step", "reason", "value", "threshold", "pii"]
+    columns += ["i_record", "outcome", "step", "reason", "value", "threshold", "pii", "page"]
     for source in sources:
         counts = read_counts(source.path)
         account.others.update(counts["others"])
@@ -141,7 +150,27 @@ def document_id(unit_id: str, i_record: int) -> str:
 # Duplicates
 
 
-def _decide(config: DataConfig, sources: Sequence[Source], account: Account) -> Decisions:
+def _group(
+    config: DataConfig,
+    sources: Sequence[Source],
+    folder: Path,
+    executor: Executor | None,
+    step: str,
+    members: np.ndarray,
+) -> Clusters:
+    """Find the clusters of one step among the documents that take part."""
+    if executor is None or len(members) <= UNIT_ROWS:
+        return cluster(len(members), _columns(config, sources, step), members)
+    paths = tuple(source.path for source in sources)
+    return group_in_units(key_columns(config, step), paths, members, folder, executor)
+
+
+def _decide(
+    config: DataConfig,
+    sources: Sequence[Source],
+    account: Account,
+    group: Callable[[str, np.ndarray], Clusters],
+) -> Decisions:
     """Run the corpus steps in the recipe's order, each over the documents that had reached it."""
     position = _positions(config, sources)
     n = len(position)
@@ -155,7 +184,7 @@ def _decide(config: DataConfig, sources: Sequence[Source], account: Account) -> 
         reached = (position > i_step) & (dropped_by < 0)
         columns = [_key_column(sources, name) for name in key_columns(config, step)[:1]]
         has_key = columns[0][1]
-        clusters = cluster(n, _columns(config, sources, step), reached & has_key)
+        clusters = group(step, reached & has_key)
         duplicates = clusters.is_duplicate
         dropped_by[duplicates] = i_step
         first = np.where(duplicates, clusters.first, first)
@@ -306,7 +335,8 @@ def _note_example(
     shown = examples.setdefault((row["step"] or READ, row["reason"]), [])
     if len(shown) < EXAMPLES_PER_REASON:
         names = ("id", "url", "outcome", "step", "reason", "value", "threshold")
-        shown.append({name: row[name] for name in names} | {"excerpt": row["text"][:EXCERPT_CHARS]})
+        excerpts = {"excerpt": row["text"][:EXCERPT_CHARS], "page": row["page"]}
+        shown.append({name: row[name] for name in names} | excerpts)
 
 
 def _write_examples(path: Path, examples: dict[tuple[str, str], list[dict[str, Any]]]) -> None:

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
-# Addresses, numbers and words with inner apostrophes or dots are one token, every other visible sign is one
-# of its own, much as in spaCy, which datatrove uses.
-_TOKEN = re.compile(r"https?://\S+|\d+(?:[.,:/]\d+)+|\w+(?:['’.]\w+)*|\.{2,}|[^\w\s]")
+from llmpipe.stages.data.splitting import is_word, split_tokens
+
 _PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 _LINE_BREAK = re.compile(r"\n+")
 
@@ -22,12 +21,12 @@ class Text:
     @cached_property
     def tokens(self) -> list[str]:
         """Words and punctuation signs in order: what datatrove calls words."""
-        return _TOKEN.findall(self.text)
+        return split_tokens(self.text)
 
     @cached_property
     def words(self) -> list[str]:
-        """Tokens with a letter or digit in them."""
-        return [token for token in self.tokens if any(map(str.isalnum, token))]
+        """Tokens that are not punctuation only."""
+        return [token for token in self.tokens if is_word(token)]
 
     @cached_property
     def lines(self) -> list[str]:
@@ -50,8 +49,12 @@ class Document:
     html: str | None = None
     """The decoded page, until extraction."""
     content: Text | None = None
+    page: str = ""
+    """The beginning of the page's HTML, for examples of what was dropped."""
     lang: str = ""
     lang_score: float = 0.0
+    quality: float | None = None
+    """Score of the classifier, where a recipe has one."""
     pii: dict[str, int] = field(default_factory=dict)
     keys: dict[str, list[int]] = field(default_factory=dict)
     """Name of a deduplication step -> the 64-bit keys by which equal documents are found."""

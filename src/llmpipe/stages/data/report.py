@@ -10,7 +10,7 @@ from typing import Any
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.report import Bars, Block, Code, Section, Table, Text
 
-_EXAMPLE_CHARS = 300
+_EXAMPLE_CHARS = 400
 
 
 def report(artifact: Artifact) -> list[Section]:
@@ -73,6 +73,12 @@ def _funnel(stats: Mapping[str, Any]) -> list[Block]:
     if seconds:
         shares = sorted(seconds.items(), key=lambda item: -item[1])
         blocks.append(Bars("CPU time by step", shares, "s"))
+        speeds = [
+            (row["step"], row["in"] / seconds[row["step"]])
+            for row in funnel
+            if seconds.get(row["step"], 0) > 0
+        ]
+        blocks.append(Bars("Throughput of each step", speeds, "documents per CPU second"))
     return blocks
 
 
@@ -87,13 +93,19 @@ def _reasons(stats: Mapping[str, Any], examples: list[dict[str, Any]]) -> list[B
             case = first.get((row["step"], reason.removeprefix("unreadable: ")))
             rows.append([row["step"], reason, count, _bound(case)])
             if case and case["excerpt"]:
-                excerpt = case["excerpt"][:_EXAMPLE_CHARS]
-                blocks.append(
-                    Code(excerpt, f"{row['step']}, {reason}: {case['url'] or case['id']}")
-                )
+                blocks += _side_by_side(f"{row['step']}, {reason}", case)
     if not rows:
         return [Text("Nothing was dropped.")]
     return [Table(["step", "reason", "documents", "first case"], rows), *blocks]
+
+
+def _side_by_side(title: str, case: Mapping[str, Any]) -> list[Block]:
+    """An example of a reason: what was extracted beside the page's HTML."""
+    text, page = case["excerpt"][:_EXAMPLE_CHARS], case.get("page", "")[:_EXAMPLE_CHARS]
+    caption = f"{title}: {case['url'] or case['id']}"
+    if not page:
+        return [Code(text, caption)]
+    return [Table([caption, "the page's HTML"], [[text, page]])]
 
 
 def _bound(example: Mapping[str, Any] | None) -> str:

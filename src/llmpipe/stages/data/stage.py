@@ -16,10 +16,12 @@ from llmpipe.stages.data.report import report
 
 def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Make a corpus under `out` and return its numbers."""
-    from llmpipe.core.executors import Limits, LocalProcesses, Progress
+    from llmpipe.core.executors import Limits, Progress
     from llmpipe.core.units import run_units
+    from llmpipe.stages.data.cluster import make_executor
     from llmpipe.stages.data.corpus import write_corpus
     from llmpipe.stages.data.sources.inputs import plan_units
+    from llmpipe.stages.data.steps.decontamination import compile_evaluations
     from llmpipe.stages.data.steps.table import check_steps
     from llmpipe.stages.data.steps.url_filter import compile_lists
     from llmpipe.stages.data.unit import DataJob
@@ -32,6 +34,8 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     # -------------------------------------------------------------------------------- what all workers share
     if "url_filter" in config.steps:
         compile_lists(config.url_filter, state / "prepared" / "urls.npy")
+    if "decontamination" in config.steps:
+        compile_evaluations(config.decontamination, state / "prepared" / "evaluations.npy")
     limits = Limits(config.limits.cpu_s, config.limits.wall_s, config.limits.memory_mb * 1_000_000)
 
     # ------------------------------------------------------- first pass: every input file through the steps
@@ -40,13 +44,14 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
         def show(now: Progress) -> None:
             progress.update(now.n_units, f"{format_count(now.n_records)} records")
 
-        executor = LocalProcesses(ctx.workers, limits, show, lambda: ctx.stop.requested)
+        name = ctx.executor
+        executor = make_executor(name, ctx.workers, limits, show, lambda: ctx.stop.requested)
         job = DataJob(config, state / "prepared")
         commits = run_units(job, units, state / "units", executor) if units else []
         ctx.stop.check()
 
     # --------------------------------------- second pass: duplicates over all files, then the corpus itself
-    account = write_corpus(config, commits, out, ctx.stop.check)
+    account = write_corpus(config, commits, out, ctx.stop.check, executor)
     stats = account.to_stats()
     stats |= {"input_files": len(units), "input_bytes": sum(source.n_bytes for source in sources)}
     stats["repeated_input_files"] = len(sources) - len({source.fingerprint for source in sources})
@@ -74,7 +79,7 @@ def needs(config: DataConfig) -> dict[str, Need]:
 
 
 def files(config: DataConfig) -> Sequence[str]:
-    """Everything from outside that decides the result: inputs and block lists."""
+    """Everything from outside that decides the result: inputs, block lists, evaluation sets, a classifier."""
     from llmpipe.stages.data.steps.url_filter import list_files
 
     lists = (
@@ -82,6 +87,10 @@ def files(config: DataConfig) -> Sequence[str]:
         if "url_filter" in config.steps
         else []
     )
+    if "decontamination" in config.steps:
+        lists += config.decontamination.files
+    if "quality" in config.steps and config.quality.model:
+        lists.append(config.quality.model)
     return [*_input_names(config), *lists]
 
 
@@ -92,10 +101,14 @@ def plan(config: DataConfig, inputs: Inputs) -> dict[str, str]:
 
     check_steps(config.steps)
     sources = source_files(config, inputs)
+    from llmpipe.stages.data.estimate import estimate
+
+    cost = estimate(config, sources)
     lines = {
         "inputs": f"{len(sources)} files, {format_bytes(sum(file.n_bytes for file in sources))}",
         "units": str(len(plan_units(sources))),
     }
+    lines |= cost.to_lines() if cost else {}
     return lines | {
         f"step {i}": f"{name}: {STEPS[name].summary}" for i, name in enumerate(config.steps, 1)
     }
@@ -121,7 +134,7 @@ def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 SPEC = StageSpec(
     name="data",
-    version=1,
+    version=2,
     summary="Web archives and other files -> clean corpus, with an account of every document",
     config=DataConfig,
     folder="corpus",

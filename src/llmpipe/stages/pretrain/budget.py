@@ -27,24 +27,25 @@ def make_budget(config: PretrainConfig, model: ModelConfig, n_tokens: int) -> Bu
         UserError: if the global batch is not a whole number of micro-batches.
         InputError: if the tokens do not fill one step.
     """
-    row_tokens = model.max_seq_len
+    row_tokens, batch = model.max_seq_len, config.global_batch_tokens
+    assert batch is not None, "filled in by `depth.fill_in`"
     micro_tokens = row_tokens * config.micro_batch_size
-    if config.global_batch_tokens % micro_tokens:
+    if batch % micro_tokens:
         raise UserError(
-            f"global_batch_tokens ({config.global_batch_tokens}) must be a multiple of "
+            f"global_batch_tokens ({batch}) must be a multiple of "
             f"micro_batch_size * max_seq_len ({config.micro_batch_size} * {row_tokens})"
         )
     wanted = n_tokens * config.epochs
     if config.max_tokens is not None:
         wanted = min(wanted, config.max_tokens)
-    n_steps = int(wanted // config.global_batch_tokens)
+    n_steps = int(wanted // batch)
     if n_steps == 0:
         raise InputError(
-            f"{int(wanted):,} tokens do not fill one step of {config.global_batch_tokens:,}",
+            f"{int(wanted):,} tokens do not fill one step of {batch:,}",
             hint="lower `pretrain.global_batch_tokens`, or bring more text",
         )
     return Budget(
         n_steps,
-        n_rows=config.global_batch_tokens // row_tokens,
-        n_micro_batches=config.global_batch_tokens // micro_tokens,
+        n_rows=batch // row_tokens,
+        n_micro_batches=batch // micro_tokens,
     )

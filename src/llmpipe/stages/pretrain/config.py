@@ -25,6 +25,10 @@ PresetName = Literal[
 ]
 
 
+WIDTH_PER_BLOCK = 64
+"""`d_model` of a model made by `depth`, per block. Source: karpathy/nanochat, `--aspect-ratio`."""
+
+
 @schema
 @dataclass(frozen=True)
 class ModelSettings:
@@ -58,8 +62,12 @@ class ModelSettings:
     pad_vocab_to: Annotated[int, Gt(0)] = 1
     """Round the head's rows up to a multiple of this in memory; ours are multiples of 128 already."""
 
-    def resolve(self, vocab_size: int) -> ModelConfig:
+    def resolve(self, vocab_size: int, depth: int | None = None) -> ModelConfig:
         """Work out the whole shape.
+
+        Args:
+            vocab_size: Number of token ids.
+            depth: With it, width and number of blocks follow from it where they are not set.
 
         Raises:
             UserError: if settings contradict each other.
@@ -71,6 +79,11 @@ class ModelSettings:
         }
         asked["vocab_size"] = vocab_size
         if self.preset is not None:
+            if depth is not None:
+                raise UserError(
+                    f"`depth` and `model.preset` both decide the shape: {depth} and {self.preset}",
+                    hint="leave one of them out",
+                )
             preset = PRESETS[self.preset]
             if self.family not in (None, preset.family):
                 raise UserError(
@@ -79,12 +92,12 @@ class ModelSettings:
             return replace(preset, **asked)
         family = self.family or "qwen3"
         head_dim = self.head_dim or 64
-        d_model = self.d_model or 384
+        d_model = self.d_model or (384 if depth is None else WIDTH_PER_BLOCK * depth)
         n_heads = self.n_heads or max(1, d_model // head_dim)
         derived = {
             "family": family,
             "d_model": d_model,
-            "n_layers": 6,
+            "n_layers": depth or 6,
             "n_heads": n_heads,
             "n_kv_heads": n_heads,
             "head_dim": head_dim,
@@ -98,19 +111,37 @@ class ModelSettings:
 
 @schema
 @dataclass(frozen=True)
+class Corpus:
+    """One part of a mixture."""
+
+    name: str
+    """Name of the input, given as `--from NAME=PATH`; without that, of the folder under the run's."""
+    weight: Annotated[float, Gt(0)] = 1.0
+    """Rows of it, in proportion to the other parts' weights."""
+
+
+@schema
+@dataclass(frozen=True)
 class PretrainConfig:
     """How a model learns to continue text."""
 
+    depth: Annotated[int, Gt(0)] | None = None
+    """One dial for everything: blocks, from which width, heads, batch, learning rates and tokens
+    follow where they are not set; `--dry-run` shows what. See docs/guides/pretraining.md."""
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
     schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
 
+    mixture: tuple[Corpus, ...] = ()
+    """Token artifacts to train on, all made with one tokenizer; none: the run's own, `tokens`."""
     epochs: Annotated[float, Gt(0)] = 1.0
-    """How often to go over the training tokens."""
+    """How often to go over the training tokens, all parts of a mixture together."""
     max_tokens: Annotated[int, Gt(0)] | None = None
-    """Stop after this many tokens, if that is sooner."""
-    global_batch_tokens: Annotated[int, Gt(0)] = 65_536
-    """Tokens per update, over all micro-batches and processes."""
+    """Stop after this many tokens, if that is sooner; without it, `depth` gives a number."""
+    global_batch_tokens: Annotated[int, Gt(0)] | None = None
+    """Tokens per update, over all micro-batches and processes; without `depth`, 65,536."""
+    lr_scale: Annotated[float, Gt(0)] | None = None
+    """All learning rates are multiplied by this; without `depth`, 1."""
     micro_batch_size: Annotated[int, Gt(0)] = 8
     """Rows that one process puts through the model at once; as many as memory holds."""
     document_mask: bool = False
@@ -138,5 +169,19 @@ class PretrainConfig:
     """Give up after this many updates in a row whose loss or gradient was not usable."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number type of matrix products; auto is bfloat16 where the GPU has it. Weights are float32."""
+    parallel: Literal["replicate", "fsdp"] = "replicate"
+    """What each process holds: the whole model, or with `fsdp` some rows of every weight, for models
+    that do not fit. One process has nothing to share, so both are the same there."""
+    exact: bool = False
+    """Sum gradients in an order that does not depend on the number of processes, so that 1, 2, 4, ...
+    end with the same bits, also when a run resumes on another number. A CPU process then uses one
+    thread. Needs a power of two of processes."""
+    recompute: bool = False
+    """Keep only the input of each block and work out the rest again in the backward pass: less
+    memory, about a third more time. The result has the same bits."""
+    export_every: Annotated[int, Gt(0)] | None = None
+    """Steps between copies of the model under `steps/`, each a Hugging Face folder; None: no copies."""
+    profile: bool = False
+    """Write a trace of three steps to `logs/trace.json`, for chrome://tracing or Perfetto."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile each block with torch.compile; auto does on GPUs, where it pays for its minute."""

@@ -8,7 +8,8 @@ import contextlib
 import json
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,15 @@ from llmpipe.stages.pretrain.budget import Budget
 from llmpipe.stages.pretrain.config import PretrainConfig
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.shards import TokenShards
-from llmpipe.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from llmpipe.training.checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint
 from llmpipe.training.evaluate import evaluate
+from llmpipe.training.fsdp import reshard
+from llmpipe.training.loss import IGNORE
 from llmpipe.training.optim import build_optimizer
 from llmpipe.training.parallel import my_share
-from llmpipe.training.rows import Rows
+from llmpipe.training.prefetch import prefetch
+from llmpipe.training.profile import StepProfiler
+from llmpipe.training.rows import MixedRows, Rows
 from llmpipe.training.sample import sample_ids
 from llmpipe.training.schedule import lr_factor
 from llmpipe.training.step import Batch, SpikeGuard, train_step
@@ -35,15 +40,28 @@ from llmpipe.training.throughput import Speedometer, flops_per_token, peak_flops
 
 
 @dataclass(frozen=True)
-class Data:
-    """What is trained on and measured on."""
+class Corpus:
+    """Tokens of one artifact."""
 
     train: TokenShards
     val: TokenShards
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on and measured on."""
+
+    corpora: Sequence[Corpus]
     tokenizer: Tokenizer
 
+    @property
+    def n_train_tokens(self) -> int:
+        """Count the tokens to train on, each once."""
+        return sum(corpus.train.n_tokens for corpus in self.corpora)
 
-def train(  # noqa: PLR0915 (a loop is read top to bottom, in one piece)
+
+def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     model: Transformer,
     data: Data,
     budget: Budget,
@@ -51,17 +69,29 @@ def train(  # noqa: PLR0915 (a loop is read top to bottom, in one piece)
     out: Path,
     ctx: Context,
     runtime: Runtime,
+    export: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train `model` in place; resumes from `out/state`; returns the stage's numbers."""
+    """Train `model` in place; resumes from `out/state`; returns the stage's numbers.
+
+    Args:
+        model: With its first weights, on the device.
+        data: What is trained on and measured on.
+        budget: Steps of the run.
+        config: With every setting filled in.
+        out: Folder of the run.
+        ctx: Where to speak and log.
+        runtime: Device and processes.
+        export: Called every `config.export_every` steps to write down the model as it is.
+    """
     # -----------------------------------------------------------------------------------------
     # setup
 
     ranks, n_steps = runtime.ranks, budget.n_steps
     row_tokens = model.config.max_seq_len
     micro = config.micro_batch_size
-    rows = Rows(data.train, row_tokens, ctx.seed)
+    rows = training_rows(data, row_tokens, budget.n_rows * n_steps, ctx.seed)
     my_micro_batches = my_share(range(budget.n_micro_batches), ranks)
-    val_batches = validation_batches(data.val, config, row_tokens, runtime)
+    val_batches = validation_batches(data, config, row_tokens, runtime)
     bytes_of_id = count_bytes(data.tokenizer)
 
     dtype = resolve_dtype(config.dtype, runtime.device)
@@ -69,7 +99,8 @@ def train(  # noqa: PLR0915 (a loop is read top to bottom, in one piece)
     if is_compiled:
         for block in model.blocks:
             block.compile()
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim, ranks)
+    writer = CheckpointWriter(out / "state", config.keep_checkpoints, ranks.is_main)
     guard = SpikeGuard()
     speed = Speedometer(flops_per_token(model.config, row_tokens), peak_flops(runtime.device))
 
@@ -86,21 +117,30 @@ def train(  # noqa: PLR0915 (a loop is read top to bottom, in one piece)
     ctx.metrics.rewind(first_step)
     last_save = time.monotonic()
 
+    def batches_of(step: int) -> list[Batch]:
+        first_row = step * budget.n_rows
+        return [
+            rows.batch(first_row + i * micro, micro, config.document_mask) for i in my_micro_batches
+        ]
+
+    coming = prefetch(batches_of, first_step, n_steps, pin=runtime.is_cuda)
+    profiler = StepProfiler(out / "logs" / "trace.json", config.profile and ranks.is_main)
+
     # -----------------------------------------------------------------------------------------
     # steps
 
     model.train()
-    with ctx.console.progress("pretrain", n_steps, "step") as progress:
+    with ctx.console.progress("pretrain", n_steps, "step") as progress, writer, profiler:
         for step in range(first_step, n_steps):
             # train
             speed.start()
-            first_row = step * budget.n_rows
-            batches = [
-                rows.batch(first_row + i * micro, micro, config.document_mask)
-                for i in my_micro_batches
-            ]
-            factor = lr_factor(step, n_steps, config.schedule)
-            result = train_step(model, optimizer, batches, factor, guard, runtime, dtype)
+            waiting = time.monotonic()
+            batches = next(coming)
+            wait_s = time.monotonic() - waiting
+            factor = lr_factor(step, n_steps, config.schedule) * (config.lr_scale or 1.0)
+            result = train_step(
+                model, optimizer, batches, factor, guard, runtime, dtype, config.exact
+            )
             seconds = speed.stop(budget.n_rows * row_tokens)
             train_loss, done = result.loss, step + 1
             log: dict[str, Any] = {
@@ -109,9 +149,11 @@ def train(  # noqa: PLR0915 (a loop is read top to bottom, in one piece)
                 "grad_norm": result.grad_norm,
                 "tok_per_s": round(budget.n_rows * row_tokens / seconds),
                 "seconds": round(seconds, 4),
+                "wait_s": round(wait_s, 5),
             }
             if result.skipped is not None:
                 log["skipped"] = result.skipped
+                first_row = step * budget.n_rows
                 last_row = first_row + budget.n_rows - 1
                 ctx.console.warn(
                     f"step {done}: update skipped, {result.skipped} (rows {first_row} to {last_row})"
@@ -125,14 +167,22 @@ def train(  # noqa: PLR0915 (a loop is read top to bottom, in one piece)
             # evaluate
             if is_due(config.eval_every, done, n_steps):
                 val_loss, val_bpb = evaluate(model, val_batches, bytes_of_id, runtime, dtype)
+                reshard(model)
                 log |= {"val_loss": val_loss, "val_bpb": val_bpb}
 
             # sample
-            if is_due(config.sample_every, done, n_steps) and ranks.is_main:
+            takes_part = ranks.is_main or config.parallel == "fsdp"
+            if is_due(config.sample_every, done, n_steps) and takes_part:
                 with eager(is_compiled):
                     samples += write_samples(model, data.tokenizer, config, done, ctx.seed)
-                save_samples(samples, out)
+                reshard(model)
+                if ranks.is_main:
+                    save_samples(samples, out)
                 ctx.console.info(f"step {done:,}: {samples[-1]['text']!r}")
+
+            # export
+            if export is not None and config.export_every and done % config.export_every == 0:
+                export(done)
 
             # log
             if speed.peak_flops is not None:
@@ -141,23 +191,23 @@ def train(  # noqa: PLR0915 (a loop is read top to bottom, in one piece)
             headline = f"loss {result.loss:.3f}"
             if math.isfinite(val_bpb):
                 headline += f"  val_bpb {val_bpb:.3f}"
+            profiler.step()
             progress.update(done, headline, f"{speed.tokens_per_s:,.0f} tokens/s")
 
             # save
             must_stop = runtime.any(ctx.stop.requested)
             must_save = runtime.any(time.monotonic() - last_save >= config.checkpoint_every_s)
             if (must_stop or must_save) and done < n_steps:
-                if ranks.is_main:
-                    losses = [train_loss, val_loss, val_bpb]
-                    state = {"guard": guard.state(), "samples": samples, "losses": losses}
-                    save_checkpoint(
-                        out / "state", done, model, optimizer, state, config.keep_checkpoints
-                    )
-                runtime.barrier()
+                losses = [train_loss, val_loss, val_bpb]
+                state = {"guard": guard.state(), "samples": samples, "losses": losses}
+                writer.save(done, model, optimizer, state)
                 last_save = time.monotonic()
                 if must_stop:
+                    writer.finish()
+                    runtime.barrier()
                     ctx.stop.request()  # on the processes that no signal came to
                     ctx.stop.check()
+        writer.finish()
 
     return {
         "steps": n_steps,
@@ -180,15 +230,39 @@ def is_due(every: int | None, done: int, n_steps: int) -> bool:
     return every is not None and (done % every == 0 or done == n_steps)
 
 
+def training_rows(data: Data, row_tokens: int, n_rows: int, seed: int) -> Rows | MixedRows:
+    """Number the rows of the run, over all corpora."""
+    parts = [Rows(corpus.train, row_tokens, seed) for corpus in data.corpora]
+    if len(parts) == 1:
+        return parts[0]
+    return MixedRows(parts, [corpus.weight for corpus in data.corpora], n_rows)
+
+
 def validation_batches(
-    shards: TokenShards, config: PretrainConfig, row_tokens: int, runtime: Runtime
+    data: Data, config: PretrainConfig, row_tokens: int, runtime: Runtime
 ) -> list[Batch]:
-    """Cut this process's share of the validation tokens, in order, at most `eval_tokens` in all."""
-    rows = Rows(shards, row_tokens, seed=None)
-    n_rows = min(rows.rows_per_epoch, max(1, config.eval_tokens // row_tokens))
+    """Cut this process's share of the validation tokens, in order, at most `eval_tokens` in all.
+
+    Corpora of a mixture are measured in the proportions in which they are trained on.
+    """
     micro = config.micro_batch_size
-    firsts = range(0, n_rows, micro)[runtime.ranks.rank :: runtime.ranks.world_size]
-    return [rows.batch(i, min(micro, n_rows - i), config.document_mask) for i in firsts]
+    total = math.fsum(corpus.weight for corpus in data.corpora)
+    cuts: list[tuple[Rows, int, int]] = []
+    for corpus in data.corpora:
+        rows = Rows(corpus.val, row_tokens, seed=None)
+        wanted = int(config.eval_tokens * corpus.weight / total) // row_tokens
+        n_rows = min(rows.rows_per_epoch, max(1, wanted))
+        cuts += [(rows, i, min(micro, n_rows - i)) for i in range(0, n_rows, micro)]
+    n_processes = runtime.ranks.world_size
+    batches = [
+        rows.batch(first, n, config.document_mask)
+        for rows, first, n in cuts[runtime.ranks.rank :: n_processes]
+    ]
+    if len(batches) < -(-len(cuts) // n_processes):
+        # With FSDP all processes must go through the model equally often: one more, for nothing.
+        nothing = cuts[0][0].batch(0, 1, config.document_mask)
+        batches.append(replace(nothing, targets=torch.full_like(nothing.targets, IGNORE)))
+    return batches
 
 
 def count_bytes(tokenizer: Tokenizer) -> torch.Tensor:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmpipe.core.artifact import Artifact, write_atomic
 from llmpipe.core.console import format_bytes, format_duration
-from llmpipe.core.errors import InputError
+from llmpipe.core.errors import UserError
 from llmpipe.core.report import Section
 from llmpipe.core.stage import Context, Inputs, Need, StageSpec
 from llmpipe.stages.pretrain.budget import make_budget
 from llmpipe.stages.pretrain.config import PretrainConfig
+from llmpipe.stages.pretrain.depth import fill_in
+
+if TYPE_CHECKING:
+    from llmpipe.model.transformer import Transformer
+    from llmpipe.tokenizer.bpe import Tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def needs(config: PretrainConfig) -> dict[str, Need]:
-    """Ask for tokens."""
-    return {"tokens": Need("tokens", "tokens")}
+    """Ask for tokens: the run's own, or each part of the mixture."""
+    names = [corpus.name for corpus in config.mixture] or ["tokens"]
+    if len(set(names)) < len(names):
+        raise UserError(f"`pretrain.mixture` names a corpus twice: {', '.join(names)}")
+    return {name: Need("tokens", name) for name in names}
 
 
 def plan(config: PretrainConfig, inputs: Inputs) -> dict[str, str]:
@@ -29,13 +37,16 @@ def plan(config: PretrainConfig, inputs: Inputs) -> dict[str, str]:
     from llmpipe.tokenizer.shards import open_shards
     from llmpipe.training import throughput
 
-    folder = inputs["tokens"].path
-    model = config.model.resolve(Tokenizer.load(folder).vocab_size)
-    n_train = open_shards(folder, "train", verify=False).n_tokens
+    folders = [inputs[name].path for name in needs(config)]
+    config, model = fill_in(config, Tokenizer.load(folders[0]).vocab_size)
+    n_train = sum(open_shards(folder, "train", verify=False).n_tokens for folder in folders)
     budget = make_budget(config, model, n_train)
-    n_tokens = budget.n_steps * config.global_batch_tokens
+    batch = budget.n_rows * model.max_seq_len
+    n_tokens = budget.n_steps * batch
     flops = n_tokens * throughput.flops_per_token(model, model.max_seq_len)
-    memory = throughput.training_bytes(model, config.micro_batch_size * model.max_seq_len)
+    memory = throughput.training_bytes(
+        model, config.micro_batch_size * model.max_seq_len, config.recompute
+    )
     on_cores = format_duration(flops / (2 * throughput.CPU_FLOPS_PER_S))
     h100 = throughput.PEAK_FLOPS["H100"] * throughput.GPU_MFU
     return {
@@ -43,11 +54,16 @@ def plan(config: PretrainConfig, inputs: Inputs) -> dict[str, str]:
         f"{model.vocab_size:,} ids, rows of {model.max_seq_len:,}",
         "parameters": f"{n_parameters(model):,}",
         "tokens": f"{n_tokens:,} of {n_train:,} ({n_tokens / n_train:.2f} epochs)",
-        "steps": f"{budget.n_steps:,} of {config.global_batch_tokens:,} tokens",
+        "steps": f"{budget.n_steps:,} of {batch:,} tokens",
+        "learning rate": f"{config.optim.lr * (config.lr_scale or 1):.3g} ({config.optim.kind})",
         "FLOPs": f"{flops:.2e}",
         "memory": f"about {format_bytes(memory)} per process",
         "time": f"about {on_cores} on 2 CPU cores, {format_duration(flops / h100)} "
         f"on an H100 at {throughput.GPU_MFU:.0%} of its peak",
+        "cost": f"about ${flops / h100 / 3600 * throughput.USD_PER_GPU_HOUR:,.2f} at "
+        f"${throughput.USD_PER_GPU_HOUR:.2f} per H100-hour",
+        "checkpoints": f"{format_bytes(throughput.checkpoint_bytes(model))} each, "
+        f"{config.keep_checkpoints} kept",
     }
 
 
@@ -59,40 +75,69 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     from llmpipe.model.config import n_parameters
     from llmpipe.model.init import initialize
     from llmpipe.model.transformer import Transformer
-    from llmpipe.model.weights import save_generation_config, save_model
-    from llmpipe.stages.pretrain.loop import Data, train
+    from llmpipe.stages.pretrain.checks import (
+        check_disk,
+        check_memory,
+        check_processes,
+        check_tokens,
+    )
+    from llmpipe.stages.pretrain.loop import Corpus, Data, train
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.shards import open_shards
-    from llmpipe.training.throughput import peak_memory_bytes
+    from llmpipe.training.fsdp import gather_model, shard_model
+    from llmpipe.training.throughput import memory_bytes, peak_memory_bytes
 
-    tokens = inputs["tokens"]
+    tokens = inputs[next(iter(needs(config)))]
     tokenizer = Tokenizer.load(tokens.path)
-    data = Data(open_shards(tokens.path, "train"), open_shards(tokens.path, "val"), tokenizer)
-    for split, shards in (("training", data.train), ("validation", data.val)):
-        if shards.n_tokens == 0:
-            raise InputError(f"{tokens.path} has no {split} tokens", "raise `tokenize.val_frac`")
-        if shards.digest != tokenizer.digest:
-            raise InputError(
-                f"{tokens.path}: the shards were not made with the tokenizer beside them"
-            )
-    shape = config.model.resolve(tokenizer.vocab_size)
-    budget = make_budget(config, shape, data.train.n_tokens)
+    weights = [corpus.weight for corpus in config.mixture] or [1.0]
+    corpora = []
+    for name, weight in zip(needs(config), weights, strict=True):
+        folder = inputs[name].path
+        train_shards, val_shards = open_shards(folder, "train"), open_shards(folder, "val")
+        check_tokens(folder, tokenizer, train_shards, val_shards)
+        corpora.append(Corpus(train_shards, val_shards, weight))
+    data = Data(corpora, tokenizer)
+    config, shape = fill_in(config, tokenizer.vocab_size)
+    budget = make_budget(config, shape, data.n_train_tokens)
 
-    with runtime(ctx.device) as process:
+    check_disk(config, shape, out)
+
+    with runtime(ctx.device, is_exact=config.exact) as process:
+        ranks = process.ranks
+        check_processes(config, ranks)
+        n_sharing = 1 if process.is_cuda else ranks.local_world_size
+        check_memory(config, shape, ranks, memory_bytes(process.device) // n_sharing)
         model = Transformer(shape)
         initialize(model, torch.Generator().manual_seed(ctx.seed))
         model.to(process.device)
-        stats = train(model, data, budget, config, out, ctx, process)
+        if config.parallel == "fsdp" and not ranks.is_alone:
+            shard_model(model, process)
+        model.is_recomputed = config.recompute
+
+        def export(step: int) -> None:
+            copy = gather_model(model, process)
+            if ranks.is_main:
+                write_folder(copy, out / "steps" / f"step-{step:08d}", tokens, tokenizer)
+
+        stats = train(model, data, budget, config, out, ctx, process, export)
         memory = peak_memory_bytes(process.device)
-        if process.ranks.is_main:
-            bos = tokenizer.bos_id
-            # The model was taught to write BOS where a document ends.
-            save_model(model, out, bos_token_id=bos, eos_token_id=bos)
-            save_generation_config(out, bos, [bos], tokenizer.pad_id)
-            for name in TOKENIZER_FILES:
-                write_atomic(out / name, tokens.file(name).read_bytes())
+        model = gather_model(model, process)
+        if ranks.is_main:
+            write_folder(model, out, tokens, tokenizer)
         process.barrier()
     return {"parameters": n_parameters(shape), **stats, "peak_memory_bytes": memory}
+
+
+def write_folder(model: Transformer, folder: Path, tokens: Artifact, tokenizer: Tokenizer) -> None:
+    """Write a Hugging Face folder that opens as it is."""
+    from llmpipe.model.weights import save_generation_config, save_model
+
+    bos = tokenizer.bos_id
+    # The model was taught to write BOS where a document ends.
+    save_model(model, folder, bos_token_id=bos, eos_token_id=bos)
+    save_generation_config(folder, bos, [bos], tokenizer.pad_id)
+    for name in TOKENIZER_FILES:
+        write_atomic(folder / name, tokens.file(name).read_bytes())
 
 
 def headline(stats: Mapping[str, Any]) -> str:

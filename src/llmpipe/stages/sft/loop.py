@@ -99,7 +99,7 @@ def train(
         raise UserError(
             f"{len(rows.train)} rows are too few for {runtime.ranks.world_size} processes"
         )
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim, runtime.ranks)
     # Conversations differ more in loss than documents do, so only what is not finite is skipped.
     guard = SpikeGuard(n_sigma=None)
     speed = Speedometer(flops_per_token(model.config, rows.n_time), peak_flops(runtime.device))
@@ -124,14 +124,14 @@ def train(
     ctx.metrics.rewind(first_step)
 
     def save(step: int) -> None:
-        if runtime.ranks.is_main:
-            state = {
-                "guard": guard.state(),
-                "val_losses": val_losses,
-                "train_loss": train_loss,
-                "samples": samples,
-            }
-            save_checkpoint(out / "state", step, model, optimizer, state)
+        state = {
+            "guard": guard.state(),
+            "val_losses": val_losses,
+            "train_loss": train_loss,
+            "samples": samples,
+        }
+        is_main = runtime.ranks.is_main
+        save_checkpoint(out / "state", step, model, optimizer, state, is_main=is_main)
         runtime.barrier()
 
     # -----------------------------------------------------------------------------------------

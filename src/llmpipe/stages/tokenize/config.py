@@ -5,12 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt, MultipleOf
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 
 from llmpipe.core.config import schema
 
 MIN_VOCAB = 384
 """256 bytes, 32 special tokens and some merges, as a multiple of 128."""
+
+
+@schema
+@dataclass(frozen=True)
+class Source:
+    """A part of the corpus, and how much of it to use."""
+
+    name: str
+    """What it is called in the manifest and in the report."""
+
+    inputs: tuple[str, ...] = ()
+    """Files, as in `tokenize.inputs`; none means the corpus artifact."""
+
+    epochs: Annotated[float, Gt(0), Le(100)] = 1.0
+    """How often its training documents stand in the shards. 0.5 takes half of them, by hash, 2.5 all
+    of them twice and half of them a third time. Validation documents stand there once."""
+
+    train_share: Annotated[float, Ge(0), Le(1)] | None = None
+    """Its share of `train_bytes`; all of it if it has less. None is its share of the shards' text."""
 
 
 @schema
@@ -26,10 +45,15 @@ class TokenizeConfig:
     """How text is cut into pieces before merging. `qwen2` makes every digit a token: a third more
     tokens than `cl100k` in number-heavy text, as many elsewhere, and sums a small model can learn."""
 
-    train_bytes: Annotated[int, Gt(0), Lt(2**31)] = 100_000_000
+    train_bytes: Annotated[int, Gt(0)] = 100_000_000
     """Bytes of text to learn merges from, drawn evenly over the corpus by the hash of a document's
-    text; validation documents are left out. All of a smaller corpus is used. Below 2^31, so that the
-    trainer's 32-bit counts cannot overflow."""
+    text; validation documents are left out. All of a smaller corpus is used, and each source gives
+    its share (see `sources`). A few hundred more bytes may come, since whole documents are taken."""
+
+    max_pieces: Annotated[int, Gt(0)] = 2_500_000
+    """Different pieces of text (words, mostly) to learn merges from. Where there are more, the rarest
+    are left out, all of one frequency together, and the manifest says how many. 2.5 million take
+    about 2 GB; 100 MB of text in many languages have 0.7 million."""
 
     tokenizer: str | None = None
     """Take this vocabulary and train none: a folder with `tokenizer.json`, a folder with GPT-2's
@@ -39,6 +63,13 @@ class TokenizeConfig:
     inputs: tuple[str, ...] = ()
     """Files to read in place of a corpus artifact: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
     `.parquet`; folders, globs and fsspec URLs too."""
+
+    sources: tuple[Source, ...] = ()
+    """A mixture, in place of `inputs`: where each part of the corpus is, and how much of it to use."""
+
+    compare: tuple[str, ...] = ()
+    """Vocabularies to measure beside this one on the validation documents, in the form of
+    `tokenizer`; the report shows bytes per token of each by language, domain and source."""
 
     text_column: str = "text"
     """The column or key that holds the text."""

@@ -14,7 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,8 @@ from llmpipe.core.errors import InputError
 from llmpipe.stages.tokenize.config import TokenizeConfig
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+_FACTS = ("lang", "url")
+"""Columns that the card groups documents by, where they are there."""
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _LINE_PER_TEXT = 3
 """A line of JSON may be this much longer than its text: an escaped emoji is 12 bytes for 4."""
@@ -35,6 +37,10 @@ class Unit:
     path: str
     start: int
     stop: int | None
+    source: int = 0
+    """Which source it belongs to, as its place in the settings."""
+    copy: int = 0
+    """Which time through the source this is, from 0."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Document:
     text: str | None
     """None when it is longer than allowed: `n_bytes` says how long."""
     n_bytes: int = 0
+    lang: str = ""
+    url: str = ""
 
 
 def expand_inputs(patterns: Sequence[str]) -> list[str]:
@@ -56,7 +64,7 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
     files: set[str] = set()
     for pattern in patterns:
         if "://" in pattern:
-            found = [pattern]
+            found = _expand_url(pattern)
         elif Path(pattern).is_dir():
             found = [str(p) for p in Path(pattern).rglob("*") if p.name.endswith(SUFFIXES)]
         elif Path(pattern).exists():
@@ -70,6 +78,19 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
         if not name.endswith(SUFFIXES):
             raise InputError(f"{name}: the kinds of file read here are {', '.join(SUFFIXES)}")
     return sorted(files)
+
+
+def _expand_url(url: str) -> list[str]:
+    """Return the files that a URL stands for; with `*` in it, those that match."""
+    if "*" not in url:
+        return [url]
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.url_to_fs(url)
+        return [filesystem.unstrip_protocol(name) for name in filesystem.glob(path)]
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{url}: cannot be listed ({error})") from error
 
 
 def plan_units(paths: Sequence[str], unit_bytes: int) -> list[Unit]:
@@ -109,7 +130,7 @@ def read_unit(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
             yield document
             continue
         for piece in split_text(document.text, config.split_chars):
-            yield Document(document.id, piece)
+            yield replace(document, text=piece)
 
 
 def split_text(text: str, n_chars: int) -> Iterator[str]:
@@ -153,16 +174,15 @@ def _read_parquet(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
                 f"{unit.path}: no column `{config.text_column}`, there are {', '.join(names)}",
                 "name it with `--set tokenize.text_column=NAME`",
             )
-        has_id = config.id_column in names
-        columns = [config.text_column, *([str(config.id_column)] if has_id else [])]
+        others = [name for name in (config.id_column, *_FACTS) if name in names]
+        columns = [config.text_column, *map(str, others)]
         groups = list(range(unit.start, unit.stop or 0))
         n_row = 0
         for batch in parquet.iter_batches(batch_size=64, row_groups=groups, columns=columns):
-            ids = batch.column(config.id_column) if has_id else None
+            facts = batch.select(others).to_pylist() if others else [{}] * len(batch)
             for i, value in enumerate(batch.column(config.text_column)):
                 where = f"{Path(unit.path).name}: row {n_row} from row group {unit.start}"
-                name = str(ids[i].as_py()) if ids is not None else where
-                yield _document(name, _as_text(value, where), where, config)
+                yield _document(facts[i], _as_text(value, where), where, config)
                 n_row += 1
 
 
@@ -173,15 +193,19 @@ def _as_text(value: Any, where: str) -> object:
         raise InputError(f"{where}: not UTF-8 ({error.reason})") from error
 
 
-def _document(name: str, text: object, where: str, config: TokenizeConfig) -> Document:
+def _document(facts: dict[str, Any], text: object, where: str, config: TokenizeConfig) -> Document:
+    """Make a document from what a row says of it."""
     if not isinstance(text, str):
         raise InputError(
             f"{where}: `{config.text_column}` must be a text, {type(text).__name__} came"
         )
+    found = facts.get(config.id_column) if config.id_column else None
+    name = where if found is None else str(found)
     n_bytes = len(text.encode("utf-8", errors="surrogatepass"))
     if n_bytes > config.max_document_bytes:
         return Document(name, None, n_bytes)
-    return Document(name, text)
+    lang, url = (str(facts.get(column) or "") for column in _FACTS)
+    return Document(name, text, lang=lang, url=url)
 
 
 # -- JSON lines ------------------------------------------------------------------------------------
@@ -208,9 +232,7 @@ def _read_jsonl(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
                     f"{where}: a JSON object with the key `{config.text_column}` is needed",
                     "name the key with `--set tokenize.text_column=NAME`",
                 )
-            name = record.get(config.id_column) if config.id_column else None
-            name = where if name is None else str(name)
-            yield _document(name, record[config.text_column], where, config)
+            yield _document(record, record[config.text_column], where, config)
 
 
 def _lines(file: IO[bytes], unit: Unit, limit: int) -> Iterator[tuple[str, bytes | None, int]]:

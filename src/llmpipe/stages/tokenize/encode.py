@@ -6,14 +6,16 @@ import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmpipe.stages.tokenize.card import Card
 from llmpipe.stages.tokenize.config import TokenizeConfig
 from llmpipe.stages.tokenize.documents import Document, Unit, read_unit
+from llmpipe.stages.tokenize.mixture import is_in_copy, sources_of
 from llmpipe.stages.tokenize.split import Scan, split_hash
 from llmpipe.tokenizer.bpe import Tokenizer, clean_text
 from llmpipe.tokenizer.shards import Shard, ShardWriter, Split
@@ -29,8 +31,10 @@ class ScanWork:
     seed: int
 
     def __call__(self, unit: Unit) -> dict[str, Any]:
-        """Count documents and bytes."""
+        """Count documents and bytes; copies of a source hold nothing new."""
         scan = Scan()
+        if unit.copy:
+            return scan.to_json()
         for document in read_unit(unit, self.config):
             if document.text is not None:
                 scan.add(clean_text(document.text)[0].encode(), self.seed)
@@ -52,26 +56,41 @@ class EncodeWork:
         shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
         folder.mkdir(parents=True)
         tokenizer = _load_tokenizer(self.tokenizer_folder)
+        source = sources_of(self.config)[unit.source]
+        card = Card(self.config.compare)
         set_aside: list[dict[str, Any]] = []
-        n_surrogates = 0
+        n_surrogates = n_empty = 0
         with UnitShards(folder, tokenizer, self.config.shard_tokens) as shards:
             for document in read_unit(unit, self.config):
                 if document.text is None:
-                    set_aside.append(_aside(document))
+                    set_aside += [_aside(document)] if unit.copy == 0 else []
                     continue
                 text, n_bad = clean_text(document.text)
-                n_surrogates += n_bad
                 data = text.encode()
-                if data:
-                    split: Split = "val" if split_hash(data) < self.val_below else "train"
-                    shards.add(split, tokenizer.encode_array(text), len(data))
+                n_empty += not data and unit.copy == 0
+                split: Split = "val" if split_hash(data) < self.val_below else "train"
+                if not data or not _is_wanted(split, data, source.epochs, unit.copy):
+                    continue
+                n_surrogates += n_bad
+                ids = tokenizer.encode_array(text)
+                shards.add(split, ids, len(data))
+                if split == "val":
+                    card.add(replace(document, text=text), source.name, len(ids))
             finished = shards.finish()
         np.save(folder / "counts.npy", shards.train_counts)
         return {
+            "source": source.name,
             "shards": [asdict(shard) for shard in finished],
             "set_aside": set_aside,
             "lone_surrogates": n_surrogates,
+            "empty": n_empty,
+            "card": card.to_json(),
         }
+
+
+def _is_wanted(split: Split, data: bytes, epochs: float, copy: int) -> bool:
+    """Say whether a document stands in this copy: those for validation stand in the first alone."""
+    return copy == 0 if split == "val" else is_in_copy(data, epochs, copy)
 
 
 def _aside(document: Document) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.report import Bars, Block, Code, Section, Table, Text
+from llmpipe.stages.tokenize.card import bytes_per_token
 from llmpipe.stages.tokenize.stats import COUNTS_FILE
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import pattern_name
@@ -24,6 +25,7 @@ def report(artifact: Artifact) -> list[Section]:
     counts = np.load(artifact.path / COUNTS_FILE)
     return [
         Section("Tokens", [_sizes(artifact, tokenizer)]),
+        *_card(artifact),
         Section("Length of tokens", _lengths(artifact, tokenizer, counts)),
         Section("Longest and most frequent tokens", [_notable(artifact, tokenizer, counts)]),
         Section("What the model sees", _examples(artifact, tokenizer)),
@@ -41,11 +43,59 @@ def _sizes(artifact: Artifact, tokenizer: Tokenizer) -> Table:
         ["text", f"{stats['text_bytes']:,} bytes"],
         ["bytes per token", f"{stats['bytes_per_token']:.2f}"],
         ["merges that occur nowhere in training text", f"{stats['unused_tokens']:,}"],
+        *_learned(artifact),
         ["documents set aside as too long", f"{stats['documents_set_aside']:,}"],
         ["lone surrogates replaced", f"{stats['lone_surrogates_replaced']:,}"],
         ["digest", str(stats["tokenizer"])[:16]],
     ]
     return Table(["", ""], rows)
+
+
+_KINDS = ("source", "language", "domain")
+
+
+def _learned(artifact: Artifact) -> list[list[str | int | float]]:
+    stats = artifact.stats
+    if "learned_from_bytes" not in stats:
+        return []
+    rows: list[list[str | int | float]] = [
+        ["learned from", f"{stats['learned_from_bytes']:,} bytes"]
+    ]
+    if stats["pruned_pieces"]:
+        rows.append(
+            [
+                f"pieces left out, each in the text fewer than {stats['pruned_below']:,} times",
+                f"{stats['pruned_pieces']:,}, {stats['pruned_occurrences']:,} places",
+            ]
+        )
+    return rows
+
+
+def _card(artifact: Artifact) -> list[Section]:
+    """Return bytes per token by group, of this vocabulary and those it is compared with."""
+    groups = artifact.stats.get("card") or {}
+    if not groups:
+        return []
+    vocabularies = [key for key in next(iter(groups.values())) if key != "bytes"]
+    rows: list[list[str | int | float]] = [
+        [
+            group.rstrip("/").replace("/", " "),
+            row["bytes"],
+            *(round(bytes_per_token(row, name), 2) for name in vocabularies),
+        ]
+        for group, row in groups.items()
+    ]
+    blocks: list[Block] = [
+        Text("On the validation documents. More bytes per token mean shorter sequences."),
+        Table(["text", "bytes", *vocabularies], rows),
+    ]
+    for kind in _KINDS:
+        found = [(g.split("/", 1)[1], row) for g, row in groups.items() if g.startswith(f"{kind}/")]
+        if len(found) > 1:
+            for name in vocabularies:
+                bars = [(label, bytes_per_token(row, name)) for label, row in found]
+                blocks.append(Bars(f"Bytes per token by {kind}: {name}", bars))
+    return [Section("Bytes per token", blocks)]
 
 
 def _lengths(artifact: Artifact, tokenizer: Tokenizer, counts: np.ndarray) -> list[Block]:

@@ -17,6 +17,9 @@ HASH_RANGE = 1 << 64
 N_BUCKETS = 1 << 12
 """The training sample is drawn in steps of 1/4,096 of the corpus."""
 
+_COPY_SEED = 2**63
+"""Far from the seeds of the samples, which are small numbers."""
+
 
 def split_hash(text: bytes) -> int:
     """Return the number that decides between training and validation: xxh3_64 of the text."""
@@ -26,6 +29,11 @@ def split_hash(text: bytes) -> int:
 def sample_bucket(text: bytes, seed: int) -> int:
     """Return the bucket in which a text lies for the tokenizer's sample; another hash by seed."""
     return xxhash.xxh3_64_intdigest(text, seed=seed + 1) * N_BUCKETS // HASH_RANGE
+
+
+def copy_fraction(text: bytes) -> float:
+    """Return the number in 0..1 that decides whether a text is in a part of an epoch."""
+    return xxhash.xxh3_64_intdigest(text, seed=_COPY_SEED) / HASH_RANGE
 
 
 @dataclass
@@ -68,6 +76,11 @@ def add_up(records: Iterable[dict[str, Any]]) -> Scan:
         for i, n in enumerate(record["bucket_bytes"]):
             total.bucket_bytes[i] += n
     return total
+
+
+def merged(scans: Iterable[Scan]) -> Scan:
+    """Add up the scans of all sources."""
+    return add_up(scan.to_json() for scan in scans)
 
 
 def val_threshold(scan: Scan, val_frac: float) -> int:

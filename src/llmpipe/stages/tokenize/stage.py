@@ -3,7 +3,7 @@
 Four steps, of which each can be stopped and gone on with:
 
 1. scan: count documents, find the thresholds of the validation split and the training sample
-2. train: learn the vocabulary, or load an existing one
+2. train: count the sample's pieces and learn the vocabulary, or load an existing one
 3. encode: write each unit's shards
 4. place: give the shards their names, write the index
 """
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 def needs(config: TokenizeConfig) -> dict[str, Need]:
     """Ask for a corpus, unless files are named."""
-    return {} if config.inputs else {"corpus": Need("corpus", "corpus")}
+    is_named = bool(config.inputs or config.sources)
+    has_files = is_named and all(source.inputs for source in config.sources)
+    return {} if has_files else {"corpus": Need("corpus", "corpus")}
 
 
 def files(config: TokenizeConfig) -> Sequence[str]:
@@ -37,13 +39,17 @@ def files(config: TokenizeConfig) -> Sequence[str]:
     from llmpipe.stages.tokenize.documents import expand_inputs
     from llmpipe.tokenizer.vocabularies import vocabulary_files
 
-    vocabulary = vocabulary_files(Path(config.tokenizer)) if config.tokenizer else []
-    return [*expand_inputs(config.inputs), *map(str, vocabulary)]
+    inputs = [*config.inputs, *(name for source in config.sources for name in source.inputs)]
+    vocabularies = [*([config.tokenizer] if config.tokenizer else []), *config.compare]
+    return [
+        *expand_inputs(inputs),
+        *(str(path) for name in vocabularies for path in vocabulary_files(Path(name))),
+    ]
 
 
 def plan(config: TokenizeConfig, inputs: Inputs) -> dict[str, str]:
     """Say what will be read and made."""
-    paths = _paths(config, inputs)
+    paths = sorted({unit.path for unit in _units(config, inputs)})
     n_bytes = sum(Path(path).stat().st_size for path in paths if "://" not in path)
     vocabulary = (
         f"from {config.tokenizer}"
@@ -60,29 +66,36 @@ def plan(config: TokenizeConfig, inputs: Inputs) -> dict[str, str]:
 
 def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Run the stage; called again after a kill it goes on where it was."""
-    from llmpipe.stages.tokenize.documents import plan_units
+    from llmpipe.stages.tokenize.card import add_cards
     from llmpipe.stages.tokenize.encode import EncodeWork, ScanWork, add_counts, place_shards
-    from llmpipe.stages.tokenize.split import add_up, val_threshold
-    from llmpipe.stages.tokenize.stats import collect, save_counts
+    from llmpipe.stages.tokenize.mixture import sources_of
+    from llmpipe.stages.tokenize.split import add_up, merged, val_threshold
+    from llmpipe.stages.tokenize.stats import collect, save_counts, source_sums
     from llmpipe.stages.tokenize.workers import run_units
     from llmpipe.tokenizer.shards import write_index
 
     for unfinished in out.glob(".tmp-*"):
         unfinished.unlink()
     state = out / "state"
-    units = plan_units(_paths(config, inputs), config.unit_bytes)
+    units = _units(config, inputs)
+    sources = sources_of(config)
 
     # ------------------------------------------------------------------------------------ scan
-    with ctx.console.progress("scan", len(units), "unit") as bar:
-        scan_work = ScanWork(config, ctx.seed)
-        scans = run_units(scan_work, units, state / "scan", ctx.workers, ctx.stop, bar)
-    scan = add_up(scans)
-    if scan.documents == 0:
-        raise InputError("the corpus is empty: there is no document with text in it")
-    val_below = val_threshold(scan, config.val_frac)
+    scans: list[Scan] = []
+    if config.tokenizer is None or config.val_frac > 0:  # else nothing depends on it
+        with ctx.console.progress("scan", len(units), "unit") as bar:
+            scan_work = ScanWork(config, ctx.seed)
+            found = run_units(scan_work, units, state / "scan", ctx.workers, ctx.stop, bar)
+        scans = [
+            add_up(record for unit, record in zip(units, found, strict=True) if unit.source == i)
+            for i in range(len(sources))
+        ]
+        if all(scan.documents == 0 for scan in scans):
+            raise _empty_corpus()
+    val_below = val_threshold(merged(scans), config.val_frac)
 
     # ----------------------------------------------------------------------------------- train
-    tokenizer = _tokenizer(config, units, scan, val_below, out, ctx)
+    tokenizer, trained = _tokenizer(config, units, scans, val_below, out, ctx)
     ctx.console.debug(tokenizer.encoder_note)
     ctx.stop.check()
 
@@ -93,6 +106,8 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         records = run_units(encode_work, units, state / "encode", ctx.workers, ctx.stop, bar)
 
     # ----------------------------------------------------------------------------------- place
+    if not any(record["shards"] for record in records):
+        raise _empty_corpus()
     counts = add_counts(len(units), work_folder)
     save_counts(out, counts)
     set_aside = [row for record in records for row in record["set_aside"]]
@@ -109,50 +124,95 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         split={"by": "xxh3_64 of the text", "val_below": val_below},
     )
     return collect(tokenizer, shards, counts) | {
-        "empty_documents": scan.empty,
+        **trained,
+        "sources": source_sums(records),
+        "card": add_cards([record["card"] for record in records]),
+        "empty_documents": sum(record["empty"] for record in records),
         "documents_set_aside": len(set_aside),
         "lone_surrogates_replaced": sum(record["lone_surrogates"] for record in records),
     }
 
 
+def _empty_corpus() -> InputError:
+    return InputError("the corpus is empty: there is no document with text in it")
+
+
 def _tokenizer(
     config: TokenizeConfig,
     units: Sequence[Unit],
-    scan: Scan,
+    scans: Sequence[Scan],
     val_below: int,
     out: Path,
     ctx: Context,
-) -> Tokenizer:
-    """Return the stage's tokenizer: what is saved already, else a loaded or a learned one."""
-    from llmpipe.stages.tokenize.split import sample_buckets
-    from llmpipe.stages.tokenize.train_bpe import Sample, train_tokenizer
+) -> tuple[Tokenizer, dict[str, int]]:
+    """Return the stage's tokenizer (saved already, loaded or learned), and what it learned from."""
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.hf import CONFIG_FILE
     from llmpipe.tokenizer.vocabularies import load_vocabulary, with_chat_tokens
 
-    if (out / CONFIG_FILE).exists():  # written after `tokenizer.json`
-        return Tokenizer.load(out)
+    facts_file = out / "state" / "trained.json"
+    if (out / CONFIG_FILE).exists():  # written last
+        facts = json.loads(facts_file.read_bytes()) if facts_file.exists() else {}
+        return Tokenizer.load(out), facts
+    facts = {}
     if config.tokenizer:
         tokenizer = with_chat_tokens(load_vocabulary(Path(config.tokenizer)))
     else:
-        n_buckets = sample_buckets(scan, config.train_bytes)
-        sample = Sample(ctx.seed, n_buckets, val_below, config.train_bytes)
-        n_bytes = min(config.train_bytes, scan.text_bytes)
-        ctx.console.info(
-            f"learning {config.vocab_size:,} tokens from {n_bytes / 1e6:,.1f} MB of text"
-        )
-        tokenizer = train_tokenizer(units, config, sample, ctx.workers)
+        tokenizer, facts = _learn(config, units, scans, val_below, out, ctx)
+        write_atomic(facts_file, json.dumps(facts))
     tokenizer.save(out)
-    return tokenizer
+    return tokenizer, facts
 
 
-def _paths(config: TokenizeConfig, inputs: Inputs) -> list[str]:
-    """Return the files that hold the documents."""
-    if not config.inputs:
-        return sorted(str(path) for path in inputs["corpus"].path.glob("part-*.parquet"))
-    from llmpipe.stages.tokenize.documents import expand_inputs
+def _learn(
+    config: TokenizeConfig,
+    units: Sequence[Unit],
+    scans: Sequence[Scan],
+    val_below: int,
+    out: Path,
+    ctx: Context,
+) -> tuple[Tokenizer, dict[str, int]]:
+    """Count the sample's pieces unit by unit, then learn the merges."""
+    from llmpipe.stages.tokenize.mixture import sample_sizes, sources_of
+    from llmpipe.stages.tokenize.train_bpe import (
+        CountWork,
+        Sample,
+        check_vocab_size,
+        counts_path,
+        learn_from_files,
+    )
+    from llmpipe.stages.tokenize.workers import run_units
 
-    return expand_inputs(config.inputs)
+    check_vocab_size(config.vocab_size)
+    n_buckets = sample_sizes(sources_of(config), scans, config.train_bytes)
+    # A source's later copies hold the same documents: the merges are learned from the first.
+    sampled = [unit for unit in units if unit.copy == 0 and n_buckets[unit.source]]
+    folder = out / "state" / "pieces"
+    work = CountWork(config, Sample(ctx.seed, n_buckets, val_below), folder)
+    with ctx.console.progress("count", len(sampled), "unit") as bar:
+        records = run_units(work, sampled, folder, ctx.workers, ctx.stop, bar)
+    text_bytes = sum(record["text_bytes"] for record in records)
+    paths = [counts_path(folder, unit) for unit in sampled]
+    with ctx.console.progress("learn", config.vocab_size, "merge") as bar:
+        tokenizer, pruned = learn_from_files(config, paths, text_bytes, bar.update)
+    if pruned.pieces:
+        ctx.console.info(
+            f"left out {pruned.pieces:,} pieces that occur fewer than {pruned.below:,} times"
+        )
+    return tokenizer, {
+        "learned_from_bytes": text_bytes,
+        "pruned_pieces": pruned.pieces,
+        "pruned_occurrences": pruned.occurrences,
+        "pruned_below": pruned.below,
+    }
+
+
+def _units(config: TokenizeConfig, inputs: Inputs) -> list[Unit]:
+    """Return the units of all sources."""
+    from llmpipe.stages.tokenize.mixture import plan_mixture
+
+    corpus = inputs["corpus"].path.glob("part-*.parquet") if "corpus" in inputs else []
+    return plan_mixture(config, sorted(map(str, corpus)))
 
 
 def headline(stats: Mapping[str, Any]) -> str:
@@ -174,7 +234,7 @@ def _report(artifact: Artifact) -> list[Section]:
 
 SPEC = StageSpec(
     name="tokenize",
-    version=1,
+    version=2,
     summary="Corpus -> tokenizer and token shards",
     config=TokenizeConfig,
     folder="tokens",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,18 @@ def save_counts(out: Path, counts: np.ndarray) -> None:
     """Write the counts as `<u8`."""
     with atomic_file(out / COUNTS_FILE) as temporary, temporary.open("wb") as file:
         np.save(file, counts.astype("<u8"))
+
+
+def source_sums(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return the training documents, tokens and text bytes of each source, copies included."""
+    sums: dict[str, dict[str, int]] = {}
+    for record in records:
+        row = sums.setdefault(record["source"], {"documents": 0, "tokens": 0, "text_bytes": 0})
+        for shard in record["shards"]:
+            if shard["split"] == "train":
+                for key in row:
+                    row[key] += shard[key]
+    return sums
 
 
 def collect(tokenizer: Tokenizer, shards: Sequence[Shard], counts: np.ndarray) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def find_charset(data: bytes, http_charset: str | None = None) -> str:
             and not _is_misdeclared_utf16(data, codec)
         ):
             return codec
+    if (codec := _by_pattern(data)) and _decodes(data, codec):
+        return codec
     if _decodes(data, "utf-8"):
         return "utf-8"
     for codec in declared:
@@ -65,7 +67,36 @@ def find_charset(data: bytes, http_charset: str | None = None) -> str:
     detected = _codec(detect_encoding(data, max_len=1 << 16) or "")
     if declared and (detected is None or _n_errors(data, "utf-8") < len(data) / 200):
         return "utf-8"  # declared, with a few broken bytes
+    if detected == "utf-8":  # which it is not
+        detected = _second_opinion(data)
     return detected or "windows-1252"
+
+
+def _by_pattern(data: bytes) -> str | None:
+    """Recognize encodings whose bytes are all ASCII or half NUL, where neither a mark nor a label names them."""
+    head = data[:4096]
+    n_nul = head.count(0)
+    if n_nul > len(head) // 5:
+        wide = "utf-32" if n_nul > len(head) * 5 // 8 else "utf-16"
+        step = 4 if wide == "utf-32" else 2
+        return (
+            f"{wide}-be"
+            if head[::step].count(0) > head[step - 1 :: step].count(0)
+            else f"{wide}-le"
+        )
+    if b"\x1b$)C" in head:
+        return "iso2022_kr"
+    if b"\x1b$B" in head or b"\x1b$@" in head or b"\x1b(J" in head:
+        return "iso2022_jp_2"
+    return None
+
+
+def _second_opinion(data: bytes) -> str | None:
+    """Ask charset-normalizer (which trafilatura brings along) where the fast detector has no answer."""
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(data[: 1 << 14]).best()
+    return None if best is None else _SUPERSETS.get(best.encoding, best.encoding)
 
 
 def _codec(label: str) -> str | None:

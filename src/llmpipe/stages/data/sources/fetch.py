@@ -42,6 +42,12 @@ def _download(url: str, target: Path) -> None:
             return
         except FileNotFoundError:
             raise InputError(f"there is no file at `{url}`") from None
+        except PermissionError as error:
+            raise InputError(f"`{url}` may not be read: {error}") from None
+        except ImportError as error:
+            scheme = url.partition("://")[0]
+            hint = "pip install 'llmpipe[s3]'" if scheme == "s3" else str(error)
+            raise InputError(f"reading `{scheme}://` needs another package", hint) from None
         except Exception as error:  # every protocol has its own error classes
             if wait_s is None:
                 raise InputError(

@@ -17,6 +17,7 @@ from llmpipe.core.config import digest
 from llmpipe.core.errors import InputError
 from llmpipe.core.stage import SourceFile
 from llmpipe.core.units import Unit
+from llmpipe.stages.data.sources.path_lists import expand_list
 
 Kind = Literal["archive", "html", "jsonl", "parquet", "dataset"]
 _SUFFIXES: dict[str, Kind] = {
@@ -43,14 +44,16 @@ class Payload:
 
 
 def expand_inputs(names: Iterable[str]) -> list[str]:
-    """Turn folders and globs into files; files, URLs and `hf:` names stay as they are.
+    """Turn folders, globs and path lists into files; files, URLs and `hf:` names stay as they are.
 
     Raises:
         InputError: nothing is there, or a folder holds nothing that can be read.
     """
     found: list[str] = []
     for name in names:
-        if "://" in name or name.startswith("hf:") or Path(name).is_file():
+        if (listed := expand_list(name)) is not None:
+            found += listed
+        elif "://" in name or name.startswith("hf:") or Path(name).is_file():
             found.append(name)
         elif Path(name).is_dir():
             inside = sorted(

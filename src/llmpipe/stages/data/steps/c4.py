@@ -10,6 +10,7 @@ import re
 
 from llmpipe.stages.data.config import C4Config
 from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.splitting import count_sentences
 
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _TERMINAL = (".", "?", "!", '"', "'")
@@ -20,12 +21,6 @@ _POLICY = (
     "uses cookies",
     "use of cookies",
     "use cookies",
-)
-# An end of sentence: closing punctuation, perhaps a closing quote, then white space and no small letter.
-# The look-behind and the possessive `++` keep it linear on a line of a million dots.
-_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]]{0,2}\s++(?![a-z])")
-_ABBREVIATION = re.compile(
-    r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e|Inc|No|Jr|Sr))\.\s+\Z"
 )
 
 
@@ -70,13 +65,3 @@ class C4:
         if config.require_terminal_punctuation and not ends_well:
             return True
         return len(words) < config.min_words_per_line
-
-
-def count_sentences(line: str) -> int:
-    """Count the sentences of a line; any line that is not empty has at least one."""
-    if not line.strip():
-        return 0
-    ends = _SENTENCE_END.finditer(line)
-    return 1 + sum(
-        not _ABBREVIATION.search(line, max(0, end.end() - 12), end.end()) for end in ends
-    )

@@ -52,6 +52,18 @@ class TextKey:
         document.keys["exact_dedup"] = [xxhash.xxh3_64_intdigest(document.text.strip().encode())]
 
 
+_MAX_NUMBERS = 200_000
+"""Words remembered, about 25 MB."""
+
+
+class _WordNumbers(dict[str, int]):
+    """The hash of each word, made when it is first asked for: texts use the same words again and again."""
+
+    def __missing__(self, word: str) -> int:
+        number = self[word] = xxhash.xxh3_64_intdigest(word.encode())
+        return number
+
+
 class MinHashKeys:
     """Note one key per band of a MinHash signature over word n-grams.
 
@@ -62,6 +74,7 @@ class MinHashKeys:
 
     def __init__(self, config: MinHashConfig) -> None:
         self._config = config
+        self._numbers = _WordNumbers()
         # A fixed seed of its own: keys of different runs must be comparable.
         generator = np.random.Generator(np.random.PCG64(0x4D696E48))
         n = config.bands * config.rows
@@ -87,22 +100,25 @@ class MinHashKeys:
         """Return the minimum of every hash function over the text's n-grams."""
         ngrams = self._ngram_hashes(text)
         minima = np.full(len(self._multipliers), np.iinfo(np.uint64).max, np.uint64)
-        for start in range(0, len(ngrams), 4096):  # bounds memory: 112 x 4096 numbers are 3.7 MB
-            part = ngrams[start : start + 4096]
+        for start in range(
+            0, len(ngrams), 256
+        ):  # 112 x 256 numbers are 230 kB, and stay in the cache
+            part = ngrams[start : start + 256]
             hashes = self._multipliers[:, None] * part[None, :] + self._offsets[:, None]
             np.minimum(minima, hashes.min(axis=1), out=minima)
         return minima
 
     def _ngram_hashes(self, text: str) -> np.ndarray:
         words = normalize_words(text)
-        numbers = {word: xxhash.xxh3_64_intdigest(word.encode()) for word in set(words)}
-        hashes = np.array([numbers[word] for word in words] or [0], np.uint64)
+        if len(self._numbers) > _MAX_NUMBERS:
+            self._numbers.clear()
+        hashes = np.array([self._numbers[word] for word in words] or [0], np.uint64)
         n = min(self._config.ngram, len(hashes))
         size = len(hashes) - n + 1
         combined = np.zeros(size, np.uint64)
         for i in range(n):
             combined += hashes[i : i + size] * self._word_factors[i]
-        return np.unique(_mix(combined))
+        return _mix(combined)
 
 
 _WORD = re.compile(r"\w+")

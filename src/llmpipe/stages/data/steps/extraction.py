@@ -7,9 +7,11 @@ page depends on what the process saw before (the same page five times gave 5 % o
 from __future__ import annotations
 
 import logging
+import re
 
 from llmpipe.stages.data.config import ExtractionConfig
 from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.steps.quick_text import quick_text
 
 
 class Extraction:
@@ -18,6 +20,9 @@ class Extraction:
     def __init__(self, config: ExtractionConfig) -> None:
         import trafilatura
 
+        from llmpipe.stages.data.steps.fast_xpath import accelerate
+
+        accelerate()
         logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
         self._config = config
         self._trafilatura = trafilatura
@@ -27,6 +32,7 @@ class Extraction:
         if document.html is None:
             return None
         text = clean_text(self._extract(document.html))
+        document.page = page_excerpt(document.html)
         document.html = None
         if not text:
             return Drop("no_text")
@@ -44,15 +50,29 @@ class Extraction:
                 links=False,
                 skip_elements=list(self._config.skip_elements) or None,
             )
+        if self._config.mode == "quick" and (quick := quick_text(html)) is not None:
+            return quick
         extracted = self._trafilatura.extract(
             html,
-            fast=self._config.mode == "fast",
+            fast=self._config.mode in ("fast", "quick"),
             favor_precision=self._config.mode == "precision",
             include_comments=False,
             include_tables=True,
             deduplicate=False,
         )
         return extracted or ""
+
+
+_PAGE_CHARS = 600
+_PAGE_START = re.compile(r"<(?:h1|article|main|body)\b", re.I)
+
+
+def page_excerpt(html: str) -> str:
+    """Return what a page's HTML looks like where its content may begin."""
+    starts = [match for match in _PAGE_START.finditer(html, 0, 200_000)]
+    # The last of the marks that stand in order: body, then main or article, then h1.
+    start = starts[-1].start() if starts else 0
+    return html[start : start + _PAGE_CHARS].encode("utf-8", errors="replace").decode("utf-8")
 
 
 _CONTROLS: dict[int, str | None] = {

@@ -9,8 +9,12 @@ from llmpipe.stages.data.config import FineWebConfig
 from llmpipe.stages.data.document import Document, Drop, Text
 from llmpipe.stages.data.steps.gopher_repetition import count_repeated
 
-_LINE_ENDS = tuple(".!?\"'”’…。！？؟।;:)]»")
-"""The paper says terminal punctuation; datatrove takes a list of all scripts' final signs."""
+# Signs that end a sentence, in any script: the Unicode property Sentence_Terminal, which is what datatrove takes for
+# the paper's "terminal punctuation" (two of its signs were added in Unicode 16). Closing quotes are not among them.
+_LINE_ENDS = tuple(
+    "!.?։؝؞؟۔܀܁܂߹࠷࠹࠽࠾।॥၊။።፧፨᙮᜵᜶។៕៖៙៚᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᭽᭾᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼⹓⹔。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗"
+    "！．？｡𐩖𐩗𐽕𐽖𐽗𐽘𐽙𐾆𐾇𐾈𐾉𑁇𑁈𑂾𑂿𑃀𑃁𑅁𑅂𑅃𑇅𑇆𑇍𑇞𑇟𑈸𑈹𑈻𑈼𑊩𑑋𑑌𑗂𑗃𑗉𑗊𑗋𑗌𑗍𑗎𑗏𑗐𑗑𑗒𑗓𑗔𑗕𑗖𑗗𑙁𑙂𑜼𑜽𑜾𑥄𑥆𑩂𑩃𑪛𑪜𑱁𑱂𑻷𑻸𑽃𑽄𖩮𖩯𖫵𖬷𖬸𖭄𖺘𛲟𝪈"
+)
 
 
 class FineWeb:

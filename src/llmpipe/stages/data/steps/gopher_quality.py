@@ -61,10 +61,12 @@ class GopherQuality:
 
     def _check_words(self, content: Text) -> Drop | None:
         config, tokens = self._config, content.tokens
-        alpha = sum(any(map(str.isalpha, token)) for token in tokens) / max(1, len(tokens))
+        alpha = sum(token[0].isalpha() or any(map(str.isalpha, token)) for token in tokens) / max(
+            1, len(tokens)
+        )
         if alpha < config.min_alpha_words:
             return Drop("few_alpha_words", alpha, config.min_alpha_words)
-        n_stop = sum(token in STOP_WORDS for token in tokens)
+        n_stop = len(STOP_WORDS.intersection(tokens))
         if n_stop < config.min_stop_words:
             return Drop("few_stop_words", n_stop, config.min_stop_words)
         return None

@@ -1,13 +1,14 @@
 """Gopher's repetition rules: repeated lines, paragraphs and n-grams.
 
 Source: Rae et al. 2021, arXiv:2112.11446, table A1; the measures follow datatrove's
-`gopher_repetition_filter.py`, which FineWeb used. N-grams are compared as tuples of word numbers.
+`gopher_repetition_filter.py`, which FineWeb used. N-grams are compared as numbers, in NumPy.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from llmpipe.stages.data.config import GopherRepetitionConfig
 from llmpipe.stages.data.document import Document, Drop, Text
@@ -58,16 +59,91 @@ class GopherRepetition:
         return None
 
     def _check_ngrams(self, content: Text) -> Drop | None:
-        words, n_chars = content.tokens, len(content.text)
+        ngrams, n_chars = Ngrams(content.tokens), len(content.text)
         for n, bound in self._top:
-            share = top_ngram_chars(words, n) / n_chars
+            share = ngrams.top_chars(n) / n_chars
             if share > bound:
                 return Drop(f"top_{n}_gram", share, bound)
         for n, bound in self._dup:
-            share = repeated_ngram_chars(words, n) / n_chars
+            if ngrams.are_distinct(n):
+                break  # then the longer ones are distinct too
+            if ngrams.most_repeated_chars(n) <= bound * n_chars:
+                continue
+            share = ngrams.repeated_chars(n) / n_chars
             if share > bound:
                 return Drop(f"dup_{n}_gram", share, bound)
         return None
+
+
+class Ngrams:
+    """The n-grams of a text as numbers: equal n-grams have equal numbers, and there are no chance hits.
+
+    The number of an n-gram is the rank of the pair (number of its first n-1 words, number of its last word).
+    Ask for growing n.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        numbers: dict[str, int] = {}
+        self._words = np.fromiter(
+            (numbers.setdefault(word, len(numbers)) for word in words), np.int64, len(words)
+        )
+        self._n_different = len(numbers)
+        self._lengths = np.fromiter(map(len, words), np.int64, len(words))
+        self._ends = np.concatenate(([0], np.cumsum(self._lengths)))
+        self._n = 1
+        self._numbers = self._words
+        self._first = np.empty(0, np.int64)
+        self._counts = np.empty(0, np.int64)
+
+    def top_chars(self, n: int) -> int:
+        """Return the characters taken by all occurrences of the most frequent n-gram, joined by spaces.
+
+        Of equally frequent n-grams the one that comes first counts.
+        """
+        self._grow(n)
+        if not len(self._counts):
+            return 0
+        times = self._counts.max()
+        start = self._first[self._counts == times].min()
+        return int((self._ends[start + n] - self._ends[start] + n - 1) * times)
+
+    def are_distinct(self, n: int) -> bool:
+        """Whether no n-gram stands twice."""
+        self._grow(n)
+        return len(self._counts) == len(self._numbers)
+
+    def most_repeated_chars(self, n: int) -> int:
+        """Return an upper bound of `repeated_chars` that needs no loop: words in any n-gram that stood before."""
+        self._grow(n)
+        is_repeated = np.ones(len(self._numbers), np.int64)
+        is_repeated[self._first] = 0
+        edges = np.zeros(len(self._words) + 1, np.int64)
+        edges[: len(is_repeated)] += is_repeated
+        edges[n : n + len(is_repeated)] -= is_repeated
+        return int(self._lengths[np.cumsum(edges)[:-1] > 0].sum())
+
+    def repeated_chars(self, n: int) -> int:
+        """Return the characters, without spaces, of n-grams that stood before, not counting overlaps twice."""
+        self._grow(n)
+        seen: set[int] = set()
+        numbers = self._numbers.tolist()
+        n_chars = position = 0
+        while position < len(numbers):
+            if numbers[position] in seen:
+                n_chars += int(self._ends[position + n] - self._ends[position])
+                position += n
+            else:
+                seen.add(numbers[position])
+                position += 1
+        return n_chars
+
+    def _grow(self, n: int) -> None:
+        while self._n < n:
+            self._n += 1
+            pairs = self._numbers[:-1] * self._n_different + self._words[self._n - 1 :]
+            _, self._first, self._numbers, self._counts = np.unique(
+                pairs, return_index=True, return_inverse=True, return_counts=True
+            )
 
 
 def count_repeated(blocks: Sequence[str]) -> tuple[int, int]:
@@ -81,30 +157,3 @@ def count_repeated(blocks: Sequence[str]) -> tuple[int, int]:
         else:
             seen.add(block)
     return n_blocks, n_chars
-
-
-def top_ngram_chars(words: Sequence[str], n: int) -> int:
-    """Return the characters taken by all occurrences of the most frequent n-gram, joined by spaces.
-
-    Of equally frequent n-grams the one that comes first counts.
-    """
-    counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    if not counts:
-        return 0
-    ngram, times = counts.most_common(1)[0]
-    return (sum(map(len, ngram)) + n - 1) * times
-
-
-def repeated_ngram_chars(words: Sequence[str], n: int) -> int:
-    """Return the characters, without spaces, of n-grams that stood before, not counting overlaps twice."""
-    seen: set[tuple[str, ...]] = set()
-    n_chars = position = 0
-    while position + n <= len(words):
-        ngram = tuple(words[position : position + n])
-        if ngram in seen:
-            n_chars += sum(map(len, ngram))
-            position += n
-        else:
-            seen.add(ngram)
-            position += 1
-    return n_chars

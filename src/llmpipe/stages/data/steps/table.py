@@ -98,6 +98,24 @@ def _pii(config: DataConfig, prepared: Path) -> Step:
     return Pii(config.pii)
 
 
+def _line_cleaning(config: DataConfig, prepared: Path) -> Step:
+    from llmpipe.stages.data.steps.line_cleaning import LineCleaning
+
+    return LineCleaning(config.line_cleaning)
+
+
+def _quality(config: DataConfig, prepared: Path) -> Step:
+    from llmpipe.stages.data.steps.quality import Quality
+
+    return Quality(config.quality)
+
+
+def _decontamination(config: DataConfig, prepared: Path) -> Step:
+    from llmpipe.stages.data.steps.decontamination import Decontamination
+
+    return Decontamination(config.decontamination, prepared / "evaluations.npy")
+
+
 STEPS: dict[str, Entry] = {
     "url_filter": Entry("drop listed domains and addresses", _url_filter),
     "language_prefilter": Entry(
@@ -109,6 +127,9 @@ STEPS: dict[str, Entry] = {
     "gopher_quality": Entry("drop texts that are no prose", _gopher_quality),
     "c4": Entry("clean lines; drop placeholder pages, code and stubs", _c4),
     "fineweb": Entry("drop pages whose lines are no running text", _fineweb),
+    "line_cleaning": Entry("remove lines that are controls of a page", _line_cleaning),
+    "quality": Entry("keep what a trained classifier likes", _quality),
+    "decontamination": Entry("drop what evaluation sets contain", _decontamination),
     "url_dedup": Entry("keep one document per address", _url_dedup, "corpus"),
     "exact_dedup": Entry("keep one document per text", _exact_dedup, "corpus"),
     "minhash": Entry("keep one document per cluster of near-duplicates", _minhash, "corpus"),

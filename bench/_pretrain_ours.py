@@ -1,0 +1,121 @@
+"""Train ours on the peers' shards, through the stage's own loop, and report as the peers' runners do.
+
+    python bench/_pretrain_ours.py --runners DIR --repo . --data DIR --shape cpu-2l --steps 200
+
+All settings are the defaults, but the shape and the batch, which are the same for everyone. Rows are cut from the
+shards in order, as nanochat's runner cuts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Shards:
+    """The runners' format (ids without a header, id 0 in front of each document) as our loader reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self._ids = np.memmap(path, dtype=np.uint16, mode="r")
+        self.n_tokens = len(self._ids)
+        starts = {0, *np.flatnonzero(self._ids == 0).tolist()}
+        self.doc_starts = np.array([*sorted(starts), self.n_tokens])
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        return np.array(self._ids[start:stop])
+
+
+class Sizes:
+    """Bytes of each token: all that the loop asks of a tokenizer when it takes no samples."""
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        self._sizes = sizes
+        self.vocab_size = len(sizes)
+        self.special = {"<|bos|>": 0}
+
+    def token_bytes(self, i: int) -> bytes:
+        return bytes(int(self._sizes[i]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runners", type=Path, required=True)
+    runners = parser.parse_known_args()[0].runners
+    sys.path.insert(0, str(runners))
+    import common
+
+    common.add_args(parser)
+    args = parser.parse_args()
+    torch = common.prepare(args)
+
+    from llmpipe.core.console import Console
+    from llmpipe.core.distributed import runtime
+    from llmpipe.core.stage import Context
+    from llmpipe.core.stop import StopFlag
+    from llmpipe.model.config import n_parameters
+    from llmpipe.model.init import initialize
+    from llmpipe.model.transformer import Transformer
+    from llmpipe.stages.pretrain.budget import make_budget
+    from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
+    from llmpipe.stages.pretrain.loop import Corpus, Data, train
+
+    config = PretrainConfig(
+        model=ModelSettings(
+            d_model=args.n_embd,
+            n_layers=args.n_layer,
+            n_heads=args.n_head,
+            head_dim=args.n_embd // args.n_head,
+            max_seq_len=args.block,
+        ),
+        max_tokens=args.steps * args.total,
+        global_batch_tokens=args.total,
+        micro_batch_size=args.micro,
+        eval_every=10**9,
+        eval_tokens=args.micro * args.block,
+        sample_every=None,
+        checkpoint_every_s=1e9,
+        compile="always" if args.compile else "never",
+    )
+    data_folder = Path(args.data)
+    shards = {split: Shards(data_folder / f"{split}.bin") for split in ("train", "val")}
+    sizes = Sizes(np.load(data_folder / "token_bytes.npy"))
+    shape = config.model.resolve(args.meta["vocab_size"])
+    meter = common.Meter(args)
+
+    class Log:
+        """Feeds the meter with each step's seconds and loss."""
+
+        def log(self, step: int, **values: Any) -> None:
+            meter.step(values["seconds"], values["loss"])
+
+        def rewind(self, step: int) -> None:
+            pass
+
+    with runtime(args.device) as process, tempfile.TemporaryDirectory() as out:
+        model = Transformer(shape)
+        initialize(model, torch.Generator().manual_seed(1))
+        model.to(process.device)
+        ctx = Context("bench", 1, Console(quiet=True), Log(), StopFlag(), 1, args.device)  # type: ignore[arg-type]
+        ctx.seed = None  # type: ignore[assignment]  # rows in the order of the shards
+        budget = make_budget(config, shape, shards["train"].n_tokens)
+        data = Data([Corpus(shards["train"], shards["val"])], sizes)  # type: ignore[arg-type]
+        train(model, data, budget, config, Path(out), ctx, process)
+
+    model.eval()
+    total, n = 0.0, 0
+    with torch.no_grad(), process.autocast(torch.bfloat16 if process.is_cuda else torch.float32):
+        for ids, targets in common.val_batches(torch, args):
+            logits = model(ids).float().flatten(0, 1)
+            total += torch.nn.functional.cross_entropy(logits, targets.flatten()).item()
+            n += 1
+    extra = {"optimizer": "Muon+AdamW"}
+    common.report(torch, args, "llmpipe", meter, total / n, n_parameters(shape), extra)
+
+
+if __name__ == "__main__":
+    main()

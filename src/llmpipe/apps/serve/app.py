@@ -1,0 +1,161 @@
+"""The routes, and what stands before all of them: key, host check, errors in one shape."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llmpipe.apps.serve.chat import chat_completions
+from llmpipe.apps.serve.completions import completions
+from llmpipe.apps.serve.errors import ApiError, json_response
+from llmpipe.apps.serve.parse import field, parse_json
+from llmpipe.apps.serve.service import Service
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+Handler = Callable[[Service, Request], Awaitable[Response]]
+
+
+def build_app(
+    service: Service, key: str | None = None, hosts: Collection[str] | None = LOOPBACK_NAMES
+) -> ASGIApp:
+    """Return the application.
+
+    Args:
+        service: the model.
+        key: that clients must send; None lets everyone in.
+        hosts: names this server may be called by; None allows all. A page of a foreign site whose
+            name points to this machine (DNS rebinding) sends its own name.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        service.worker.close()
+
+    routes = [
+        Route("/health", _handled(service, _health), methods=["GET"]),
+        Route("/metrics", _handled(service, _metrics), methods=["GET"]),
+        Route("/v1/models", _handled(service, _models), methods=["GET"]),
+        Route("/v1/models/{id:path}", _handled(service, _model), methods=["GET"]),
+        Route("/v1/chat/completions", _handled(service, chat_completions), methods=["POST"]),
+        Route("/v1/completions", _handled(service, completions), methods=["POST"]),
+        Route("/tokenize", _handled(service, _tokenize), methods=["POST"]),
+        Route("/detokenize", _handled(service, _detokenize), methods=["POST"]),
+    ]
+    app = Starlette(
+        routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error}
+    )
+    return _Guard(app, key, hosts)
+
+
+class _Guard:
+    """Checks host and key before anything else is looked at, unknown routes included."""
+
+    def __init__(self, app: ASGIApp, key: str | None, hosts: Collection[str] | None) -> None:
+        self._app = app
+        self._key = None if key is None else key.encode()
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (error := self._error(scope)):
+            await error.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _error(self, scope: Scope) -> ApiError | None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        host = _without_port(headers.get(b"host", b"").decode("latin-1"))
+        if self._hosts is not None and host not in self._hosts:
+            return ApiError(403, "this server is not called by that name", "host_not_allowed")
+        if self._key is not None and scope["path"] != "/health":
+            given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+            if not hmac.compare_digest(given, self._key):
+                return ApiError(401, "the API key is missing or wrong", "invalid_api_key")
+        return None
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.lower().rpartition(":")
+    return name if colon and port.isdigit() else host.lower()
+
+
+def _handled(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Turn our errors into answers, and count both."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            response = await handler(service, request)
+        except ApiError as error:
+            response = error.response()
+        # The pattern and not the path: a path could hold anything.
+        service.metrics.request(request.scope["route"].path, response.status_code)
+        return response
+
+    return endpoint
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return ApiError(error.status_code, str(error.detail)).response()
+
+
+async def _health(service: Service, request: Request) -> Response:
+    return json_response({"status": "ok"})
+
+
+async def _metrics(service: Service, request: Request) -> Response:
+    text = service.metrics.text(service.worker)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _card(service: Service) -> dict[str, Any]:
+    return {
+        "id": service.model,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "llmpipe",
+        "max_model_len": service.worker.engine.max_len,
+    }
+
+
+async def _models(service: Service, request: Request) -> Response:
+    return json_response({"object": "list", "data": [_card(service)]})
+
+
+async def _model(service: Service, request: Request) -> Response:
+    service.check_model(request.path_params["id"])
+    return json_response(_card(service))
+
+
+async def _tokenize(service: Service, request: Request) -> Response:
+    """Return the ids of a text, for which special tokens are ordinary characters."""
+    body = parse_json(await service.read_body(request))
+    service.check_model(body.get("model"))
+    text = field(body, "prompt", str, None)
+    if text is None:
+        raise ApiError(400, "`prompt` is missing", param="prompt")
+    tokens = service.tokenizer.encode(text)
+    if field(body, "add_special_tokens", bool, True):
+        tokens = [service.tokenizer.bos_id, *tokens]
+    max_len = service.worker.engine.max_len
+    return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": max_len})
+
+
+async def _detokenize(service: Service, request: Request) -> Response:
+    body = parse_json(await service.read_body(request))
+    service.check_model(body.get("model"))
+    tokens = field(body, "tokens", list, [])
+    n_ids = service.tokenizer.vocab_size
+    if not all(type(id) is int and 0 <= id < n_ids for id in tokens):
+        raise ApiError(400, f"token ids are 0 to {n_ids - 1}", param="tokens")
+    return json_response({"prompt": service.tokenizer.decode(tokens)})

@@ -1,0 +1,57 @@
+"""Errors in the shape that OpenAI's clients turn into their exceptions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+
+class ApiError(Exception):
+    """A request that cannot be answered.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong, for people.
+        code: a word for programs, such as `context_length_exceeded`.
+        param: the field that is wrong.
+        retry_after_s: when to try again, if that helps.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON of the answer."""
+        kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Response:
+        """Return the answer; after a refusal of the body the connection cannot go on."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
+        if self.status in (408, 413):
+            headers["connection"] = "close"
+        return json_response(self.body(), self.status, headers)
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return JSON in ASCII: lone surrogates that a client sent cannot be written as UTF-8."""
+    return Response(json.dumps(value), status, headers, media_type="application/json")

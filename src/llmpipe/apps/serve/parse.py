@@ -1,0 +1,170 @@
+"""From JSON that anyone may have sent to settings that are in range, or an error that names the field."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmpipe.apps.serve.errors import ApiError
+from llmpipe.apps.serve.limits import Limits
+from llmpipe.core.errors import LlmpipeError
+from llmpipe.inference.sampling import Sampling
+
+MAX_TOP_LOGPROBS = 20  # Source: OpenAI's API reference, `top_logprobs`
+
+_SHARED = {
+    "model", "stream", "stream_options", "n", "seed", "stop", "temperature", "top_p", "top_k", "min_p",
+    "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "user",
+}  # fmt: skip
+CHAT_FIELDS = _SHARED | {
+    "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "response_format",
+    "add_generation_prompt", "continue_final_message", "parallel_tool_calls",
+}  # fmt: skip
+COMPLETION_FIELDS = _SHARED | {"prompt", "echo", "best_of", "suffix"}
+
+
+@dataclass(frozen=True)
+class Common:
+    """What both kinds of completion share.
+
+    Attributes:
+        samplings: one per answer to a prompt; the seeds count up from the one asked for.
+        stops: strings.
+        stream: whether tokens are sent as they come.
+        include_usage: whether the stream ends with token counts.
+        ignored: fields that are not known here.
+    """
+
+    samplings: list[Sampling]
+    stops: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    ignored: list[str]
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """Return the object in a request's body."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {type(error).__name__}") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    return value
+
+
+def field(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
+    """Return a field of the right type; null is the same as absent."""
+    value = body.get(name)
+    if value is None:
+        return default
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join({float: "number", int: "integer"}.get(k, k.__name__) for k in kinds)
+        raise ApiError(400, f"`{name}` must be of type {expected}", "invalid_type", name)
+    return value
+
+
+def number(body: Mapping[str, Any], name: str, default: float | None) -> float | None:
+    """Return a number, whole or not."""
+    value: float | None = field(body, name, (int, float), default)
+    return value
+
+
+def refuse(body: Mapping[str, Any], name: str, *allowed: Any) -> None:
+    """Refuse a field that asks for what this server does not do."""
+    if body.get(name) not in (None, *allowed):
+        raise ApiError(400, f"this `{name}` is not supported", "unsupported_value", name)
+
+
+def parse_common(
+    body: Mapping[str, Any],
+    known: set[str],
+    limits: Limits,
+    max_tokens: int,
+    n_logprobs: int | None,
+) -> Common:
+    """Read the fields that both kinds share.
+
+    Args:
+        body: of the request.
+        known: names of all fields of the kind.
+        limits: what a client may ask for.
+        max_tokens: of an answer.
+        n_logprobs: of `Sampling`; each kind of completion asks for it in another way.
+    """
+    n = field(body, "n", int, 1)
+    if not 1 <= n <= limits.max_choices:
+        raise ApiError(400, f"`n` is {n} and must be 1 to {limits.max_choices}", param="n")
+    seed = field(body, "seed", int, None)
+    first = secrets.randbits(48) if seed is None else seed % 2**62
+    if n_logprobs is not None and not 0 <= n_logprobs <= MAX_TOP_LOGPROBS:
+        message = f"at most {MAX_TOP_LOGPROBS} log-probabilities per token, and {n_logprobs} came"
+        raise ApiError(400, message, param="logprobs")
+    try:
+        sampling = Sampling(
+            temperature=float(number(body, "temperature", 1.0) or 0.0),
+            top_k=field(body, "top_k", int, None),
+            top_p=number(body, "top_p", None),
+            min_p=number(body, "min_p", None),
+            repetition_penalty=float(number(body, "repetition_penalty", 1.0) or 0.0),
+            presence_penalty=float(number(body, "presence_penalty", 0.0) or 0.0),
+            frequency_penalty=float(number(body, "frequency_penalty", 0.0) or 0.0),
+            logit_bias=_logit_bias(field(body, "logit_bias", dict, {})),
+            n_logprobs=n_logprobs,
+            seed=first,
+            max_tokens=max_tokens,
+        )
+    except (LlmpipeError, OverflowError) as error:
+        raise ApiError(400, str(error), param=str(error).split(" ")[0]) from None
+    options = field(body, "stream_options", dict, {})
+    return Common(
+        samplings=[replace(sampling, seed=first + i) for i in range(n)],
+        stops=_stops(body, limits),
+        stream=field(body, "stream", bool, False),
+        include_usage=field(options, "include_usage", bool, False),
+        ignored=sorted(str(name)[:40] for name in body.keys() - known),
+    )
+
+
+def _logit_bias(values: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
+    try:
+        pairs = tuple((int(id), float(bias)) for id, bias in values.items())
+    except (TypeError, ValueError):
+        raise ApiError(400, "`logit_bias` maps token ids to numbers", param="logit_bias") from None
+    if len(pairs) > 1024 or any(not -100 <= bias <= 100 for _, bias in pairs):
+        raise ApiError(
+            400, "`logit_bias` holds up to 1024 numbers in -100 to 100", param="logit_bias"
+        )
+    # -100 and 100 "should result in a ban or exclusive selection". Source: OpenAI's API reference.
+    return tuple((id, float("-inf") if bias == -100 else bias) for id, bias in pairs)
+
+
+def _stops(body: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
+    stops = field(body, "stop", (str, list), [])
+    stops = [stops] if isinstance(stops, str) else stops
+    is_fine = len(stops) <= limits.max_stops and all(
+        isinstance(stop, str) and 0 < len(stop) <= limits.max_stop_chars for stop in stops
+    )
+    if not is_fine:
+        raise ApiError(
+            400,
+            f"`stop` is a string or up to {limits.max_stops} of them, "
+            f"of 1 to {limits.max_stop_chars} characters",
+            param="stop",
+        )
+    return tuple(stops)
+
+
+def answer_tokens(body: Mapping[str, Any], default: int, *names: str) -> int:
+    """Return the limit on an answer's tokens: the first field of `names` that is there."""
+    for name in names:
+        value = field(body, name, int, None)
+        if value is not None:
+            if value < 0:
+                raise ApiError(400, f"`{name}` is {value} and must be 0 or more", param=name)
+            return int(value)
+    return default

@@ -1,0 +1,178 @@
+"""`llmpipe serve`: loading the model, opening the socket, stopping in order."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Collection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from llmpipe.apps.load import load
+from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app
+from llmpipe.apps.serve.limits import Limits
+from llmpipe.apps.serve.service import Service
+from llmpipe.apps.serve.worker import Worker
+from llmpipe.core.console import Console
+from llmpipe.core.errors import UserError
+
+
+def serve(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    key: str | None = None,
+    allowed_hosts: Collection[str] = (),
+    name: str | None = None,
+    device: str = "auto",
+    max_batch: int = 16,
+    max_len: int | None = None,
+    int8: bool = False,
+    limits: Limits | None = None,
+    console: Console,
+) -> int:
+    """Serve a model until SIGTERM or Ctrl-C; answers that are being written are finished first.
+
+    Args:
+        folder: of the model.
+        host: address to listen on. One that other machines can reach needs a key.
+        port: 0 takes a free one.
+        key: that clients send as `Authorization: Bearer KEY`; it covers every route but /health.
+        allowed_hosts: more names that this server may be called by.
+        name: of the model for clients; by default that of its run and folder.
+        device: `auto`, `cpu` or `cuda`.
+        max_batch: answers written at the same time.
+        max_len: tokens of prompt and answer together; by default the model's own limit.
+        int8: turn the matrices into 8 bits.
+        limits: on requests.
+        console: told the address; never a prompt or an answer.
+
+    Raises:
+        UserError: if the address is not loopback and there is no key, or the port is taken.
+    """
+    limits = limits or Limits()
+    is_local = is_loopback(host)
+    if not is_local and not key:
+        raise UserError(
+            f"other machines can reach {host}, and there is no key",
+            hint="give one with `--key-file`, or listen on 127.0.0.1",
+        )
+    listener = _listen(host, port)
+    with listener:
+        loaded = load(folder, device, max_batch=max_batch, max_len=max_len, int8=int8)
+        service = Service(
+            model=name or "-".join(folder.resolve().parts[-2:]),
+            tokenizer=loaded.tokenizer,
+            worker=Worker(loaded.engine),
+            stop_ids=loaded.stop_ids,
+            limits=limits,
+        )
+        # With a key, a foreign page that gets here by rebinding a name has nothing to show.
+        hosts = {*LOOPBACK_NAMES, *allowed_hosts} if is_local or allowed_hosts else None
+        server = make_server(build_app(service, key, hosts), limits)
+        address = f"{host}:{listener.getsockname()[1]}"
+        console.info(f"{service.model} at http://{address}/v1; Ctrl-C ends")
+        asyncio.run(server.serve(sockets=[listener]))
+    console.info("all answers are finished")
+    return 0
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error.strerror}", hint="name another `--port`"
+        ) from None
+    return listener
+
+
+def make_server(app: Any, limits: Limits) -> uvicorn.Server:
+    """Return a server that logs no requests and waits for no slow ones."""
+
+    class Protocol(_DeadlineProtocol):
+        header_timeout_s = limits.header_timeout_s
+
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=64 * 1024,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=limits.shutdown_timeout_s,
+    )
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """Ends with exit code 0 after SIGTERM; uvicorn itself would raise the signal again."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Finish what is being written; a second signal ends at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+class _DeadlineProtocol(H11Protocol):
+    """uvicorn's HTTP, closing connections whose headers do not come.
+
+    uvicorn has no such limit: sockets that send a byte now and then stay open for ever.
+    """
+
+    header_timeout_s: float
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Start the clock when headers are being waited for, and stop it when they are there."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_watching()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.header_timeout_s, self._close_late)
+
+    def _stop_watching(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _close_late(self) -> None:
+        self._deadline = None
+        if self.conn.their_state is h11.IDLE:
+            self.transport.close()

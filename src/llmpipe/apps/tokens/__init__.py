@@ -1,0 +1,1 @@
+"""What the model sees: text as tokens, in the terminal and on a page."""

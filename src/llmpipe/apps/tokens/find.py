@@ -1,0 +1,81 @@
+"""From what a person calls a tokenizer to the tokenizer. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+from llmpipe.core.errors import InputError, UserError, did_you_mean
+from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.vocabularies import KNOWN, load_vocabulary
+
+OURS = "ours"
+
+_FILES = {"gpt2": "r50k_base"}  # the same vocabulary by its other name
+
+_URL = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
+
+
+def find_tokenizer(name: str, here: Path = Path()) -> Tokenizer:
+    """Return the tokenizer that `name` stands for.
+
+    Args:
+        name: a folder or file; a run's name or `ours` (the tokens of the one run there is); or a
+            published vocabulary, such as `cl100k_base`, whose file lies in `tokenizers/`, in
+            `~/.cache/llmpipe/tokenizers/` or where tiktoken keeps what it downloaded.
+        here: the folder that relative paths start from.
+
+    Raises:
+        UserError: if nothing is called so.
+        InputError: if it is called so and is no tokenizer.
+    """
+    path = here / name
+    if path.is_dir() or path.is_file():
+        return load_vocabulary(path)
+    run = here / "runs" / name / "tokens"
+    if run.is_dir():
+        return Tokenizer.load(run)
+    if name == OURS:
+        return Tokenizer.load(_only_run(here))
+    if name in KNOWN:
+        return _find_published(name, here)
+    known = [OURS, *KNOWN, *(p.parent.name for p in here.glob("runs/*/tokens"))]
+    hint = (
+        did_you_mean(name, known) or f"name a folder with `tokenizer.json`, or: {', '.join(known)}"
+    )
+    raise UserError(f"no tokenizer is called `{name}`", hint)
+
+
+def _only_run(here: Path) -> Path:
+    found = sorted(here.glob("runs/*/tokens/tokenizer.json"))
+    if not found:
+        raise InputError(
+            "there is no tokenizer of ours under runs/",
+            "train one with `llmpipe run tiny`, or name another with `--tokenizer NAME`",
+        )
+    if len(found) > 1:
+        names = ", ".join(path.parts[-3] for path in found)
+        raise UserError(
+            f"`{OURS}` could be that of several runs: {names}",
+            f"name one, as in `--tokenizer {found[0].parts[-3]}`",
+        )
+    return found[0].parent
+
+
+def _find_published(name: str, here: Path) -> Tokenizer:
+    stem = _FILES.get(name, name)
+    url = _URL.format(stem)
+    for folder in (here / "tokenizers", Path.home() / ".cache/llmpipe/tokenizers"):
+        path = folder / f"{stem}.tiktoken"
+        if path.is_file():
+            return load_vocabulary(path)
+    # tiktoken names a downloaded file by the hash of where it came from.
+    digest = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
+    cached = Path(tempfile.gettempdir()) / "data-gym-cache" / digest
+    if cached.is_file():
+        return load_vocabulary(cached, known_as=stem)
+    raise InputError(
+        f"the vocabulary `{name}` is not on this machine",
+        f"download {url} into `tokenizers/`, or name its file",
+    )

@@ -1,0 +1,203 @@
+"""`llmpipe import`: a GPT-2, Llama 3 or Qwen3 that others trained, as a model artifact.
+
+The weights stay as they are. What such a model may lack are the control tokens of our chat protocol; they get
+ids behind its own, and rows in its embedding and head:
+
+    <|bos|>     a copy of the row of the model's own document mark, which it was trained to start from
+    the others  the mean of all rows, so that a new token is never likelier than an average one
+                (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models")
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmpipe.core.artifact import SCHEMA, Artifact, artifact_id, list_files, publish
+from llmpipe.core.config import digest
+from llmpipe.core.console import Console
+from llmpipe.core.errors import InputError, UserError
+from llmpipe.core.stage import code_version, environment
+from llmpipe.export.hugging_face import read_json, read_stop_ids
+from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.special import BOS, IM_END, NAMED_TOKENS
+from llmpipe.tokenizer.vocabularies import with_chat_tokens
+
+if TYPE_CHECKING:
+    from llmpipe.model.transformer import Transformer
+
+VERSION = 1
+"""Of what importing does; a part of the artifact's key."""
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+def import_model(
+    folder: Path,
+    out: Path,
+    *,
+    chat_tokens: bool = True,
+    dtype: Dtype | None = None,
+    console: Console | None = None,
+) -> Artifact:
+    """Make a model artifact of a Hugging Face folder.
+
+    Args:
+        folder: with `config.json`, safetensors (one file or several) and `tokenizer.json`.
+        out: the artifact; it must not exist.
+        chat_tokens: add the control tokens of our protocol where they are missing; `sft` needs them.
+        dtype: turn the weights into this; training wants float32. None leaves them as they are.
+        console: for what is going on.
+
+    Raises:
+        UserError: if `out` exists.
+        InputError: if the folder is no such model, or its tokenizer cannot be reproduced exactly.
+    """
+    import torch
+
+    from llmpipe.model.config import n_parameters
+    from llmpipe.model.weights import load_model, save_generation_config, save_model
+
+    console = console or Console(quiet=True)
+    if out.exists():
+        raise UserError(f"{out} exists", hint="name a folder that does not, or delete this one")
+    started, clock = _now(), time.monotonic()
+    theirs = Tokenizer.load(folder)
+    tokenizer = with_chat_tokens(theirs) if chat_tokens else theirs
+    model = load_model(folder, dtype=getattr(torch, dtype) if dtype else None)
+    n_rows = model.config.vocab_size
+    if theirs.vocab_size > n_rows:
+        raise InputError(f"{folder}: {theirs.vocab_size} token ids, and rows for {n_rows}")
+    model = _with_rows(model, max(n_rows, tokenizer.vocab_size))
+    _fill_new_rows(model, theirs, tokenizer, n_rows)
+
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        stop_ids = _stop_ids(folder, theirs, tokenizer)
+        save_model(model, partial, tokenizer.bos_id, stop_ids[0])
+        tokenizer.save(partial, _chat_template(folder))
+        save_generation_config(partial, tokenizer.bos_id, stop_ids, tokenizer.pad_id)
+        stats: dict[str, Any] = {
+            "family": model.config.family,
+            "parameters": n_parameters(model.config),
+            "vocab_size": tokenizer.vocab_size,
+            "max_seq_len": model.config.max_seq_len,
+            "added_rows": model.config.vocab_size - n_rows,
+            "added_tokens": sorted(set(NAMED_TOKENS) - set(theirs.special)) if chat_tokens else [],
+        }
+        settings = {"folder": folder.name, "chat_tokens": chat_tokens, "dtype": dtype}
+        manifest = _manifest(folder, out, settings, stats)
+        manifest["time"] = {
+            "started": started,
+            "finished": _now(),
+            "seconds": round(time.monotonic() - clock, 1),
+            "attempts": 1,
+        }
+        artifact = publish(partial, out, manifest)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    console.info(
+        f"{out}: {stats['family']}, {stats['parameters']:,} parameters, "
+        f"{len(stats['added_tokens'])} control tokens added"
+    )
+    return artifact
+
+
+def _with_rows(model: Transformer, n_rows: int) -> Transformer:
+    """Return the model with `n_rows` rows in embedding and head; new rows are zero."""
+    import torch
+
+    from llmpipe.model.transformer import Transformer
+
+    if n_rows == model.config.vocab_size:
+        return model
+    with torch.device("meta"):
+        larger = Transformer(replace(model.config, vocab_size=n_rows))
+    weights = dict(model.named_parameters())
+    for name in ("embed.weight", "head.weight"):
+        if name in weights:
+            old = weights[name].detach()
+            new = old.new_zeros(n_rows, old.shape[1])
+            new[: len(old)] = old
+            weights[name] = torch.nn.Parameter(new)
+    larger.load_state_dict(weights, strict=False, assign=True)
+    larger.tie_head()
+    return larger
+
+
+def _fill_new_rows(model: Transformer, old: Tokenizer, new: Tokenizer, n_old_rows: int) -> None:
+    """Give the rows of tokens that the model has not seen their first values, in place."""
+    import torch
+
+    ids = sorted(set(new.special.values()) - set(old.special.values()))
+    if not ids:
+        return
+    matrices = {id(matrix): matrix for matrix in (model.embed.weight, model.head.weight)}
+    with torch.no_grad():
+        for matrix in matrices.values():
+            known = matrix[: min(n_old_rows, old.vocab_size)].float()
+            matrix[ids] = known.mean(dim=0).to(matrix.dtype)
+            if BOS not in old.special:
+                matrix[new.special[BOS]] = matrix[old.bos_id]
+
+
+def _stop_ids(folder: Path, old: Tokenizer, new: Tokenizer) -> list[int]:
+    """Return where generation ends: where the model's makers say, at a new document, and after a turn."""
+    stops = list(read_stop_ids(folder, old))
+    if not read_json(folder / "generation_config.json").get("eos_token_id"):
+        stated = read_json(folder / "config.json").get("eos_token_id")
+        stops = [stated] if isinstance(stated, int) else stated or stops
+    stops += [old.bos_id, new.bos_id]
+    if IM_END in new.special:
+        stops.append(new.special[IM_END])
+    return list(dict.fromkeys(stops))
+
+
+def _chat_template(folder: Path) -> str | None:
+    """Return the model's own template, from either of the places where it may stand."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _manifest(
+    folder: Path, out: Path, settings: Mapping[str, Any], stats: Mapping[str, Any]
+) -> dict[str, Any]:
+    names = {path.name for path in folder.glob("*.safetensors")} | {"config.json", "tokenizer.json"}
+    files = {name: sha for name, (_, sha) in list_files(folder).items() if name in names}
+    asked = {
+        "schema": SCHEMA,
+        "stage": "import",
+        "stage_version": VERSION,
+        "config": dict(settings),
+        "inputs": {},
+        "files": {"folder": artifact_id("model", {name: (0, sha) for name, sha in files.items()})},
+    }
+    return {
+        "schema": SCHEMA,
+        "kind": "model",
+        "stage": "import",
+        "stage_version": VERSION,
+        "name": out.resolve().parent.name,
+        "key": digest(asked),
+        "asked": asked,
+        "inputs": {},
+        "config": dict(settings),
+        "recipe": {"file": None, "overrides": []},
+        "code": code_version(),
+        "environment": environment("cpu", 1),
+        "stats": dict(stats),
+        "expect": {},
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

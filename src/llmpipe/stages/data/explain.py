@@ -1,0 +1,187 @@
+"""The story of one document: what became of it, and, where its input is still there, every step once more.
+
+The corpus says how it ended. The steps in between are not stored for a billion documents; they are
+deterministic, so the document is read again from its archive and sent through the recipe with someone watching.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmpipe.core.artifact import Artifact, open_artifact
+from llmpipe.core.console import Console
+from llmpipe.core.errors import InputError
+from llmpipe.core.stage import SourceFile
+from llmpipe.core.units import Unit
+from llmpipe.stages.data.config import DataConfig
+
+_EXCERPT_CHARS = 300
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A document at one step."""
+
+    step: str
+    n_chars: int
+    """Characters it had behind the step; of HTML before extraction."""
+    outcome: str
+    """Empty if it went on; else what dropped it, with the measured value and the bound."""
+
+
+def explain(corpus: Path, key: str, console: Console) -> list[str]:
+    """Tell what became of a document.
+
+    Args:
+        corpus: folder of the corpus.
+        key: the document's address or id.
+        console: gets a line for every input file that is searched.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        InputError: neither the corpus nor its inputs know the document.
+    """
+    artifact = open_artifact(corpus, "corpus")
+    ends = list(find_ends(artifact, key))
+    lines = [line for row in ends for line in _describe(row)]
+    for unit, i_record, passages in follow(artifact, key, ends, console):
+        lines.append(f"record {i_record} of {unit.name}:")
+        lines += [
+            f"    {p.step:20} {p.n_chars:>9,} characters  {p.outcome or 'goes on'}"
+            for p in passages
+        ]
+    if not lines:
+        raise InputError(
+            f"`{corpus}` knows no document `{key}`",
+            "only with `--set data.keep_dropped=true` does a corpus remember all that it dropped",
+        )
+    return lines
+
+
+# ------------------------------------------------------------------------------------------ what the corpus says
+
+
+def find_ends(artifact: Artifact, key: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a document: kept, dropped, or among the examples."""
+    import pyarrow.dataset as ds
+
+    wanted = (ds.field("id") == key) | (ds.field("url") == key)
+    seen: set[str] = set()
+    for pattern in ("part-*.parquet", "dropped/part-*.parquet"):
+        paths = sorted(str(path) for path in artifact.path.glob(pattern))
+        if paths:
+            for row in ds.dataset(paths).to_table(filter=wanted).to_pylist():
+                seen.add(row["id"])
+                yield row
+    examples = artifact.path / "examples.jsonl"
+    if examples.is_file():
+        for row in map(json.loads, examples.read_text(encoding="utf-8").splitlines()):
+            if key in (row["id"], row["url"]) and row["id"] not in seen:
+                yield row
+
+
+def _describe(row: dict[str, Any]) -> list[str]:
+    if "step" not in row:
+        stands_for = (
+            f", stands for {row['cluster_size']} near-duplicates" if row["cluster_size"] > 1 else ""
+        )
+        end = f"kept: {row['n_words']} words, {row['lang']} ({row['lang_score']:.2f}){stands_for}"
+        text = row["text"]
+    else:
+        bound = f" (bound {row['threshold']})" if row["threshold"] else ""
+        end = f"{row.get('outcome', 'dropped')} by {row['step'] or 'read'}: {row['reason']} {row['value']}{bound}"
+        text = row["excerpt"]
+    excerpt = " ".join(text[:_EXCERPT_CHARS].split())
+    return [f"{row['id']}  {row['url']}", f"    {end}", f"    {excerpt}"]
+
+
+# --------------------------------------------------------------------------------------------- once more, watched
+
+
+def follow(
+    artifact: Artifact, key: str, ends: list[dict[str, Any]], console: Console
+) -> Iterator[tuple[Unit, int, list[Passage]]]:
+    """Read a document again from its input, if that is still there, and pass it through the steps."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from llmpipe.stages.data.corpus import document_id
+    from llmpipe.stages.data.sources.inputs import plan_units
+    from llmpipe.stages.data.sources.items import Raw, read_items
+
+    try:
+        config: DataConfig = TypeAdapter(DataConfig).validate_python(dict(artifact.config))
+    except ValidationError:
+        raise InputError(
+            f"`{artifact.path}` was made with settings that this version does not know",
+            "make it again with `llmpipe data --force`",
+        ) from None
+    units = plan_units(_sources(artifact, config))
+    ids = {key, *(row["id"] for row in ends)}
+    prefixes = {name.rpartition("-")[0] for name in ids}
+    chosen = [unit for unit in units if unit.id[:16] in prefixes] or units
+    for unit in chosen:
+        if not all("://" not in path and Path(path).is_file() for path in unit.payload.paths):
+            continue
+        console.debug(f"searching {unit.name}")
+        for i_record, item in enumerate(read_items(unit.payload, config.read, artifact.path)):
+            is_it = document_id(unit.id, i_record) in ids
+            if isinstance(item, Raw) and (is_it or (item.url and item.url == key)):
+                yield unit, i_record, list(_watched(item, config))
+
+
+def _sources(artifact: Artifact, config: DataConfig) -> list[SourceFile]:
+    """Return the inputs as the manifest names them."""
+    from llmpipe.core.stage import Inputs, fingerprint_files
+    from llmpipe.stages.data.stage import files, source_files
+
+    try:
+        if config.inputs:
+            return source_files(config, Inputs({}, fingerprint_files(files(config))))
+        crawl = artifact.path / artifact.manifest["inputs"]["crawl"]["path"]
+        return source_files(config, Inputs({"crawl": open_artifact(crawl, "crawl")}))
+    except InputError:
+        return []  # moved or deleted: then only the corpus can answer
+
+
+def _watched(item: Any, config: DataConfig) -> Iterator[Passage]:
+    import tempfile
+
+    from llmpipe.stages.data.document import Drop
+    from llmpipe.stages.data.sources.http import BadBody
+    from llmpipe.stages.data.steps.decontamination import compile_evaluations
+    from llmpipe.stages.data.steps.table import STEPS
+    from llmpipe.stages.data.steps.url_filter import compile_lists
+
+    try:
+        document = item.load()
+    except BadBody as error:
+        yield Passage("read", 0, f"unreadable: {error}")
+        return
+    if isinstance(document, Drop):
+        yield Passage("read", 0, _worded(document))
+        return
+    yield Passage("read", len(document.html or document.text), "")
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder)
+        if "url_filter" in config.steps:
+            compile_lists(config.url_filter, prepared / "urls.npy")
+        if "decontamination" in config.steps:
+            compile_evaluations(config.decontamination, prepared / "evaluations.npy")
+        for name in config.steps:
+            drop = STEPS[name].make(config, prepared)(document)
+            size = len(document.html if document.html is not None else document.text)
+            yield Passage(name, size, _worded(drop) if drop else "")
+            if drop is not None:
+                return
+
+
+def _worded(drop: Any) -> str:
+    value = drop.value if isinstance(drop.value, str) else f"{drop.value:.4g}"
+    bound = f" (bound {drop.threshold})" if drop.threshold != "" else ""
+    return f"dropped: {drop.reason} {value}{bound}"

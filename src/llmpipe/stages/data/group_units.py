@@ -1,0 +1,100 @@
+"""Duplicates of a large corpus, found in units: one band and one range of its keys each.
+
+    signatures of all files ──> unit (band 0, range 0) ──> edges ─┐
+                            ──> unit (band 0, range 1) ──> edges ─┼──> connected components
+                            ──> …                                 ┘
+
+A unit reads one column of keys, keeps those in its range, and groups at most about `UNIT_ROWS` of them, so its memory does
+not grow with the corpus. Equal keys lie in one range, so no pair is lost. Units are committed like all others: a
+killed run goes on, and workers on several machines give the same edges. The components are exact; they need
+16 bytes per document in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmpipe.core.artifact import atomic_file, hash_file
+from llmpipe.core.config import digest
+from llmpipe.core.units import Executor, RunUnit, Unit, Watch, run_units
+from llmpipe.stages.data.grouping import Clusters, equal_pairs, union
+
+UNIT_ROWS = 20_000_000
+"""Keys that one unit groups: sorting them takes about 0.6 GB."""
+_EDGES = "edges.npy"
+
+
+@dataclass(frozen=True)
+class GroupJob:
+    """Groups the keys of one column in one range."""
+
+    segments: tuple[Path, ...]
+    members: Path
+    """A boolean per document, as a NumPy file: who takes part."""
+
+    def open(self) -> RunUnit:
+        """Return the function that runs a unit."""
+        return self._run
+
+    def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
+        column, i_part, n_parts = unit.payload
+        left, right = self._pairs(column, i_part, n_parts)
+        with atomic_file(folder / _EDGES) as path, path.open("wb") as file:
+            np.save(file, np.stack([left, right]))
+        return {"n_edges": len(left)}
+
+    def _pairs(self, column: str, i_part: int, n_parts: int) -> tuple[np.ndarray, np.ndarray]:
+        from llmpipe.stages.data.segments import read_segments
+
+        members = np.load(self.members, mmap_mode="r")
+        keys, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        start = 0
+        for table in read_segments(list(self.segments), [column]):
+            found = table[column].combine_chunks().fill_null(0).to_numpy()
+            inside = in_range(found, i_part, n_parts) & members[start : start + len(found)]
+            keys.append(found[inside])
+            places.append(np.flatnonzero(inside) + start)
+            start += len(found)
+        positions = np.concatenate(places)
+        left, right = equal_pairs(np.concatenate(keys))
+        return positions[left], positions[right]
+
+
+def in_range(keys: np.ndarray, i_part: int, n_parts: int) -> np.ndarray:
+    """Tell which keys lie in a range; keys are hashes, so equal ranges hold about equally many."""
+    # The upper 32 bits times n_parts, without the lower 32: the range's number, in whole numbers only.
+    part = ((keys >> np.uint64(32)) * np.uint64(n_parts)) >> np.uint64(32)
+    inside: np.ndarray = part == np.uint64(i_part)
+    return inside
+
+
+def group_in_units(
+    columns: Sequence[str],
+    segments: tuple[Path, ...],
+    members: np.ndarray,
+    folder: Path,
+    executor: Executor,
+    unit_rows: int = UNIT_ROWS,
+) -> Clusters:
+    """Join documents that share a key in any column; see `grouping.cluster`, which gives the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    n_parts = max(1, -(-int(members.sum()) // unit_rows))
+    table = folder / f"members-{columns[0]}.npy"
+    with atomic_file(table) as path, path.open("wb") as file:
+        np.save(file, members)
+    identity = [hash_file(table), [path.as_posix() for path in segments]]
+    units = [
+        Unit(digest([*identity, column, i, n_parts])[:32], f"{column} {i + 1}/{n_parts}", (column, i, n_parts))
+        for column in columns
+        for i in range(n_parts)
+    ]  # fmt: skip
+    parent = np.arange(len(members))
+    for commit in run_units(GroupJob(segments, table), units, folder / "units", executor):
+        left, right = np.load(commit.folder / _EDGES)
+        parent = union(parent, left, right)
+    return Clusters(parent)

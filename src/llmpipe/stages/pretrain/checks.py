@@ -1,0 +1,96 @@
+"""What is looked at before any work starts, so that it does not fail at step 900."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from llmpipe.core.console import format_bytes
+from llmpipe.core.errors import InputError, UserError
+from llmpipe.core.ranks import Ranks
+from llmpipe.model.config import ModelConfig, n_parameters
+from llmpipe.stages.pretrain.config import PretrainConfig
+from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.shards import TokenShards, read_index
+from llmpipe.training.throughput import checkpoint_bytes, state_bytes
+
+
+def check_processes(config: PretrainConfig, ranks: Ranks) -> None:
+    """Refuse settings that this number of processes cannot carry out.
+
+    Raises:
+        UserError: naming the settings.
+    """
+    if not config.exact:
+        return
+    if ranks.world_size & (ranks.world_size - 1):
+        raise UserError(
+            f"`exact` needs a power of two of processes, and there are {ranks.world_size}",
+            hint="start 1, 2, 4, 8 ... processes, or leave `exact` out",
+        )
+    if config.parallel == "fsdp":
+        raise UserError(
+            '`exact` and `parallel = "fsdp"` exclude each other: FSDP adds in an order of its own',
+            hint="leave one of them out",
+        )
+
+
+def check_tokens(folder: Path, tokenizer: Tokenizer, train: TokenShards, val: TokenShards) -> None:
+    """Refuse tokens that are missing, or that another tokenizer made.
+
+    Raises:
+        InputError: saying what does not fit what.
+    """
+    for split, shards in (("training", train), ("validation", val)):
+        if shards.n_tokens == 0:
+            raise InputError(f"{folder} has no {split} tokens", "raise `tokenize.val_frac`")
+        if shards.digest != tokenizer.digest:
+            raise InputError(
+                f"{folder}: the shards were not made with the tokenizer that is used",
+                hint="tokenize all corpora of a run with one tokenizer",
+            )
+    n_ids = read_index(folder).get("vocab_size")
+    if n_ids != tokenizer.vocab_size:
+        raise InputError(
+            f"{folder}: the shards hold ids up to {n_ids}, the tokenizer has {tokenizer.vocab_size}"
+        )
+
+
+def check_disk(config: PretrainConfig, model: ModelConfig, out: Path) -> None:
+    """Refuse to start where checkpoints will not fit; one more than is kept exists while writing.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    needed = (config.keep_checkpoints + 1) * checkpoint_bytes(model) + 4 * n_parameters(model)
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(
+            f"checkpoints and model need {format_bytes(needed)}, and `{out}` has "
+            f"{format_bytes(free)} free",
+            hint="free some, write elsewhere with --out, or lower `pretrain.keep_checkpoints`",
+        )
+
+
+def check_memory(config: PretrainConfig, model: ModelConfig, ranks: Ranks, total: int) -> None:
+    """Refuse a model whose weights, gradients and moments alone exceed the memory.
+
+    Args:
+        config: Settings.
+        model: Shape.
+        ranks: How many processes share the work, and how many this machine.
+        total: Bytes of memory of the device of one process, or of the machine on a CPU, divided by
+            its processes.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    needed = state_bytes(model)
+    if config.parallel == "fsdp":
+        needed //= ranks.world_size
+    if needed > total:
+        raise UserError(
+            f"weights, gradients and moments need {format_bytes(needed)} per process, and there "
+            f"are {format_bytes(total)}",
+            hint="use a smaller model, or more processes with `--set pretrain.parallel=fsdp`",
+        )

@@ -1,0 +1,58 @@
+"""One dial, `depth`: what follows from it, each by a rule with its source.
+
+    width and heads   64 per block, heads of 64
+    tokens            12 for each weight that tokens are multiplied with
+    batch             524,288 tokens for the run of depth 12, growing as (tokens of the run)^0.383,
+                      to a power of two; never so large that the run has under 400 steps
+    learning rates    as the square root of the batch, but never less than half the rates that are
+                      right for 524,288 tokens
+
+The last bound, and the one on steps, are for small runs, where the square root would cut the rates
+to a twentieth: side by side on a CPU, uncut rates are better by 0.2 nats (docs/results/pretrain.md).
+
+Source: karpathy/nanochat 92d63d4, scripts/base_train.py; the exponent is from its scaling runs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from llmpipe.model.config import ModelConfig, n_matmul_parameters
+from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
+
+TOKENS_PER_PARAMETER = 12
+REFERENCE_DEPTH = 12
+REFERENCE_BATCH = 2**19
+BATCH_EXPONENT = 0.383
+MIN_STEPS = 400
+MIN_LR_SCALE = 0.5
+PLAIN_BATCH = 65_536
+"""Tokens per update without `depth`."""
+
+
+def fill_in(config: PretrainConfig, vocab_size: int) -> tuple[PretrainConfig, ModelConfig]:
+    """Work out every setting that was left open, and the model's shape."""
+    shape = config.model.resolve(vocab_size, config.depth)
+    if config.depth is None:
+        batch, scale = config.global_batch_tokens or PLAIN_BATCH, config.lr_scale or 1.0
+        return replace(config, global_batch_tokens=batch, lr_scale=scale), shape
+    n_tokens = config.max_tokens or TOKENS_PER_PARAMETER * n_matmul_parameters(shape)
+    micro_tokens = shape.max_seq_len * config.micro_batch_size
+    batch = config.global_batch_tokens or derive_batch(n_tokens, vocab_size, micro_tokens)
+    scale = config.lr_scale or max(MIN_LR_SCALE, math.sqrt(batch / REFERENCE_BATCH))
+    filled = replace(config, max_tokens=n_tokens, global_batch_tokens=batch, lr_scale=scale)
+    return filled, shape
+
+
+def derive_batch(n_tokens: int, vocab_size: int, micro_tokens: int) -> int:
+    """Give the tokens per update: micro-batches times a power of two, so that processes can share."""
+    reference = ModelSettings().resolve(vocab_size, REFERENCE_DEPTH)
+    ratio = n_tokens / (TOKENS_PER_PARAMETER * n_matmul_parameters(reference))
+    wanted = min(REFERENCE_BATCH * ratio**BATCH_EXPONENT, n_tokens / MIN_STEPS)
+    # Round to the nearest power of two, but not up where that would make too few steps.
+    n_micro = max(1.0, wanted / micro_tokens)
+    power = round(math.log2(n_micro))
+    while power > 0 and micro_tokens * 2**power > n_tokens / MIN_STEPS:
+        power -= 1
+    return micro_tokens * int(2**power)

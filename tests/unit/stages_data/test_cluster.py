@@ -1,0 +1,87 @@
+"""Units on a simulated Slurm and on a simulated Ray cluster: the same commits as on one machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmpipe.core.errors import UserError
+from llmpipe.core.executors import Limits
+from llmpipe.core.units import Unit, run_units
+from llmpipe.stages.data.cluster import make_executor
+
+LIMITS = Limits(30, 60, 10**9)
+# Workers import their job by name, so it must stand in a module of its own.
+JOB = """
+import time
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Squares:
+    wait_s: float
+
+    def open(self):
+        return self.run
+
+    def run(self, unit, folder, watch):
+        time.sleep(self.wait_s)
+        (folder / "square.txt").write_text(str(unit.payload ** 2))
+        return {"square": unit.payload ** 2}
+"""
+SBATCH = """#!{python}
+import os, subprocess, sys
+array = next(a for a in sys.argv if a.startswith("--array="))
+last = int(array.split("=0-")[1].split("%")[0])
+marker = sys.argv[-1] + ".lost"
+for i in range(last + 1):
+    if i == 1 and not os.path.exists(marker):
+        open(marker, "w").close()  # this task's machine is lost
+        continue
+    subprocess.run(["sh", sys.argv[-1]], env=dict(os.environ, SLURM_ARRAY_TASK_ID=str(i)), check=True)
+print(1)
+"""
+
+
+@pytest.fixture
+def squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "squares_job.py").write_text(JOB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    sys.modules.pop("squares_job", None)
+    import squares_job  # type: ignore[import-not-found]
+
+    return squares_job.Squares
+
+
+def units(n: int) -> list[Unit]:
+    return [Unit(f"u{i}", f"unit {i}", i) for i in range(n)]
+
+
+def test_unknown_executors_are_refused() -> None:
+    with pytest.raises(UserError, match="there is no executor `spark`"):
+        make_executor("spark", 1, LIMITS, lambda _: None, lambda: False)
+
+
+def test_slurm_needs_sbatch(tmp_path: Path, squares: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    executor = make_executor("slurm", 2, LIMITS, lambda _: None, lambda: False)
+    with pytest.raises(UserError, match="sbatch"):
+        run_units(squares(0.0), units(1), tmp_path / "units", executor)
+
+
+@pytest.mark.slow
+def test_a_slurm_array_does_all_units_also_when_a_task_is_lost(
+    tmp_path: Path, squares: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text(SBATCH.format(python=sys.executable))
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    executor = make_executor("slurm", 2, LIMITS, lambda _: None, lambda: False)
+    commits = run_units(squares(0.0), units(3), tmp_path / "units", executor)
+    assert [commit.record["square"] for commit in commits] == [0, 1, 4]

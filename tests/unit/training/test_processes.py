@@ -1,0 +1,201 @@
+"""Several processes: exact sums give the same bits on 1, 2 and 4; FSDP the same numbers to 1e-5.
+
+Run as a script, this file is one of the processes that `run_on` starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmpipe.core.distributed import Runtime
+from llmpipe.core.ranks import Ranks
+from llmpipe.model.config import ModelConfig
+from llmpipe.model.init import initialize
+from llmpipe.model.transformer import Transformer
+from llmpipe.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from llmpipe.training.config import Muon
+from llmpipe.training.evaluate import evaluate
+from llmpipe.training.fsdp import gather_model, reshard, shard_model
+from llmpipe.training.optim import build_optimizer, deal_matrices
+from llmpipe.training.parallel import my_share, tree_sum
+from llmpipe.training.step import Batch, SpikeGuard, train_step
+
+CONFIG = ModelConfig("qwen3", 32, 3, 4, 2, 8, 48, 61, 32)
+N_MICRO = 8
+
+
+def train(
+    runtime: Runtime, first: int, last: int, folder: Path | None, mode: str
+) -> tuple[str, list[float]]:
+    """Run the steps `first` to `last`, from a checkpoint if there is one.
+
+    Returns:
+        A hash of parameters and optimizer, and the losses.
+    """
+    model = Transformer(CONFIG)
+    initialize(model, torch.Generator().manual_seed(1))
+    if mode == "fsdp" and not runtime.ranks.is_alone:
+        shard_model(model, runtime)
+    optimizer = build_optimizer(model, Muon(max_norm=0.5), runtime.ranks)
+    checkpoint = find_checkpoint(folder) if folder is not None and first else None
+    if checkpoint is not None:
+        assert checkpoint.step == first
+        load_checkpoint(checkpoint, model, optimizer)
+    guard, losses = SpikeGuard(), []
+    for step in range(first, last):
+        batches = []
+        for i in my_share(range(N_MICRO), runtime.ranks):
+            generator = torch.Generator().manual_seed(100 * step + i)
+            ids = torch.randint(61, (2, 13), generator=generator)
+            batches.append(Batch(ids[:, :-1], ids[:, 1:]))
+        result = train_step(
+            model, optimizer, batches, 1.0, guard, runtime, is_exact=mode == "exact"
+        )
+        losses += [result.loss, result.grad_norm]
+    if mode == "fsdp":  # a pass without gradients leaves the outer weights collected
+        nats, _ = evaluate(model, batches, torch.ones(61, dtype=torch.long), runtime)
+        losses.append(nats)
+        reshard(model)
+    if folder is not None:
+        save_checkpoint(folder, last, model, optimizer, {}, is_main=runtime.ranks.is_main)
+        runtime.barrier()
+    state = optimizer.state()
+    copy = gather_model(model, runtime)
+    digest = hashlib.sha256()
+    if runtime.ranks.is_main:
+        for tensor in [*copy.parameters(), *(state[name] for name in sorted(state))]:
+            digest.update(tensor.detach().numpy().tobytes())
+    return digest.hexdigest(), losses
+
+
+def work(
+    rank: int, world_size: int, legs: Sequence[tuple[int, int, str | None, str]], folder: Path
+) -> None:
+    """Take part in a group of processes, and write down how each leg ended."""
+    torch.set_num_threads(1)
+    store = f"file://{folder / f'store-{world_size}'}"
+    torch.distributed.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=world_size
+    )
+    runtime = Runtime(Ranks(rank, world_size, rank, world_size), torch.device("cpu"))
+    results = [
+        train(runtime, first, last, None if name is None else folder / name, mode)
+        for first, last, name, mode in legs
+    ]
+    if rank == 0:
+        (folder / f"{world_size}.json").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+def run_on(
+    world_size: int, legs: Sequence[tuple[int, int, str | None, str]], folder: Path
+) -> list[tuple[str, list[float]]]:
+    """Run the legs on so many processes and return how each ended."""
+    command = [sys.executable, __file__, json.dumps([world_size, legs, str(folder)])]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(world_size)]
+    assert [process.wait(120) for process in processes] == [0] * world_size
+    return [
+        (digest, losses)
+        for digest, losses in json.loads((folder / f"{world_size}.json").read_text())
+    ]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list[float]]]:
+    """Run everything once: starting processes takes far longer than what they do."""
+    folder = tmp_path_factory.mktemp("processes")
+    alone = Runtime(Ranks(), torch.device("cpu"))
+    two = run_on(
+        2,
+        [
+            (0, 6, None, "exact"),
+            (0, 2, "exact", "exact"),
+            (0, 6, None, "fsdp"),
+            (0, 3, "fsdp", "fsdp"),
+        ],
+        folder,
+    )
+    shutil.copytree(folder / "fsdp", folder / "fsdp-again")
+    legs = [(0, 6, None, "exact"), (2, 4, "exact", "exact"), (3, 6, "fsdp", "fsdp")]
+    four = run_on(4, legs, folder)
+    return {
+        "1": train(alone, 0, 6, None, "exact"),
+        "2": two[0],
+        "4": four[0],
+        "2, 4, 1": train(alone, 4, 6, folder / "exact", "exact"),
+        "plain": train(alone, 0, 6, None, "plain"),
+        "fsdp 2": two[2],
+        "fsdp 2, 4": (four[2][0], two[3][1][:-1] + four[2][1]),
+        "fsdp 2, 1": (
+            (end := train(alone, 3, 6, folder / "fsdp-again", "fsdp"))[0],
+            two[3][1][:-1] + end[1],
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["2", "4", "2, 4, 1"])
+def test_exact_parameters_have_the_same_bits_whatever_the_processes(
+    ended: dict[str, tuple[str, list[float]]], processes: str
+) -> None:
+    assert ended[processes][0] == ended["1"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["fsdp 2", "fsdp 2, 4", "fsdp 2, 1"])
+def test_fsdp_gives_the_numbers_of_one_process_also_resumed_on_others(
+    ended: dict[str, tuple[str, list[float]]], processes: str
+) -> None:
+    losses = ended[processes][1]
+    assert len(losses) == 2 * 6 + 1  # loss and gradient norm of each step, validation at the end
+    assert losses[:-1] == pytest.approx(ended["plain"][1], abs=1e-5)
+    assert losses[-1] == pytest.approx(ended["fsdp 2"][1][-1], abs=1e-5)
+
+
+def test_tree_adds_by_halves() -> None:
+    # In float32, 1e8 + 1 is 1e8 again, so each order of additions gives its own sum.
+    leaves = [1e8, 1.0, -1e8, 1.0]
+    assert float(tree_sum(leaves, torch.tensor)) == 0.0  # (1e8 + 1) + (-1e8 + 1)
+    assert float(tree_sum([1e8, -1e8, 1.0, 1.0], torch.tensor)) == 2.0
+    # Two processes with two leaves each add the same pairs.
+    halves = [tree_sum(leaves[:2], torch.tensor), tree_sum(leaves[2:], torch.tensor)]
+    assert float(tree_sum(halves, lambda x: x)) == 0.0
+
+
+def test_exact_sum_equals_the_default_one_up_to_rounding() -> None:
+    runtime = Runtime(Ranks(), torch.device("cpu"))
+    model, other = Transformer(CONFIG), Transformer(CONFIG)
+    for m in (model, other):
+        initialize(m, torch.Generator().manual_seed(1))
+    ids = torch.randint(61, (8, 13), generator=torch.Generator().manual_seed(2))
+    batches = [Batch(ids[i : i + 2, :-1], ids[i : i + 2, 1:]) for i in range(0, 8, 2)]
+    results = [
+        train_step(m, build_optimizer(m, Muon()), batches, 0.0, SpikeGuard(), runtime, is_exact=e)
+        for m, e in ((model, True), (other, False))
+    ]
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-6)
+    assert results[0].grad_norm == pytest.approx(results[1].grad_norm, rel=1e-5)
+
+
+def test_matrices_are_dealt_evenly_and_in_batches_that_do_not_depend_on_the_processes() -> None:
+    model = Transformer(CONFIG)
+    matrices = {n: p for n, p in model.named_parameters() if n.startswith("blocks.") and p.ndim > 1}
+    dealt = {n: deal_matrices(matrices, n) for n in (1, 2, 4)}
+    for n, batches in dealt.items():
+        assert [list(b.named) for b in batches] == [list(b.named) for b in dealt[1]]
+        assert sorted(name for b in batches for name in b.named) == sorted(matrices)
+        assert {b.owner for b in batches} == set(range(n))
+
+
+if __name__ == "__main__":  # one of the processes that `run_on` starts
+    n_processes, asked, where = json.loads(sys.argv[1])
+    work(int(sys.argv[2]), n_processes, asked, Path(where))
