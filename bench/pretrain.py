@@ -26,7 +26,7 @@ import measure
 RUNNERS = measure.ROOT.parent / "shared" / "bench" / "pretrain"
 NOVELS = measure.ROOT.parent / "shared" / "data" / "text" / "english_novels.jsonl.zst"
 DATA = measure.ENVIRONMENTS / "pretrain-data"
-STEPS = {"cpu-2l": 150, "cpu-4l": 40}
+STEPS = {"cpu-2l": 150, "cpu-4l": 24}
 N_ROUNDS = 2
 # nanochat's peak rates, and the batch they were tuned at, by which it scales them down.
 # Source: karpathy/nanochat 92d63d4, scripts/base_train.py.

@@ -62,7 +62,7 @@ def serve(
     if not is_local and not key:
         raise UserError(
             f"other machines can reach {host}, and there is no key",
-            hint="give one with `--key-file`, or listen on 127.0.0.1",
+            hint="set LLMPIPE_API_KEY, or listen on 127.0.0.1",
         )
     listener = _listen(host, port)
     with listener:
