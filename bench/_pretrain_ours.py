@@ -45,6 +45,7 @@ class Sizes:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runners", type=Path, required=True)
+    parser.add_argument("--dtype", default="auto")
     runners = parser.parse_known_args()[0].runners
     sys.path.insert(0, str(runners))
     import common
@@ -79,6 +80,7 @@ def main() -> None:
         eval_tokens=args.micro * args.block,
         sample_every=None,
         checkpoint_every_s=1e9,
+        dtype=args.dtype,
         compile="always" if args.compile else "never",
     )
     data_folder = Path(args.data)

@@ -44,6 +44,12 @@ class Runtime:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
+    def add(self, value: torch.Tensor) -> torch.Tensor:
+        """Add a tensor over all processes, in place, on the device; nothing waits for the result."""
+        if not self.ranks.is_alone:
+            dist.all_reduce(value)
+        return value
+
     def any(self, flag: bool) -> bool:
         """Tell whether the flag is set on at least one process."""
         return self.sum([float(flag)])[0] > 0
@@ -74,12 +80,26 @@ def resolve_device(name: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank)
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turn `auto`, `float32` or `bfloat16` into a type; auto is bfloat16 on a GPU that has it."""
-    if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return DTYPES[name]
+def resolve_dtype(name: str, device: torch.device, is_fast_on_cpu: bool = False) -> torch.dtype:
+    """Turn `auto`, `float32` or `bfloat16` into a type.
+
+    Args:
+        name: As in the settings; auto is bfloat16 where the device computes with it faster.
+        device: Where the products are computed.
+        is_fast_on_cpu: Let auto be bfloat16 also on a CPU that has instructions for it.
+    """
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        is_fast = torch.cuda.is_bf16_supported()
+    else:
+        is_fast = is_fast_on_cpu and has_fast_bfloat16()
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def has_fast_bfloat16() -> bool:
+    """Tell whether the CPU multiplies bfloat16 faster than float32: AVX512-BF16 (or AMX, which implies it)."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def n_usable_cores() -> int:

@@ -30,7 +30,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, scale: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        vocab_size: int,
+        scale: float | Tensor,
     ) -> Tensor:
         """Return the scaled sum and keep both gradients."""
         needs_grad = any(ctx.needs_input_grad[:2])
@@ -80,7 +85,7 @@ def chunked_cross_entropy(
     weight: Float[Tensor, "rows d_model"],
     targets: Int[Tensor, "batch time"],
     vocab_size: int,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
 ) -> Float[Tensor, ""]:
     """Sum the cross-entropy of the trained tokens, in nats, times `scale`.
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llmpipe.core.errors import InputError
@@ -31,8 +31,12 @@ from llmpipe.training.parallel import (
 class Optimizer(Protocol):
     """What a training loop needs of an optimizer."""
 
-    def step(self, lr_factor: float) -> None:
-        """Update all parameters from their gradients, with all rates times `lr_factor`."""
+    def step(self, lr_factor: float, is_usable: Bool[Tensor, ""] | None = None) -> None:
+        """Update all parameters from their gradients, with all rates times `lr_factor`.
+
+        Where `is_usable`, on the device, is false, nothing changes, whatever the gradients hold; and
+        nothing waits to find out.
+        """
         ...
 
     def clip(self) -> None:
@@ -78,9 +82,11 @@ class AdamWOptimizer:
             self.groups.setdefault((rates[name], decay), []).append(name)
 
     @torch.no_grad()
-    def step(self, lr_factor: float) -> None:
-        """Update all parameters."""
-        self._n_steps += 1  # both memories start at 0; the kernel makes up for that
+    def step(self, lr_factor: float, is_usable: Bool[Tensor, ""] | None = None) -> None:
+        """Update all parameters, or none."""
+        # Both memories start at 0, for which the kernel makes up with the number of steps.
+        self._n_steps += 1 if is_usable is None else is_usable
+        found_inf = None if is_usable is None else (~is_usable).float()  # the kernel's word for it
         for (rate, decay), names in self.groups.items():
             # One pass over memory instead of eight: this is what an update of embeddings costs.
             torch._fused_adamw_(
@@ -97,6 +103,7 @@ class AdamWOptimizer:
                 eps=self.config.eps,
                 amsgrad=False,
                 maximize=False,
+                found_inf=found_inf,
             )
 
     def clip(self) -> None:
@@ -189,6 +196,7 @@ class MuonOptimizer:
     def __init__(self, model: nn.Module, config: Muon, ranks: Ranks) -> None:
         self.config = config
         self.ranks = ranks
+        self.device = next(model.parameters()).device
         named = dict(model.named_parameters())
         matrices = {name: p for name, p in named.items() if is_muon_matrix(name, p)}
         rates = {
@@ -208,11 +216,14 @@ class MuonOptimizer:
         }
 
     @torch.no_grad()
-    def step(self, lr_factor: float) -> None:
-        """Update all parameters."""
-        sent = [self._share_update(batch) for batch in self.batches]  # travels during what follows
-        self.adamw.step(lr_factor)
-        lr = self.config.lr * lr_factor
+    def step(self, lr_factor: float, is_usable: Bool[Tensor, ""] | None = None) -> None:
+        """Update all parameters, or none."""
+        if is_usable is None:
+            is_usable = torch.ones((), dtype=torch.bool, device=self.device)
+        # What is sent travels during what follows.
+        sent = [self._share_update(batch, is_usable) for batch in self.batches]
+        self.adamw.step(lr_factor, is_usable)
+        lr = self.config.lr * lr_factor * is_usable  # on the device: 0 leaves everything as it is
         for batch, (update, work) in zip(self.batches, sent, strict=True):
             if work is not None:
                 work.wait()
@@ -220,14 +231,18 @@ class MuonOptimizer:
             # A tall matrix of size 1 per direction changes its output less than a wide one.
             size = max(1.0, n_rows / n_columns) ** 0.5
             parameters = list(batch.named.values())
-            parts = [part_like(u, p) for u, p in zip(update.unbind(), parameters, strict=True)]
+            change = update.float().mul_(-lr * size)
+            parts = [part_like(c, p) for c, p in zip(change.unbind(), parameters, strict=True)]
             mine = [local_part(p.data) for p in parameters]
-            torch._foreach_mul_(mine, 1 - lr * self.config.weight_decay)
-            torch._foreach_add_(mine, parts, alpha=-lr * size)
+            if self.config.weight_decay:
+                torch._foreach_mul_(mine, 1 - lr * self.config.weight_decay)
+            torch._foreach_add_(mine, parts)
 
-    def _share_update(self, batch: MatrixBatch) -> tuple[Tensor, dist.Work | None]:
+    def _share_update(
+        self, batch: MatrixBatch, is_usable: Bool[Tensor, ""]
+    ) -> tuple[Tensor, dist.Work | None]:
         """Work out a batch's update or receive it; it is whole when the work is done."""
-        ahead = self._look_ahead(batch) if self._keeps(batch) else None
+        ahead = self._look_ahead(batch, is_usable) if self._keeps(batch) else None
         if batch.owner == self.ranks.rank and ahead is not None:
             update = orthogonalize(ahead, self.config.n_newton_schulz)
         else:
@@ -239,10 +254,16 @@ class MuonOptimizer:
             return update, None
         return update, dist.broadcast(update, src=batch.owner, async_op=True)
 
-    def _look_ahead(self, batch: MatrixBatch) -> Float[Tensor, "n rows columns"]:
+    def _look_ahead(
+        self, batch: MatrixBatch, is_usable: Bool[Tensor, ""]
+    ) -> Float[Tensor, "n rows columns"]:
         """Remember the gradients, and give them one step ahead (Nesterov)."""
-        gradients = [_gradient(p) for p in batch.named.values()]
         momenta = [self.momenta[name] for name in batch.named]
+        # In place of a gradient that is not usable the momentum itself, which leaves it as it is.
+        gradients = [
+            torch.where(is_usable, _gradient(p), m)
+            for p, m in zip(batch.named.values(), momenta, strict=True)
+        ]
         torch._foreach_lerp_(momenta, gradients, 1 - self.config.momentum)
         ahead = torch._foreach_lerp(gradients, momenta, self.config.momentum)
         parameters = batch.named.values()

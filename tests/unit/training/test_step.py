@@ -81,14 +81,31 @@ def test_update_that_is_not_finite_is_skipped_and_counted() -> None:
     assert (guard.n_skipped, guard.n_in_a_row) == (1, 0)
 
 
+@pytest.mark.parametrize("config", [Muon(weight_decay=0.1), AdamW()], ids=["muon", "adamw"])
+def test_far_out_update_changes_nothing_at_all(config: Muon | AdamW) -> None:
+    model, optimizer = make(config)
+    guard = SpikeGuard(losses=[1e-3] * 128, norms=[1e-3] * 128)  # any real step is far out
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    state = {name: value.clone() for name, value in optimizer.state().items()}
+    result = train_step(model, optimizer, [random_batch(2)], 1.0, guard, ALONE)
+    assert result.skipped is not None
+    assert result.skipped.endswith("and 0.001 is usual")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+    for name, value in optimizer.state().items():
+        assert torch.equal(value, state[name])
+
+
 def test_guard_finds_what_is_far_out_and_not_what_is_usual() -> None:
     guard = SpikeGuard(window=128)
-    # 4.0 and 4.2 in turn: mean 4.1, sigma 0.1, so the line is at 4.7
+    # losses 4.0 and 4.2 in turn: mean 4.1, sigma 0.1, so the line is at 4.7
+    # norms 1.0 and 1.2: mean 1.1, sigma 0.1, below a quarter of the mean: the line is at 2.75
     for i in range(64):
         assert guard.judge(4.0 + 0.2 * (i % 2), 1.0 + 0.2 * (i % 2)) is None
     assert guard.judge(4.8, 1.1) == "the loss is 4.8, and 4.1 is usual"
     assert guard.judge(4.65, 1.1) is None
-    assert guard.judge(4.1, 9.0) == "the gradient is 9, and 1.1 is usual"
+    assert guard.judge(4.1, 2.8) == "the gradient is 2.8, and 1.1 is usual"
+    assert guard.judge(4.1, 2.7) is None
     assert guard.judge(math.inf, 1.1) == "the loss is not finite"
     assert guard.judge(4.1, math.nan) == "the gradient is not finite"
     assert guard.judge(1.0, 0.1) is None  # better than usual is fine

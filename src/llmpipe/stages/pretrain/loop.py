@@ -94,7 +94,7 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     val_batches = validation_batches(data, config, row_tokens, runtime)
     bytes_of_id = count_bytes(data.tokenizer)
 
-    dtype = resolve_dtype(config.dtype, runtime.device)
+    dtype = resolve_dtype(config.dtype, runtime.device, is_fast_on_cpu=True)
     is_compiled = config.compile == "always" or (config.compile == "auto" and runtime.is_cuda)
     if is_compiled:
         for block in model.blocks:
