@@ -35,7 +35,7 @@ docs: .venv/installed-dev ## Write docs/reference/ anew from the code
 	$(BIN)/python tools/docs.py
 
 bench: .venv/installed-dev ## Measure against peers, each in an environment of its own; writes docs/results/
-	$(BIN)/python bench/run.py $(BENCH)
+	$(BIN)/python bench/run.py $(BENCH) $(addprefix --peer ,$(PEERS))
 
 clean: ## Remove .venv and caches, keep runs/
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build src/llmpipe.egg-info
