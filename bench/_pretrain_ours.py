@@ -78,6 +78,7 @@ def main() -> None:
         micro_batch_size=args.micro,
         eval_every=10**9,
         eval_tokens=args.micro * args.block,
+        row_tokens=args.block,
         sample_every=None,
         checkpoint_every_s=1e9,
         dtype=args.dtype,
@@ -104,7 +105,7 @@ def main() -> None:
         model.to(process.device)
         ctx = Context("bench", 1, Console(quiet=True), Log(), StopFlag(), 1, args.device)  # type: ignore[arg-type]
         ctx.seed = None  # type: ignore[assignment]  # rows in the order of the shards
-        budget = make_budget(config, shape, shards["train"].n_tokens)
+        budget = make_budget(config, shards["train"].n_tokens)
         data = Data([Corpus(shards["train"], shards["val"])], sizes)  # type: ignore[arg-type]
         train(model, data, budget, config, Path(out), ctx, process)
 

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from llmpipe.core.artifact import Artifact
 from llmpipe.core.errors import InputError, Stopped, UserError
 from llmpipe.core.metrics import read_metrics
 from llmpipe.core.ranks import Ranks
-from llmpipe.core.stage import Context, Inputs
+from llmpipe.core.stage import Context, Inputs, Need
 from llmpipe.model.weights import load_model
 from llmpipe.stages.pretrain.budget import make_budget
 from llmpipe.stages.pretrain.checks import check_disk, check_memory, check_processes
@@ -324,12 +325,11 @@ def test_plan_says_what_it_will_take(tokens: Path) -> None:
 
 
 def test_settings_that_do_not_fit_are_refused_before_work_starts() -> None:
-    model = CONFIG.model.resolve(288)
-    uneven = PretrainConfig(global_batch_tokens=1000, micro_batch_size=2)
+    uneven = PretrainConfig(global_batch_tokens=1000, micro_batch_size=2, row_tokens=32)
     with pytest.raises(UserError, match=r"\(1000\) must be a multiple of .* \(2 \* 32\)"):
-        make_budget(uneven, model, 10_000)
+        make_budget(uneven, 10_000)
     with pytest.raises(InputError, match="200 tokens do not fill one step of 256"):
-        make_budget(CONFIG, model, 200)
+        make_budget(replace(CONFIG, row_tokens=32), 200)
 
 
 def test_plan_derives_everything_from_depth_and_bounds_it_for_small_batches(tokens: Path) -> None:
@@ -370,6 +370,45 @@ def test_what_depth_derives_can_be_set() -> None:
     assert filled.lr_scale == 2.0
     with pytest.raises(UserError, match="both decide the shape: 4 and gpt2"):
         fill_in(PretrainConfig(depth=4, model=ModelSettings(preset="gpt2")), 4096)
+
+
+def test_rows_can_be_shorter_than_the_model_allows_and_not_longer(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    run(with_settings(row_tokens=16), tokens, tmp_path, make_context)
+    assert load_model(tmp_path).config.max_seq_len == 32
+    with pytest.raises(UserError, match="row_tokens is 64, and the model holds 32"):
+        fill_in(with_settings(row_tokens=64), 288)
+
+
+def test_training_goes_on_from_a_model(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(CONFIG, tokens, first, make_context)
+    config = with_settings(start="model", model=ModelSettings(), row_tokens=16)
+    assert SPEC.needs(config)["model"] == Need("model", "imported")
+    inputs = Inputs({**inputs_from(tokens), "model": Artifact(first, {"id": "m", "kind": "model"})})
+    assert SPEC.plan is not None
+    assert SPEC.plan(config, inputs)["model"].startswith("qwen3, 2 layers of 32")
+    SPEC.run(config, inputs, second, make_context(second))
+    before, after = (
+        [line["loss"] for line in read_metrics(out / "metrics.jsonl")] for out in (first, second)
+    )
+    assert after[0] == pytest.approx(before[-1], rel=0.1)
+    assert after[0] < 0.8 * before[0]
+    with pytest.raises(UserError, match="takes the shape of that model"):
+        SPEC.plan(with_settings(start="model"), inputs)
+
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (other / name).write_bytes((first / name).read_bytes())
+    ranks = {bytes([255 - i]): i for i in range(256)}
+    Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(256)).save(other)
+    stranger = Inputs({**inputs, "model": Artifact(other, {"id": "o", "kind": "model"})})
+    with pytest.raises(InputError, match="were not made with the tokenizer of"):
+        SPEC.run(config, stranger, tmp_path / "third", make_context(tmp_path / "third"))
 
 
 def test_two_corpora_are_trained_on_in_proportion(

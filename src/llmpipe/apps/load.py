@@ -13,7 +13,7 @@ from llmpipe.inference.engine import Engine
 from llmpipe.inference.int8 import quantize_int8
 from llmpipe.inference.packed import pack
 from llmpipe.model.transformer import Transformer
-from llmpipe.model.weights import load_model
+from llmpipe.model.weights import INDEX_FILE, WEIGHTS_FILE, load_model
 from llmpipe.tokenizer.bpe import Tokenizer
 
 
@@ -41,7 +41,7 @@ def load(
     """Read a model folder.
 
     Args:
-        folder: holds `model.safetensors`, `config.json` and `tokenizer.json`.
+        folder: holds `model.safetensors` (or several files and their index), `config.json` and `tokenizer.json`.
         device: `auto` takes a GPU if there is one.
         max_batch: sequences generated at the same time.
         max_len: tokens of the longest one; the model's own limit by default.
@@ -88,10 +88,9 @@ def _check_folder(folder: Path) -> None:
             f"{folder} is not a folder",
             hint="name a model, such as runs/tiny/sft; see `llmpipe ls`",
         )
+    weights = INDEX_FILE if (folder / INDEX_FILE).is_file() else WEIGHTS_FILE
     missing = [
-        name
-        for name in ("model.safetensors", "config.json", "tokenizer.json")
-        if not (folder / name).is_file()
+        name for name in (weights, "config.json", "tokenizer.json") if not (folder / name).is_file()
     ]
     if missing:
         raise InputError(

@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from llmpipe.core.errors import InputError
 from llmpipe.model.config import ModelConfig, RopeScaling
+from llmpipe.model.config_file import from_hugging_face, to_hugging_face
 from llmpipe.model.init import initialize
 from llmpipe.model.transformer import Transformer
-from llmpipe.model.weights import from_hugging_face, load_model, save_model, to_hugging_face
+from llmpipe.model.weights import load_model, save_model
 
 CONFIGS = {
     "gpt2": ModelConfig("gpt2", 32, 2, 4, 4, 8, 64, 61, 32, tied_embeddings=True),
@@ -74,6 +75,25 @@ def test_sharded_files_are_read_through_their_index(tmp_path: Path) -> None:
     weight_map = {name: file for file, part in shards.items() for name in part}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (tmp_path / "model.safetensors").unlink()
+    loaded = dict(load_model(tmp_path).named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(loaded[name], parameter)
+
+
+def test_large_models_are_written_as_several_files(tmp_path: Path) -> None:
+    model = make_model(CONFIGS["llama"])
+    save_model(model, tmp_path, max_file_bytes=20_000)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert [path.name for path in files] == [
+        f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)
+    ]
+    assert len(files) > 2
+    assert all(path.stat().st_size < 24_000 for path in files)  # the header comes on top
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(4 * p.numel() for p in model.parameters())
+    assert {name: index["weight_map"][name] for path in files for name in load_file(path)} == index[
+        "weight_map"
+    ]
     loaded = dict(load_model(tmp_path).named_parameters())
     for name, parameter in model.named_parameters():
         assert torch.equal(loaded[name], parameter)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmpipe.core.errors import InputError, UserError
-from llmpipe.model.config import ModelConfig
 from llmpipe.stages.pretrain.config import PretrainConfig
 
 
@@ -20,20 +19,21 @@ class Budget:
     """Micro-batches per step, over all processes."""
 
 
-def make_budget(config: PretrainConfig, model: ModelConfig, n_tokens: int) -> Budget:
+def make_budget(config: PretrainConfig, n_tokens: int) -> Budget:
     """Work out the steps for `n_tokens` training tokens.
 
     Raises:
         UserError: if the global batch is not a whole number of micro-batches.
         InputError: if the tokens do not fill one step.
     """
-    row_tokens, batch = model.max_seq_len, config.global_batch_tokens
+    row_tokens, batch = config.row_tokens, config.global_batch_tokens
+    assert row_tokens is not None, "filled in by `depth.fill_in`"
     assert batch is not None, "filled in by `depth.fill_in`"
     micro_tokens = row_tokens * config.micro_batch_size
     if batch % micro_tokens:
         raise UserError(
             f"global_batch_tokens ({batch}) must be a multiple of "
-            f"micro_batch_size * max_seq_len ({config.micro_batch_size} * {row_tokens})"
+            f"micro_batch_size * row_tokens ({config.micro_batch_size} * {row_tokens})"
         )
     wanted = n_tokens * config.epochs
     if config.max_tokens is not None:

@@ -56,6 +56,20 @@ def check_tokens(folder: Path, tokenizer: Tokenizer, train: TokenShards, val: To
         )
 
 
+def check_start(folder: Path, tokenizer: Tokenizer) -> None:
+    """Refuse to go on from a model that reads other tokens.
+
+    Raises:
+        InputError: saying how to get tokens that fit.
+    """
+    own = Tokenizer.load(folder)
+    if own.digest != tokenizer.digest:
+        raise InputError(
+            f"the tokens were not made with the tokenizer of {folder}",
+            hint=f"tokenize again with `--set tokenize.tokenizer={folder}`",
+        )
+
+
 def check_disk(config: PretrainConfig, model: ModelConfig, out: Path) -> None:
     """Refuse to start where checkpoints will not fit; one more than is kept exists while writing.
 

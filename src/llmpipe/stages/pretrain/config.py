@@ -54,7 +54,7 @@ class ModelSettings:
     d_ff: Annotated[int, Gt(0)] | None = None
     """Width of the feed-forward part; without a preset, 4 (gpt2) or 8/3 times `d_model`."""
     max_seq_len: Annotated[int, Gt(1)] | None = None
-    """Length of the rows trained on, and the longest text later; without a preset, 1024."""
+    """Longest text, in tokens; without a preset, 1024."""
     rope_theta: Annotated[float, Gt(0)] | None = None
     """Base of the rotary wavelengths; without a preset, 10,000."""
     tied_embeddings: bool | None = None
@@ -128,12 +128,17 @@ class PretrainConfig:
     depth: Annotated[int, Gt(0)] | None = None
     """One dial for everything: blocks, from which width, heads, batch, learning rates and tokens
     follow where they are not set; `--dry-run` shows what. See docs/guides/pretraining.md."""
+    start: Literal["random", "model"] = "random"
+    """First weights: random ones, or with `model` those of the input `model`, such as `llmpipe import`
+    makes: `--from model=PATH`, else `imported` beside the run's other folders. Its shape is its own."""
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
     schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
 
     mixture: tuple[Corpus, ...] = ()
     """Token artifacts to train on, all made with one tokenizer; none: the run's own, `tokens`."""
+    row_tokens: Annotated[int, Gt(1)] | None = None
+    """Length of the rows trained on; without it, the model's `max_seq_len`."""
     epochs: Annotated[float, Gt(0)] = 1.0
     """How often to go over the training tokens, all parts of a mixture together."""
     max_tokens: Annotated[int, Gt(0)] | None = None

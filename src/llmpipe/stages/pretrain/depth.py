@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from llmpipe.core.errors import UserError
 from llmpipe.model.config import ModelConfig, n_matmul_parameters
 from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
 
@@ -31,14 +32,36 @@ PLAIN_BATCH = 65_536
 """Tokens per update without `depth`."""
 
 
-def fill_in(config: PretrainConfig, vocab_size: int) -> tuple[PretrainConfig, ModelConfig]:
-    """Work out every setting that was left open, and the model's shape."""
-    shape = config.model.resolve(vocab_size, config.depth)
+def fill_in(
+    config: PretrainConfig, vocab_size: int, start: ModelConfig | None = None
+) -> tuple[PretrainConfig, ModelConfig]:
+    """Work out every setting that was left open, and the model's shape.
+
+    Args:
+        config: As given.
+        vocab_size: Number of token ids.
+        start: Shape of the model that training goes on from, if it does.
+
+    Raises:
+        UserError: if settings contradict each other.
+    """
+    if start is not None and (config.depth is not None or config.model != ModelSettings()):
+        raise UserError(
+            '`start = "model"` takes the shape of that model, and `depth` or `model` ask for another',
+            hint="leave them out; `pretrain.row_tokens` sets the length of the rows",
+        )
+    shape = start or config.model.resolve(vocab_size, config.depth)
+    row_tokens = config.row_tokens or shape.max_seq_len
+    if row_tokens > shape.max_seq_len:
+        raise UserError(
+            f"row_tokens is {row_tokens}, and the model holds {shape.max_seq_len} tokens at most"
+        )
+    config = replace(config, row_tokens=row_tokens)
     if config.depth is None:
         batch, scale = config.global_batch_tokens or PLAIN_BATCH, config.lr_scale or 1.0
         return replace(config, global_batch_tokens=batch, lr_scale=scale), shape
     n_tokens = config.max_tokens or TOKENS_PER_PARAMETER * n_matmul_parameters(shape)
-    micro_tokens = shape.max_seq_len * config.micro_batch_size
+    micro_tokens = row_tokens * config.micro_batch_size
     batch = config.global_batch_tokens or derive_batch(n_tokens, vocab_size, micro_tokens)
     scale = config.lr_scale or max(MIN_LR_SCALE, math.sqrt(batch / REFERENCE_BATCH))
     filled = replace(config, max_tokens=n_tokens, global_batch_tokens=batch, lr_scale=scale)

@@ -87,7 +87,8 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     # setup
 
     ranks, n_steps = runtime.ranks, budget.n_steps
-    row_tokens = model.config.max_seq_len
+    row_tokens = config.row_tokens
+    assert row_tokens is not None, "filled in by `depth.fill_in`"
     micro = config.micro_batch_size
     rows = training_rows(data, row_tokens, budget.n_rows * n_steps, ctx.seed)
     my_micro_batches = my_share(range(budget.n_micro_batches), ranks)

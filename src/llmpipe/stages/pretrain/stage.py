@@ -19,39 +19,55 @@ if TYPE_CHECKING:
     from llmpipe.model.transformer import Transformer
     from llmpipe.tokenizer.bpe import Tokenizer
 
+MODEL = "model"
+"""Name of the input that training goes on from."""
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def needs(config: PretrainConfig) -> dict[str, Need]:
-    """Ask for tokens: the run's own, or each part of the mixture."""
+    """Ask for tokens, the run's own or each part of the mixture; and for a model to start from."""
     names = [corpus.name for corpus in config.mixture] or ["tokens"]
+    if MODEL in names:
+        raise UserError(f"`pretrain.mixture`: `{MODEL}` is the name of another input")
     if len(set(names)) < len(names):
         raise UserError(f"`pretrain.mixture` names a corpus twice: {', '.join(names)}")
-    return {name: Need("tokens", name) for name in names}
+    needed = {name: Need("tokens", name) for name in names}
+    if config.start == "model":
+        needed[MODEL] = Need("model", "imported")
+    return needed
+
+
+def token_inputs(config: PretrainConfig, inputs: Inputs) -> list[Artifact]:
+    """List the tokens to train on, in the order of the mixture."""
+    return [inputs[name] for name in needs(config) if name != MODEL]
 
 
 def plan(config: PretrainConfig, inputs: Inputs) -> dict[str, str]:
     """Say what will be trained, on how much, and what it will take."""
     from llmpipe.model.config import n_parameters
+    from llmpipe.model.config_file import load_config
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.shards import open_shards
     from llmpipe.training import throughput
 
-    folders = [inputs[name].path for name in needs(config)]
-    config, model = fill_in(config, Tokenizer.load(folders[0]).vocab_size)
+    folders = [tokens.path for tokens in token_inputs(config, inputs)]
+    start = load_config(inputs[MODEL].path) if config.start == "model" else None
+    config, model = fill_in(config, Tokenizer.load(folders[0]).vocab_size, start)
+    row_tokens = config.row_tokens or model.max_seq_len
     n_train = sum(open_shards(folder, "train", verify=False).n_tokens for folder in folders)
-    budget = make_budget(config, model, n_train)
-    batch = budget.n_rows * model.max_seq_len
+    budget = make_budget(config, n_train)
+    batch = budget.n_rows * row_tokens
     n_tokens = budget.n_steps * batch
-    flops = n_tokens * throughput.flops_per_token(model, model.max_seq_len)
+    flops = n_tokens * throughput.flops_per_token(model, row_tokens)
     memory = throughput.training_bytes(
-        model, config.micro_batch_size * model.max_seq_len, config.recompute
+        model, config.micro_batch_size * row_tokens, config.recompute
     )
     on_cores = format_duration(flops / (2 * throughput.CPU_FLOPS_PER_S))
     h100 = throughput.PEAK_FLOPS["H100"] * throughput.GPU_MFU
     return {
         "model": f"{model.family}, {model.n_layers} layers of {model.d_model}, {model.n_heads} heads, "
-        f"{model.vocab_size:,} ids, rows of {model.max_seq_len:,}",
+        f"{model.vocab_size:,} ids, rows of {row_tokens:,}",
         "parameters": f"{n_parameters(model):,}",
         "tokens": f"{n_tokens:,} of {n_train:,} ({n_tokens / n_train:.2f} epochs)",
         "steps": f"{budget.n_steps:,} of {batch:,} tokens",
@@ -73,12 +89,15 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
 
     from llmpipe.core.distributed import runtime
     from llmpipe.model.config import n_parameters
+    from llmpipe.model.config_file import load_config
     from llmpipe.model.init import initialize
     from llmpipe.model.transformer import Transformer
+    from llmpipe.model.weights import load_model
     from llmpipe.stages.pretrain.checks import (
         check_disk,
         check_memory,
         check_processes,
+        check_start,
         check_tokens,
     )
     from llmpipe.stages.pretrain.loop import Corpus, Data, train
@@ -87,18 +106,22 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     from llmpipe.training.fsdp import gather_model, shard_model
     from llmpipe.training.throughput import memory_bytes, peak_memory_bytes
 
-    tokens = inputs[next(iter(needs(config)))]
+    all_tokens = token_inputs(config, inputs)
+    tokens = all_tokens[0]
     tokenizer = Tokenizer.load(tokens.path)
     weights = [corpus.weight for corpus in config.mixture] or [1.0]
     corpora = []
-    for name, weight in zip(needs(config), weights, strict=True):
-        folder = inputs[name].path
+    for part, weight in zip(all_tokens, weights, strict=True):
+        folder = part.path
         train_shards, val_shards = open_shards(folder, "train"), open_shards(folder, "val")
         check_tokens(folder, tokenizer, train_shards, val_shards)
         corpora.append(Corpus(train_shards, val_shards, weight))
     data = Data(corpora, tokenizer)
-    config, shape = fill_in(config, tokenizer.vocab_size)
-    budget = make_budget(config, shape, data.n_train_tokens)
+    start = inputs[MODEL].path if config.start == "model" else None
+    if start is not None:
+        check_start(start, tokenizer)
+    config, shape = fill_in(config, tokenizer.vocab_size, load_config(start) if start else None)
+    budget = make_budget(config, data.n_train_tokens)
 
     check_disk(config, shape, out)
 
@@ -107,8 +130,11 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         check_processes(config, ranks)
         n_sharing = 1 if process.is_cuda else ranks.local_world_size
         check_memory(config, shape, ranks, memory_bytes(process.device) // n_sharing)
-        model = Transformer(shape)
-        initialize(model, torch.Generator().manual_seed(ctx.seed))
+        if start is None:
+            model = Transformer(shape)
+            initialize(model, torch.Generator().manual_seed(ctx.seed))
+        else:
+            model = load_model(start, dtype=torch.float32)
         model.to(process.device)
         if config.parallel == "fsdp" and not ranks.is_alone:
             shard_model(model, process)
