@@ -10,6 +10,7 @@ ids behind its own, and rows in its embedding and head:
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -31,6 +32,9 @@ from llmpipe.tokenizer.vocabularies import with_chat_tokens
 if TYPE_CHECKING:
     from llmpipe.model.transformer import Transformer
 
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+"""How a model on the hub is named: its owner and its own name."""
+
 VERSION = 1
 """Of what importing does; a part of the artifact's key."""
 
@@ -48,7 +52,8 @@ def import_model(
     """Make a model artifact of a Hugging Face folder.
 
     Args:
-        folder: with `config.json`, safetensors (one file or several) and `tokenizer.json`.
+        folder: with `config.json`, safetensors (one file or several) and `tokenizer.json`; or the name
+            of a model on the Hugging Face hub, such as `openai-community/gpt2`.
         out: the artifact; it must not exist.
         chat_tokens: add the control tokens of our protocol where they are missing; `sft` needs them.
         dtype: turn the weights into this; training wants float32. None leaves them as they are.
@@ -56,7 +61,8 @@ def import_model(
 
     Raises:
         UserError: if `out` exists.
-        InputError: if the folder is no such model, or its tokenizer cannot be reproduced exactly.
+        InputError: if the folder is no such model, its tokenizer cannot be reproduced exactly, or the
+            hub does not give it.
     """
     import torch
 
@@ -67,6 +73,9 @@ def import_model(
     if out.exists():
         raise UserError(f"{out} exists", hint="name a folder that does not, or delete this one")
     started, clock = _now(), time.monotonic()
+    if not folder.exists() and HUB_NAME.fullmatch(folder.as_posix()):
+        console.info(f"{folder} is no folder here: asking the Hugging Face hub for it")
+        folder = download(folder.as_posix())
     theirs = Tokenizer.load(folder)
     tokenizer = with_chat_tokens(theirs) if chat_tokens else theirs
     model = load_model(folder, dtype=getattr(torch, dtype) if dtype else None)
@@ -107,6 +116,30 @@ def import_model(
         f"{len(stats['added_tokens'])} control tokens added"
     )
     return artifact
+
+
+def download(name: str) -> Path:
+    """Fetch a model from the Hugging Face hub into its cache; return the folder.
+
+    Raises:
+        InputError: if there is no such model, it is closed to us, or no network.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"{name} is no folder here, and the Hugging Face hub cannot be reached",
+            hint="name a folder with config.json, safetensors and tokenizer.json",
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"the Hugging Face hub does not give {name}: {first}",
+            hint="models behind a licence need `hf auth login`",
+        ) from None
 
 
 def _with_rows(model: Transformer, n_rows: int) -> Transformer:
