@@ -2,11 +2,12 @@
 
 # B batch  T time  H heads  G key-value heads  S keys  D head_dim
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.norm import RMSNorm
@@ -28,6 +29,19 @@ class KVCache(Protocol):
     ]:
         """Store one layer's new keys and values, and return all of that layer's."""
         ...
+
+
+class Documents(NamedTuple):
+    """Documents one behind the other in the rows of a batch, in place of a mask.
+
+    A token attends to earlier ones of its own document. The kernel that reads this computes nothing
+    for other pairs, and runs on CUDA in 16 bits only.
+    """
+
+    starts: Int[Tensor, " documents_and_one"]
+    """First token of each in the rows laid end to end, and the number of all tokens; int32."""
+    longest: int
+    """Tokens of the longest one, or a bound on them."""
 
 
 class Attention(nn.Module):
@@ -55,7 +69,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch time d_model"],
         rotation: Rotation | None,
-        mask: Bool[Tensor, "#batch 1 time keys"] | None,
+        mask: Bool[Tensor, "#batch 1 time keys"] | Documents | None,
         cache: KVCache | None,
     ) -> Float[Tensor, "batch time d_model"]:
         """Mix the positions of `x`; see `Transformer.forward` for `mask` and `cache`."""
@@ -67,8 +81,32 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
             k, v = cache.append(self.i_layer, k, v)  # B G S D
-        y: Tensor = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.is_grouped
-        )
-        y = self.o(y.transpose(1, 2).flatten(2))  # B T d_model
-        return y
+        if isinstance(mask, Documents):
+            y = attend_within_documents(q, k, v, mask)
+        else:
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.is_grouped
+            )
+        out: Tensor = self.o(y.transpose(1, 2).flatten(2))  # B T d_model
+        return out
+
+
+def attend_within_documents(
+    q: Float[Tensor, "batch heads time head_dim"],
+    k: Float[Tensor, "batch kv_heads time head_dim"],
+    v: Float[Tensor, "batch kv_heads time head_dim"],
+    documents: Documents,
+) -> Float[Tensor, "batch heads time head_dim"]:
+    """Mix each document's tokens, causally, without looking at any other pair."""
+    n_batch, n_heads, n_time = q.shape[:3]
+    n_shared = n_heads // k.shape[1]
+
+    def flat(x: Tensor) -> Tensor:
+        x = x.repeat_interleave(n_shared, dim=1) if x.shape[1] < n_heads else x
+        return x.transpose(1, 2).flatten(0, 1).to(v.dtype)  # (B T) H D; autocast does not do it
+
+    starts, longest = documents
+    y = varlen_attn(
+        flat(q), flat(k), flat(v), starts, starts, longest, longest, window_size=(-1, 0)
+    )
+    return y.view(n_batch, n_time, n_heads, -1).transpose(1, 2)  # type: ignore[union-attr]

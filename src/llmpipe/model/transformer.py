@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from llmpipe.model.attention import Attention, KVCache
+from llmpipe.model.attention import Attention, Documents, KVCache
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.mlp import build_mlp
 from llmpipe.model.norm import build_norm
@@ -35,7 +35,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch time d_model"],
         rotation: Rotation | None,
-        mask: Bool[Tensor, "#batch 1 time keys"] | None,
+        mask: Bool[Tensor, "#batch 1 time keys"] | Documents | None,
         cache: KVCache | None,
     ) -> Float[Tensor, "batch time d_model"]:
         """Add what attention and then the feed-forward part have to say."""
@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         ids: Int[Tensor, "batch time"],
         *,
         positions: Int[Tensor, "#batch time"] | None = None,
-        mask: Bool[Tensor, "#batch 1 time keys"] | None = None,
+        mask: Bool[Tensor, "#batch 1 time keys"] | Documents | None = None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "batch time vocab_size"]:
         """Predict the next token at every position.
@@ -84,8 +84,8 @@ class Transformer(nn.Module):
         Args:
             ids: Token ids.
             positions: Place of each token in its text; default 0, 1, 2, ...
-            mask: True where a token (third axis) may attend to a key (fourth axis); default
-                causal. Required with `cache`.
+            mask: True where a token (third axis) may attend to a key (fourth axis), or the
+                documents within which to attend; default causal. Required with `cache`.
             cache: Holds the keys and values of earlier tokens; the new ones are added to it.
 
         Returns:
@@ -100,7 +100,7 @@ class Transformer(nn.Module):
         ids: Int[Tensor, "batch time"],
         *,
         positions: Int[Tensor, "#batch time"] | None = None,
-        mask: Bool[Tensor, "#batch 1 time keys"] | None = None,
+        mask: Bool[Tensor, "#batch 1 time keys"] | Documents | None = None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "batch time d_model"]:
         """Give what the head reads; arguments as in `forward`.

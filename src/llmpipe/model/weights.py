@@ -143,7 +143,7 @@ def save_model(
     values = to_hugging_face(config, dtype, bos_token_id, eos_token_id)
     folder.mkdir(parents=True, exist_ok=True)
     groups = _group_by_size(tensors, max_file_bytes)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, names in enumerate(groups, start=1):
         several = f"model-{i:05d}-of-{len(groups):05d}.safetensors"
         file = WEIGHTS_FILE if len(groups) == 1 else several

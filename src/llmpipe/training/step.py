@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from llmpipe.core.distributed import Runtime
+from llmpipe.model.attention import Documents
 from llmpipe.model.transformer import Transformer
 from llmpipe.training.loss import IGNORE, chunked_cross_entropy
 from llmpipe.training.optim import Optimizer
@@ -33,14 +34,21 @@ class Batch:
     """The next token of each; `IGNORE` (-100) where there is nothing to learn."""
     segments: Int[Tensor, "batch time"] | None = None
     """Number of the document each token is of; tokens then attend only within their own."""
+    starts: Int[Tensor, " documents_and_one"] | None = None
+    """Where the documents start, for the kernel that needs no mask; made on the way to a GPU."""
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device."""
-        segments = None if self.segments is None else self.segments.to(device, non_blocking=True)
+        segments, starts = self.segments, self.starts
+        if segments is not None:
+            if device.type == "cuda" and segments.device.type == "cpu":
+                starts = document_starts(segments).to(device, non_blocking=True)
+            segments = segments.to(device, non_blocking=True)
         return Batch(
             self.ids.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
             segments,
+            starts,
         )
 
     def pinned(self) -> "Batch":
@@ -156,6 +164,14 @@ def document_mask(segments: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch 1 
     return same.tril()
 
 
+def document_starts(segments: Int[Tensor, "batch time"]) -> Int[Tensor, " documents_and_one"]:
+    """Find where documents start in the rows laid end to end, and where the last one ends."""
+    is_first = torch.ones_like(segments, dtype=torch.bool)
+    is_first[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    starts = is_first.flatten().nonzero()[:, 0]
+    return torch.cat((starts, torch.tensor([segments.numel()]))).int()
+
+
 def document_positions(segments: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
     """Count each token's place within its own document, from 0."""
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
@@ -168,8 +184,11 @@ def hidden_of(model: Transformer, batch: Batch) -> Float[Tensor, "batch time d_m
     """Run a batch up to the head; with segments, each document as if it stood alone."""
     if batch.segments is None:
         return model.hidden(batch.ids)
-    positions, mask = document_positions(batch.segments), document_mask(batch.segments)
-    return model.hidden(batch.ids, positions=positions, mask=mask)
+    positions = document_positions(batch.segments)
+    if batch.starts is not None and torch.is_autocast_enabled(batch.ids.device.type):
+        documents = Documents(batch.starts, longest=batch.ids.shape[1])
+        return model.hidden(batch.ids, positions=positions, mask=documents)
+    return model.hidden(batch.ids, positions=positions, mask=document_mask(batch.segments))
 
 
 def batch_loss(model: Transformer, batch: Batch, scale: float | Tensor = 1.0) -> Tensor:

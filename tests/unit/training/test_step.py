@@ -1,28 +1,48 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from llmpipe.core.distributed import Runtime
 from llmpipe.core.ranks import Ranks
+from llmpipe.model import attention
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.init import initialize
 from llmpipe.model.transformer import Transformer
 from llmpipe.training.config import AdamW, Muon
 from llmpipe.training.loss import IGNORE
 from llmpipe.training.optim import Optimizer, build_optimizer
-from llmpipe.training.step import Batch, SpikeGuard, document_mask, train_step
+from llmpipe.training.step import (
+    Batch,
+    SpikeGuard,
+    batch_loss,
+    document_mask,
+    document_starts,
+    train_step,
+)
 
 ALONE = Runtime(Ranks(), torch.device("cpu"))
 CONFIG = ModelConfig("qwen3", 32, 2, 4, 2, 8, 48, 61, 32)
+GPT2 = ModelConfig("gpt2", 32, 2, 4, 4, 8, 64, 61, 32, tied_embeddings=True)
 
 
 def make(optim: Muon | AdamW) -> tuple[Transformer, Optimizer]:
     model = Transformer(CONFIG)
     initialize(model, torch.Generator().manual_seed(1))
     return model, build_optimizer(model, optim)
+
+
+def perturb(model: Transformer) -> None:
+    """Change all weights: fresh ones make every block add nothing."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(2)
+            )
 
 
 def random_batch(n_rows: int, seed: int = 1, n_ignored: int = 0) -> Batch:
@@ -142,13 +162,47 @@ def test_document_mask_hides_other_documents() -> None:
     assert mask[0, 0].tolist() == [[True, False, False], [True, True, False], [False, False, True]]
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_documents_without_a_mask_equal_those_with_one(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_document(
+        q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *rest: object, window_size: object
+    ) -> Tensor:
+        """Do what torch's kernel for CUDA does, a document at a time."""
+        assert starts.dtype == torch.int32
+        assert (window_size, q.shape, v.dtype) == ((-1, 0), k.shape, q.dtype)
+        parts = []
+        for first, end in itertools.pairwise(starts.tolist()):
+            of_one = [x[first:end].transpose(0, 1)[None] for x in (q, k, v)]  # 1 H T D
+            y = torch.nn.functional.scaled_dot_product_attention(*of_one, is_causal=True)
+            parts.append(y[0].transpose(0, 1))
+        return torch.cat(parts)
+
+    monkeypatch.setattr(attention, "varlen_attn", by_document)
+    config = CONFIG if family == "qwen3" else GPT2
+    model = Transformer(config)
+    perturb(model)
+    batch = random_batch(2)
+    segments = torch.tensor([[1] * 5 + [2] * 11, [2] * 1 + [3] * 14 + [4]])
+    # The second row's first token continues no document of the first row: rows do not see each other.
+    starts = document_starts(segments)
+    assert starts.tolist() == [0, 5, 16, 17, 31, 32]
+    losses = []
+    for known_starts in (None, starts):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            packed = Batch(batch.ids, batch.targets, segments, known_starts)
+            losses.append(batch_loss(model, packed))
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        unmasked = batch_loss(model, Batch(batch.ids, batch.targets))
+    assert unmasked.item() != pytest.approx(losses[1].item(), rel=1e-3)
+
+
 def test_masked_documents_equal_documents_alone() -> None:
     model, _ = make(Muon())
+    perturb(model)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(
-                parameter.shape, generator=torch.Generator().manual_seed(2)
-            )
         ids = torch.tensor([[3, 4, 5, 6, 7]])
         together = model(ids, mask=document_mask(torch.tensor([[1, 1, 2, 2, 2]])))
         # Rotary positions count distances alone, so the second document may start at 2.
