@@ -185,18 +185,21 @@ def with_settings(**changed: Any) -> PretrainConfig:
     return PretrainConfig(**{**vars(CONFIG), **changed})
 
 
-def test_bfloat16_follows_the_loss_of_float32(
+def test_fewer_bits_follow_the_loss_of_float32(
     tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
 ) -> None:
     losses = []
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16", "float8"):
         out = tmp_path / dtype
         run(with_settings(dtype=dtype), tokens, out, make_context)
         losses.append([line["loss"] for line in read_metrics(out / "metrics.jsonl")])
         assert load_model(out).embed.weight.dtype == torch.float32
     # bfloat16 keeps 8 bits: its steps are 0.4% wide.
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
-    assert losses[1] != losses[0]
+    assert losses[2] == pytest.approx(
+        losses[0], rel=0.04
+    )  # a model this small has few sums to average
+    assert losses[0] != losses[1] != losses[2]
 
 
 def test_recomputing_activations_changes_no_bit(

@@ -15,7 +15,8 @@ import torch.distributed as dist
 from llmpipe.core.errors import UserError
 from llmpipe.core.ranks import Ranks, current_ranks
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# With float8 the blocks' products are in 8 bits (`training.float8`), and everything else as with bfloat16.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def resolve_device(name: str, ranks: Ranks) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device, is_fast_on_cpu: bool = False) -> torch.dtype:
-    """Turn `auto`, `float32` or `bfloat16` into a type.
+    """Turn `auto`, `float32`, `bfloat16` or `float8` into the type of autocast.
 
     Args:
         name: As in the settings; auto is bfloat16 where the device computes with it faster.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmpipe.core.console import format_bytes
 from llmpipe.core.errors import InputError, UserError
@@ -13,6 +14,9 @@ from llmpipe.stages.pretrain.config import PretrainConfig
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.shards import TokenShards, read_index
 from llmpipe.training.throughput import checkpoint_bytes, state_bytes
+
+if TYPE_CHECKING:
+    from llmpipe.core.distributed import Runtime
 
 
 def check_processes(config: PretrainConfig, ranks: Ranks) -> None:
@@ -32,6 +36,24 @@ def check_processes(config: PretrainConfig, ranks: Ranks) -> None:
         raise UserError(
             '`exact` and `parallel = "fsdp"` exclude each other: FSDP adds in an order of its own',
             hint="leave one of them out",
+        )
+
+
+def check_float8(config: PretrainConfig, process: Runtime) -> None:
+    """Refuse 8 bits on a GPU that has no instructions for them.
+
+    Raises:
+        UserError: naming the GPU.
+    """
+    if config.dtype != "float8" or not process.is_cuda:
+        return
+    import torch
+
+    # Source: NVIDIA's CUDA programming guide: 8.9 is Ada, 9.0 is Hopper.
+    if torch.cuda.get_device_capability(process.device) < (8, 9):
+        raise UserError(
+            f"{torch.cuda.get_device_name(process.device)} does not compute in 8 bits",
+            hint="use `--set pretrain.dtype=bfloat16`",
         )
 
 

@@ -172,9 +172,10 @@ class PretrainConfig:
     """Checkpoints kept while training; they are deleted when the model is done."""
     max_skipped_in_a_row: Annotated[int, Gt(0)] = 20
     """Give up after this many updates in a row whose loss or gradient was not usable."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
     """Number type of matrix products; auto is bfloat16 where a GPU or a CPU (AVX512-BF16) has
-    instructions for it, float32 elsewhere. Weights and their updates are float32 always."""
+    instructions for it, float32 elsewhere. `float8` is for the blocks' products on Hopper GPUs and
+    later; the rest is bfloat16 then. Weights and their updates are float32 always."""
     parallel: Literal["replicate", "fsdp"] = "replicate"
     """What each process holds: the whole model, or with `fsdp` some rows of every weight, for models
     that do not fit. One process has nothing to share, so both are the same there."""

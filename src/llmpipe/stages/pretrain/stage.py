@@ -95,6 +95,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     from llmpipe.model.weights import load_model
     from llmpipe.stages.pretrain.checks import (
         check_disk,
+        check_float8,
         check_memory,
         check_processes,
         check_start,
@@ -103,6 +104,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     from llmpipe.stages.pretrain.loop import Corpus, Data, train
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.shards import open_shards
+    from llmpipe.training.float8 import use_float8
     from llmpipe.training.fsdp import gather_model, shard_model
     from llmpipe.training.throughput import memory_bytes, peak_memory_bytes
 
@@ -128,6 +130,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     with runtime(ctx.device, is_exact=config.exact) as process:
         ranks = process.ranks
         check_processes(config, ranks)
+        check_float8(config, process)
         n_sharing = 1 if process.is_cuda else ranks.local_world_size
         check_memory(config, shape, ranks, memory_bytes(process.device) // n_sharing)
         if start is None:
@@ -136,6 +139,8 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         else:
             model = load_model(start, dtype=torch.float32)
         model.to(process.device)
+        if config.dtype == "float8":
+            use_float8(model)
         if config.parallel == "fsdp" and not ranks.is_alone:
             shard_model(model, process)
         model.is_recomputed = config.recompute
