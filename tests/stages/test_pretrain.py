@@ -284,10 +284,10 @@ def test_two_processes_have_the_loss_curve_of_one(tokens: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_files(
+def test_killed_at_50_random_moments_it_ends_with_the_same_files(
     tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
 ) -> None:
-    config = with_settings(max_tokens=30 * 256, checkpoint_every_s=1e-6, export_every=10)
+    config = with_settings(max_tokens=80 * 256, checkpoint_every_s=1e-6, export_every=10)
 
     def start_forked(out: Path) -> int:
         """Run the stage in a copy of this process: no imports, so that kills hit the work."""
@@ -304,11 +304,13 @@ def test_killed_at_random_moments_it_ends_with_the_same_files(
     assert os.waitpid(start_forked(tmp_path / "whole"), 0)[1] == 0
     usual_s = time.monotonic() - started
     draw, parts = random.Random(1), tmp_path / "parts"
-    for _ in range(10):
+    n_hit = 0
+    for _ in range(50):
         pid = start_forked(parts)
-        time.sleep(draw.uniform(0.05, 0.3) * usual_s)
+        time.sleep(draw.uniform(0.01, 0.05) * usual_s)
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        n_hit += os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert n_hit > 30  # the last ones may find it done
     assert os.waitpid(start_forked(parts), 0)[1] == 0
     for name in [*OUTPUTS, "steps/step-00000010/model.safetensors"]:
         assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
