@@ -273,14 +273,25 @@ def start(
 
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(tokens: Path, tmp_path: Path) -> None:
+    alone = with_settings(export_every=6)
     losses = {}
-    for world_size in (1, 2):
-        out = tmp_path / str(world_size)
-        assert [p.wait(120) for p in start(CONFIG, tokens, out, world_size)] == [0] * world_size
+    for name, world_size, config in (
+        ("alone", 1, alone),
+        ("replicate", 2, alone),
+        ("fsdp", 2, replace(alone, parallel="fsdp")),
+    ):
+        out = tmp_path / name
+        assert [p.wait(120) for p in start(config, tokens, out, world_size)] == [0] * world_size
         metrics = read_metrics(out / "metrics.jsonl")
-        losses[world_size] = [m["loss"] for m in metrics] + [metrics[-1]["val_bpb"]]
-    assert len(losses[2]) == 13
-    assert losses[2] == pytest.approx(losses[1], abs=1e-5)
+        losses[name] = [m["loss"] for m in metrics] + [metrics[-1]["val_bpb"]]
+        assert len((out / "samples.jsonl").read_text().splitlines()) == 3 * 2
+    assert len(losses["alone"]) == 13
+    for name in ("replicate", "fsdp"):
+        assert losses[name] == pytest.approx(losses["alone"], abs=1e-5)
+        for part in (".", "steps/step-00000006"):
+            ours, theirs = load_model(tmp_path / name / part), load_model(tmp_path / "alone" / part)
+            for ours_, theirs_ in zip(ours.parameters(), theirs.parameters(), strict=True):
+                torch.testing.assert_close(ours_, theirs_, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.slow
