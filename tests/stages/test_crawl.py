@@ -131,7 +131,7 @@ def read_with_fastwarc(out: Path) -> list[tuple[str, str, bytes]]:
     for path in sorted((out / "warc").iterdir()):
         with path.open("rb") as file:
             for record in fastwarc.warc.ArchiveIterator(file, parse_http=True):
-                if record.is_http:
+                if record.is_http and record.record_type != fastwarc.warc.WarcRecordType.revisit:
                     assert record.verify_payload_digest()
         with path.open("rb") as file:
             for record in fastwarc.warc.ArchiveIterator(file, parse_http=False):
@@ -169,7 +169,7 @@ def test_every_address_ends_in_its_outcome(serve: Any, make_context: Any, tmp_pa
             "/a": page("deep", "/"),
             "/moved": redirect("/new"),
             "/new": page("from-new"),
-            "/from-new": page("too-deep"),
+            "/from-new": page("too-deep", text="not what /deep says"),
             "/deep": page("too-deep"),
             "/loop1": redirect("/loop2"),
             "/loop2": redirect("/loop1"),
@@ -499,6 +499,103 @@ def test_pydoc_is_crawled_under_its_own_name(make_context: Any, tmp_path: Path) 
     assert stats["outcomes"]["fetched"] == 6
     assert 200 < stats["outcomes"]["page_limit"] < 500
     assert [row["pages"] for row in stats["depths"]] == [1, 5]
-    urls = [url for kind, url, _ in read_with_fastwarc(tmp_path) if kind == "response"]
+    kinds = ("response", "revisit")
+    urls = [url for kind, url, _ in read_with_fastwarc(tmp_path) if kind in kinds]
     assert urls[:2] == ["http://pydoc.localhost/", "http://pydoc.localhost/index.html"]
     assert len(urls) == 6
+
+
+# ---------------------------------------------------------------- maps, canonical addresses, revisits
+
+
+def test_addresses_in_site_maps_are_visited(serve: Any, make_context: Any, tmp_path: Path) -> None:
+    def sitemap(*entries: str, kind: str = "url") -> bytes:
+        inside = "".join(f"<{kind}><loc>{site.url}{entry}</loc></{kind}>" for entry in entries)
+        return f'<?xml version="1.0"?><x xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{inside}</x>'.encode()
+
+    xml = {"Content-Type": "application/xml"}
+    answers: dict[str, Any] = {"/": page("/linked", text="0")}
+    answers |= {path: page(text=path) for path in ("/linked", "/one", "/two", "/three")}
+    site = serve(answers)
+    answers["/robots.txt"] = (200, {}, f"Sitemap: {site.url}/maps.xml\nUser-agent: *\nDisallow: /two".encode())  # fmt: skip
+    answers["/maps.xml"] = (200, xml, sitemap("/a.xml", "/b.xml.gz", "/gone.xml", kind="sitemap"))
+    answers["/a.xml"] = (200, xml, sitemap("/one", "/two"))
+    answers["/b.xml.gz"] = (200, xml, gzip.compress(sitemap("/three", "/a.xml"), mtime=0))
+
+    out = tmp_path / "with"
+    run = SPEC.run
+    run(config(site, sitemaps=True), NO_INPUTS, out, make_context(out))
+    found = outcomes(site, out)
+    assert found["/one"] == found["/three"] == found["/linked"] == "fetched"
+    assert found["/two"] == "robots_disallowed"
+    assert found["/a.xml"] == "wrong_type"  # stood among the pages of a map
+    rows = map(json.loads, (out / "urls.jsonl").read_text().splitlines())
+    assert {row["url"]: row["from"] for row in rows}[f"{site.url}/one"] == f"{site.url}/a.xml"
+
+    out = tmp_path / "without"
+    run(config(site), NO_INPUTS, out, make_context(out))
+    assert outcomes(site, out) == {"/": "fetched", "/linked": "fetched"}
+
+
+def test_a_site_without_a_map_is_crawled_by_its_links(
+    serve: Any, make_context: Any, tmp_path: Path
+) -> None:
+    site = serve({"/": page("/a"), "/a": page(text="a")})
+    SPEC.run(config(site, sitemaps=True), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert outcomes(site, tmp_path) == {"/": "fetched", "/a": "fetched"}
+    assert "/sitemap.xml" in site.paths
+
+
+def test_a_page_of_many_addresses_is_stored_once_if_asked(
+    serve: Any, make_context: Any, tmp_path: Path
+) -> None:
+    def variant(text: str, own: str = "/a") -> Answer:
+        head = f'<head><link rel="canonical" href="{own}"></head>'
+        return 200, HTML, f"<html>{head}<body>{text}</body></html>".encode()
+
+    site = serve(
+        {
+            "/": page("/a?x=1", "/a?x=2", "/a", "/b"),
+            "/a?x=1": variant("one"),
+            "/a?x=2": variant("two"),
+            "/a": variant("three"),
+            "/b": variant("far", own="http://other.example/b"),
+        }
+    )
+    run = SPEC.run
+    out = tmp_path / "once"
+    run(config(site, canonical_urls=True), NO_INPUTS, out, make_context(out))
+    assert outcomes(site, out) == {
+        "/": "fetched", "/a?x=1": "fetched", "/a?x=2": "alias", "/a": "alias", "/b": "fetched",
+    }  # fmt: skip
+    assert site.paths.count("/a") == 0  # nothing new is there
+    assert [path for path, _ in pages_of(site, out)] == ["/", "/a?x=1", "/b"]
+    out = tmp_path / "all"
+    run(config(site), NO_INPUTS, out, make_context(out))
+    assert set(outcomes(site, out).values()) == {"fetched"}
+
+
+def test_a_body_that_comes_again_is_a_revisit_record(
+    serve: Any, make_context: Any, tmp_path: Path
+) -> None:
+    same = page(text="the same")
+    site = serve({"/": page("/a", "/b", "/c"), "/a": same, "/b": same, "/c": page(text="c")})
+    SPEC.run(config(site), NO_INPUTS, tmp_path, make_context(tmp_path))
+    assert set(outcomes(site, tmp_path).values()) == {"fetched"}
+    kinds = [(k, u.removeprefix(site.url)) for k, u, _ in read_with_fastwarc(tmp_path)]
+    assert [k for k in kinds if k[0] in ("response", "revisit")] == [
+        ("response", "/"), ("response", "/a"), ("revisit", "/b"), ("response", "/c"),
+    ]  # fmt: skip
+    (path,) = (tmp_path / "warc").iterdir()
+    with path.open("rb") as file:
+        heads = {
+            record.rec_headers.get_header("WARC-Target-URI"): record.rec_headers
+            for record in ArchiveIterator(file)
+            if record.rec_type in ("response", "revisit")
+        }
+    first, again = heads[f"{site.url}/a"], heads[f"{site.url}/b"]
+    assert again.get_header("WARC-Refers-To-Target-URI") == f"{site.url}/a"
+    assert again.get_header("WARC-Refers-To-Date") == first.get_header("WARC-Date")
+    digest = first.get_header("WARC-Payload-Digest")
+    assert again.get_header("WARC-Payload-Digest") == digest
+    assert again.get_header("WARC-Profile").endswith("/revisit/identical-payload-digest")

@@ -3,6 +3,7 @@
     runs/tiny/base/                      an artifact: if `manifest.json` is there, everything it names is
     runs/tiny/.base.partial/             unfinished work, with `run.json` saying for which settings and inputs
     runs/tiny/.base.partial/state/       what resuming needs; deleted before the artifact is published
+    runs/tiny/.base.store/               what the next build of it may take over, if its stage keeps such; may be deleted
     runs/tiny/.base.lock                 held while a process writes the artifact
 
 The `key` names what was asked for (settings and inputs), the `id` what came out (a hash of the files). Files that hold

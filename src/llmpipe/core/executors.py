@@ -4,7 +4,7 @@ HTML parsers hang and crash on hostile pages, and nothing inside a process can s
 0.5 s fired after 5.6 s inside lxml). So every record runs under a CPU timer whose signal ends the worker, an
 address-space limit, and a wall limit that the parent watches through a shared journal of the record in hand.
 A record that ends its worker is tried once more; the second time it is set aside with the reason, and the
-unit goes on behind it.
+unit goes on behind it. Workers are forked by a process that has loaded the job (see `nursery.py`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from llmpipe.core.units import Job, Unit, read_aside, set_aside, unit_folder, write_commit
+from llmpipe.core.nursery import Nursery
+from llmpipe.core.units import Job, RunUnit, Unit, read_aside, set_aside, unit_folder, write_commit
 
 _MAX_TRIES = 2
 _MAX_STARTS = 3
@@ -119,28 +119,28 @@ class RecordWatch:
 # In the worker
 
 
+@dataclass(frozen=True)
+class _Place:
+    """What a worker is told."""
+
+    folder: Path
+    limits: Limits
+    journal: Path
+
+
 def _work(
-    job: Job,
-    folder: Path,
-    limits: Limits,
-    journal_path: Path,
-    parent: int,
-    tasks: Connection,
-    results: Connection,
+    run_unit: RunUnit, parent: int, tasks: Connection, results: Connection, place: _Place
 ) -> None:
-    """Run units until the parent closes the pipe."""
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Run units until the pipe of tasks is closed."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     try:
-        run_unit = job.open()
-        _limit_memory(limits.memory_bytes)
+        _limit_memory(place.limits.memory_bytes)
         while True:
             unit = tasks.recv()
-            place = unit_folder(folder, unit)
-            place.mkdir(parents=True, exist_ok=True)
-            watch = RecordWatch(Journal(journal_path), limits, parent, read_aside(place))
-            write_commit(place, run_unit(unit, place, watch))
+            folder = unit_folder(place.folder, unit)
+            folder.mkdir(parents=True, exist_ok=True)
+            watch = RecordWatch(Journal(place.journal), place.limits, parent, read_aside(folder))
+            write_commit(folder, run_unit(unit, folder, watch))
             results.send(None)
     except EOFError:
         return
@@ -168,18 +168,17 @@ def _limit_memory(n_bytes: int) -> None:
 class _Worker:
     """A worker process as its parent sees it."""
 
-    def __init__(self, job: Job, folder: Path, limits: Limits, journal_path: Path) -> None:
-        context = multiprocessing.get_context("spawn")  # never fork: this process may have threads
-        their_tasks, self.tasks = context.Pipe(duplex=False)
-        self.results, their_results = context.Pipe(duplex=False)
-        self.journal = Journal(journal_path)
+    def __init__(self, nursery: Nursery, slot: int, place: _Place) -> None:
+        their_tasks, self.tasks = multiprocessing.Pipe(duplex=False)
+        self.results, their_results = multiprocessing.Pipe(duplex=False)
+        self.journal = Journal(place.journal)
         self.journal.write(_OPENING, 0.0, 0)
         self.unit: Unit | None = None
         self.was_too_slow = False
         self.started = time.monotonic()
-        arguments = (job, folder, limits, journal_path, os.getpid(), their_tasks, their_results)
-        self.process: SpawnProcess = context.Process(target=_work, args=arguments, daemon=True)
-        self.process.start()
+        self.nursery = nursery
+        self._slot = slot
+        nursery.fork(slot, their_tasks, their_results, place)
         their_tasks.close()
         their_results.close()
 
@@ -190,18 +189,23 @@ class _Worker:
         ):  # it is dead already; its results pipe will say so
             self.tasks.send(unit)
 
-    def end(self) -> None:
-        """Let an idle process leave by itself, kill a busy one, and free what belongs to it."""
-        self.tasks.close()
-        if self.unit is None:
-            self.process.join(timeout=_LEAVE_S)
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
-        self.results.close()
+    def kill(self) -> None:
+        """Kill it for being too slow; if it has not even begun, it is the nursery that hangs."""
+        self.was_too_slow = True
+        if self.journal.read()[0] == _OPENING:
+            self.nursery.kill_itself()
+        else:
+            self.nursery.kill(self._slot)
 
-    def cause_of_death(self) -> str:
-        code = self.process.exitcode
+    def end(self) -> int | None:
+        """Let an idle or dead process leave by itself, kill a busy one; returns the exit code."""
+        self.tasks.close()
+        is_busy = self.unit is not None and not self.results.poll()
+        code = self.nursery.reap(self._slot, 0.0 if is_busy else _LEAVE_S)
+        self.results.close()
+        return code
+
+    def cause_of_death(self, code: int | None) -> str:
         if self.was_too_slow:
             return "wall_limit"
         if code == -signal.SIGPROF:
@@ -244,7 +248,8 @@ class LocalProcesses:
         self._n_failed_starts = 0
         n_units = n_records = 0
         slots = range(min(self._n_workers, len(units)))
-        workers = {i: self._start(job, folder, i) for i in slots}
+        nursery = Nursery(job, _work)
+        workers = {i: self._start(nursery, folder, i) for i in slots}
         try:
             while queue or any(worker.unit for worker in workers.values()):
                 for worker in workers.values():
@@ -262,9 +267,12 @@ class LocalProcesses:
                     unit = worker.unit
                     assert unit is not None
                     n_records += finished
+                    del workers[i]
                     self._note_death(worker, unit, folder, deaths)
-                    worker.end()
-                    workers[i] = self._start(job, folder, i)
+                    if not nursery.is_alive:
+                        nursery.end()
+                        nursery = Nursery(job, _work)
+                    workers[i] = self._start(nursery, folder, i)
                     workers[i].give(unit)
                 self._kill_slow(workers.values())
                 running = sum(
@@ -276,9 +284,11 @@ class LocalProcesses:
         finally:
             for worker in workers.values():
                 worker.end()
+            nursery.end()
 
-    def _start(self, job: Job, folder: Path, slot: int) -> _Worker:
-        return _Worker(job, folder, self._limits, folder / f".journal{self._journal}-{slot}")
+    def _start(self, nursery: Nursery, folder: Path, slot: int) -> _Worker:
+        journal = folder / f".journal{self._journal}-{slot}"
+        return _Worker(nursery, slot, _Place(folder, self._limits, journal))
 
     def _kill_slow(self, workers: Iterable[_Worker]) -> None:
         for worker in workers:
@@ -288,20 +298,19 @@ class LocalProcesses:
             else:
                 is_late = bool(started) and time.monotonic() - started > self._limits.wall_s
             if worker.unit and is_late:
-                worker.was_too_slow = True
-                worker.process.kill()
+                worker.kill()
 
     def _note_death(
         self, worker: _Worker, unit: Unit, folder: Path, deaths: Counter[tuple[str, int]]
     ) -> None:
-        worker.process.join()
+        code = worker.end()
         i_record, started, _ = worker.journal.read()
-        cause = worker.cause_of_death()
+        cause = worker.cause_of_death(code)
         if i_record == _OPENING:
             self._n_failed_starts += 1
             if self._n_failed_starts >= _MAX_STARTS:
                 raise RuntimeError(
-                    f"{_MAX_STARTS} workers ended ({cause}, exit code {worker.process.exitcode}) before their first "
+                    f"{_MAX_STARTS} workers ended ({cause}, exit code {code}) before their first "
                     "record; what they said is above. A script that runs this needs `if __name__ == '__main__':`, because "
                     "workers import it again"
                 )

@@ -37,6 +37,7 @@ from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, UserError, did_you_mean
 from llmpipe.core.metrics import Metrics, make_sinks
 from llmpipe.core.ranks import current_ranks
+from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
 from llmpipe.core.report import Section
 from llmpipe.core.stop import StopFlag
 
@@ -89,6 +90,9 @@ class Context:
     device: str
     executor: str = "local"
     """Where units of work run: `local`, `ray`, `ray:ADDRESS` or `slurm`."""
+    store: Path | None = None
+    """Folder beside the artifact that outlives publication, for work that the next build may take over;
+    `--fresh` deletes it, and so may anyone at any time."""
 
 
 def _needs_nothing(config: Any) -> dict[str, Need]:
@@ -148,6 +152,11 @@ class Request:
     def partial(self) -> Path:
         """The folder of unfinished work."""
         return self.final.parent / f".{self.final.name}.partial"
+
+    @property
+    def store(self) -> Path:
+        """The folder of work that a later build of the same artifact may take over."""
+        return self.final.parent / f".{self.final.name}.store"
 
 
 Status = Literal["up to date", "resume", "new", "replace", "differs", "unfinished differs"]
@@ -272,12 +281,19 @@ def fingerprint_files(paths: Sequence[str]) -> tuple[SourceFile, ...]:
 
 def _fingerprint_remote(name: str) -> SourceFile:
     if name.startswith("hf:"):
-        return SourceFile(name, 0, name)
-    import fsspec
-
-    filesystem, path = fsspec.url_to_fs(name)
-    info = filesystem.info(path)
-    return SourceFile(name, int(info.get("size") or 0), str(filesystem.ukey(path)))
+        inside = sorted(path for path in Path(name[3:]).rglob("*") if path.is_file())
+        contents = [(path.name, hash_file(path)) for path in inside]  # empty: it lies on the hub
+        n_bytes = sum(path.stat().st_size for path in inside)
+        return SourceFile(name, n_bytes, digest(contents) if contents else name)
+    filesystem, path = open_filesystem(name)
+    # Somebody waits for the plan, so less patiently than when the file is read.
+    info = patiently(name, lambda: filesystem.info(path), WAITS_S[:3])
+    if name.startswith(("http://", "https://")):  # whose `ukey` is the address alone
+        known = ("size", "ETag", "Content-MD5", "Digest", "Last-Modified")
+        fingerprint = digest([name, {field: info[field] for field in known if field in info}])
+    else:
+        fingerprint = str(filesystem.ukey(path))
+    return SourceFile(name, int(info.get("size") or 0), fingerprint)
 
 
 def _identity(request: Request, inputs: Inputs) -> dict[str, Any]:
@@ -373,6 +389,8 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
     identity = _identity(request, inputs)
     if plan.status != "resume":
         shutil.rmtree(partial, ignore_errors=True)
+        if request.fresh:
+            shutil.rmtree(request.store, ignore_errors=True)
         partial.mkdir()
         first_start = {
             "key": plan.key,
@@ -458,6 +476,7 @@ def _context(request: Request, console: Console, metrics: Metrics, stop: StopFla
         request.workers,
         request.device,
         request.executor,
+        request.store,
     )
 
 

@@ -1,8 +1,8 @@
 """Work in units: plan -> run one -> commit record, whatever runs them and however often it is killed.
 
-    state/units/3f2a…/segment-00000.parquet   files a job writes for one unit, each atomically
-    state/units/3f2a…/aside.json              records that ended a worker twice, with the reason
-    state/units/3f2a…/done.json               written last: the unit's files with their hashes
+    units/3f2a…/segment-00000.parquet   files a job writes for one unit, each atomically
+    units/3f2a…/aside.json              records that ended a worker twice, with the reason
+    units/3f2a…/done.json               written last: the unit's files with their hashes
 
 A unit is done if and only if its commit record is there and its files are what the record says. A unit's id
 comes from the content of its input, so an interrupted run finds its own work again, in any order and with any
@@ -12,6 +12,7 @@ number of workers. An executor (see `executors.py`) only says where units run.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +78,44 @@ class Executor(Protocol):
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:
         """Run all units and leave a commit record for each.
 
-        Raises:
-            Stopped: if asked to stop; commit records so far stay.
+        Asked to stop, it returns early; commit records so far stay (see `Stoppable`).
         """
         ...
+
+
+class _NoWatch:
+    gives_up_at: tuple[int, str] | None = None
+
+    def start(self, i_record: int) -> str | None:
+        return None
+
+    def finish(self) -> None:
+        pass
+
+
+class InPlace:
+    """Runs units in this process, one after the other, without limits: for small work and for tests."""
+
+    def run(self, job: Job, units: list[Unit], folder: Path) -> None:
+        """Run all units; see `Executor`."""
+        run_unit = job.open()
+        for unit in units:
+            place = unit_folder(folder, unit)
+            place.mkdir(parents=True, exist_ok=True)
+            write_commit(place, run_unit(unit, place, _NoWatch()))
+
+
+@dataclass(frozen=True)
+class Stoppable:
+    """An executor that raises after a stop, so that nobody takes half of the units for all."""
+
+    executor: Executor
+    check_stop: Callable[[], None]
+
+    def run(self, job: Job, units: list[Unit], folder: Path) -> None:
+        """Run all units; see `Executor`."""
+        self.executor.run(job, units, folder)
+        self.check_stop()
 
 
 def unit_folder(folder: Path, unit: Unit) -> Path:
@@ -128,11 +163,15 @@ def run_units(job: Job, units: Iterable[Unit], folder: Path, executor: Executor)
     """Run every unit that is not done yet; returns all commit records in the order of `units`."""
     wanted = list(units)
     assert len({unit.id for unit in wanted}) == len(wanted), "two units have one id"
-    pending = [unit for unit in wanted if read_commit(folder, unit) is None]
+    commits = {unit.id: read_commit(folder, unit) for unit in wanted}
+    pending = [unit for unit in wanted if commits[unit.id] is None]
+    for unit in pending:
+        # What the record calls done and is not as it says has been damaged: no file of it is to be trusted.
+        if (unit_folder(folder, unit) / DONE).exists():
+            shutil.rmtree(unit_folder(folder, unit))
     if pending:
         executor.run(job, pending, folder)
-    commits = [read_commit(folder, unit) for unit in wanted]
-    assert all(commit is not None for commit in commits), (
-        "an executor returned before all units were done"
-    )
-    return [commit for commit in commits if commit is not None]
+        commits |= {unit.id: read_commit(folder, unit) for unit in pending}
+    done = [commit for commit in commits.values() if commit is not None]
+    assert len(done) == len(wanted), "an executor returned before all units were done"
+    return done

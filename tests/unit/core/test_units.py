@@ -59,7 +59,7 @@ class Numbers:
             raise KeyError("a bug in the job")
         return action
 '''
-LIMITS = Limits(cpu_s=0.3, wall_s=1.0, memory_bytes=300_000_000)
+LIMITS = Limits(cpu_s=0.3, wall_s=2.0, memory_bytes=300_000_000)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def test_links_come_from_anchors_in_order_and_once() -> None:
     html = b"""<a href="b.html">b</a> <a href="/c">c</a> <a href="b.html#part">again</a> <a name=x>no</a>
       <link href="style.css"> <img src="i.png"> <a href="mailto:x@example.com">m</a>
       <a href="https://other.example/">o</a>"""
-    assert extract_links(html, None, PAGE) == [
+    assert list(extract_links(html, None, PAGE).anchors) == [
         "http://example.com/a/b.html",
         "http://example.com/c",
         "https://other.example/",
@@ -23,21 +23,23 @@ def test_links_come_from_anchors_in_order_and_once() -> None:
 
 def test_links_follow_the_base_a_page_states() -> None:
     html = b'<base href="/docs/"><a href="x">x</a>'
-    assert extract_links(html, None, PAGE) == ["http://example.com/docs/x"]
+    assert list(extract_links(html, None, PAGE).anchors) == ["http://example.com/docs/x"]
 
 
 def test_links_are_read_in_the_charset_of_the_header() -> None:
     html = '<a href="/ж">x</a>'.encode("cp1251")
-    assert extract_links(html, "windows-1251", PAGE) == ["http://example.com/%D0%B6"]
+    assert list(extract_links(html, "windows-1251", PAGE).anchors) == ["http://example.com/%D0%B6"]
 
 
 @pytest.mark.parametrize("html", [b"", b"   ", b"\x00\xff\xfe", b"<!-- only a comment -->"])
 def test_pages_without_content_have_no_links(html: bytes) -> None:
-    assert extract_links(html, None, PAGE) == []
+    assert list(extract_links(html, None, PAGE).anchors) == []
 
 
 def test_unknown_charset_is_no_obstacle() -> None:
-    assert extract_links(b'<a href="/c">', "no-such", PAGE) == ["http://example.com/c"]
+    assert list(extract_links(b'<a href="/c">', "no-such", PAGE).anchors) == [
+        "http://example.com/c"
+    ]
 
 
 def _raw_deflate(data: bytes) -> bytes:
@@ -80,3 +82,17 @@ def test_bomb_is_refused_without_unpacking_it() -> None:
     bomb = gzip.compress(bytes(50_000_000))
     with pytest.raises(TooLargeError):
         decompress(bomb, "gzip", max_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ('<link rel="canonical" href="/b">', "http://example.com/b"),
+        ('<link rel="Canonical" href="c?x=1#top">', "http://example.com/a/c?x=1"),
+        ('<link rel="canonical" href="">', None),
+        ('<link rel="next" href="/b">', None),
+    ],
+)
+def test_a_page_may_name_its_own_address(head: str, expected: str | None) -> None:
+    html = f"<html><head>{head}</head><body>x</body></html>".encode()
+    assert extract_links(html, None, PAGE).canonical == expected

@@ -53,3 +53,17 @@ def test_no_false_pair_in_ten_thousand() -> None:
         int((table[i + 1 :] == table[i]).any(axis=1).sum()) for i in range(len(table) - 1)
     )
     assert n_false == 0
+
+
+@pytest.mark.slow
+def test_pairs_just_below_the_bound_are_found_no_more_often_than_the_formula_says() -> None:
+    """10,000 pairs at 27 / 93 = 0.29: the formula itself expects 10,000 * (1 - (1 - 0.29^8)^14) = 7 of them.
+
+    More than 17 would happen to a right implementation once in 2,500 runs (Poisson).
+    """
+    keys, rng = MinHashKeys(MinHashConfig()), np.random.default_rng(29)
+    found = 0
+    for _ in range(10_000):
+        one, other, _ = planted_pair(rng, 27)
+        found += bool((keys.bands(one) == keys.bands(other)).any())
+    assert found <= 17

@@ -212,3 +212,15 @@ def test_grouping_in_units_equals_grouping_at_once(tmp_path: Path) -> None:
     )
     assert np.array_equal(grouped.first, cluster(n, columns.values(), members).first)
     assert grouped.is_duplicate.sum() > 500
+    # The components, too, in units: what is done beyond a billion documents.
+    by_stars = group_in_units(
+        ["minhash_000"],
+        tuple(paths),
+        members,
+        tmp_path / "s",
+        Here(),
+        unit_rows=1500,
+        union_rows=10,
+    )
+    expected = cluster(n, [columns["minhash_000"]], members)
+    assert np.array_equal(by_stars.first, expected.first)

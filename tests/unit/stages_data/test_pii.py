@@ -150,3 +150,42 @@ def test_an_independent_detector_finds_nothing_left() -> None:
     )
     assert not re.search(r"\S+@\S+|(?:\d[ -]?){9,}|(?:\d{1,3}\.){3}\d|(?:[0-9a-f]{4}:){2}", text)
     assert text.count("[") == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Phone:\n0393 1144137", "Phone:\n[phone]"),
+        ("please call 0345 744 4422 or 03456 005 165.", "please call [phone] or [phone]."),
+        ("(37) 788-063-Office", "[phone]-Office"),
+        ("+46 (0)8 928 571 38 fax", "[phone] fax"),
+        ("call 555-0100-2000 x58 now", "call [phone] now"),
+        ("open 1990-2001, call it a day", "open 1990-2001, call it a day"),
+        ("the call of 2023-04-17 ended", "the call of 2023-04-17 ended"),
+        ("we called. 12345678 items", "we called. 12345678 items"),
+        ("order 0393 1144137", "order 0393 1144137"),
+    ],
+)
+def test_a_word_about_telephones_makes_a_number_one(text: str, expected: str) -> None:
+    assert cleaned(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("He lives at 1600 Pennsylvania Avenue NW.", "He lives at [address] NW."),
+        ("12 N. 5th St, Apt 4, Springfield, IL 62701 is it", "[address] is it"),
+        ("P.O. Box 149 in town", "[address] in town"),
+        ("in 2024 Wall Street fell", "in [address] fell"),  # what such a shape costs
+        ("10 Downing lane", "10 Downing lane"),
+        ("the 3 Musketeers Way back", "the [address] back"),
+    ],
+)
+def test_street_addresses_if_asked(text: str, expected: str) -> None:
+    assert cleaned(text, PiiConfig(kinds=("address",))) == expected
+    assert "[address]" not in cleaned(text)
+
+
+def test_addresses_beyond_the_public_internet_if_written_out() -> None:
+    assert cleaned("from 6e40:4041:c617:e898:c11:40d2:c669:2eb4 today") == "from [ip] today"
+    assert cleaned("at 12:30:45 and fe80::1") == "at 12:30:45 and fe80::1"

@@ -32,6 +32,12 @@ class CrawlConfig:
     """Stop after this many pages."""
     max_seconds: Annotated[float, Gt(0)] | None = None
     """Stop after this many seconds, looked at between pages. Time before a resume counts."""
+    sitemaps: bool = False
+    """Also visit the addresses in the sites' maps (sitemaps.org), as if the seeds linked to them: those that robots.txt names, else
+    `/sitemap.xml`."""
+    canonical_urls: bool = False
+    """Store a page once if several addresses name the same one as theirs with `<link rel="canonical">`. Off, because there are sites
+    whose every page names the front page."""
     content_types: Annotated[tuple[str, ...], MinLen(1)] = ("text/html", "application/xhtml+xml")
     """What is a page. Anything else is counted and not stored."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmpipe.stages.crawl.config import CrawlConfig
 from llmpipe.stages.crawl.fetch import FetchError, Response
 from llmpipe.stages.crawl.frontier import Target, Visit
-from llmpipe.stages.crawl.links import TooLargeError, decompress, extract_links
+from llmpipe.stages.crawl.links import Links, TooLargeError, decompress, extract_links
 from llmpipe.stages.crawl.outcomes import (
     FETCHED,
     REDIRECT,
@@ -65,10 +65,40 @@ class Crawler:
                 return Result(self._redirect(target, response, goal), response)
         if not 200 <= response.status < 300:
             return Result(_visit(target, http_error(response.status), response), response)
-        links: list[str] = []
-        if wants_links and content:
+        links = Links()
+        if content and (wants_links or self._config.canonical_urls):
             links = extract_links(content, response.charset, target.url)
-        return Result(_visit(target, FETCHED, response), response, tuple(links))
+        visit = _visit(target, FETCHED, response)
+        if self._config.canonical_urls and links.canonical not in (None, target.url):
+            visit = dataclasses.replace(visit, canonical=links.canonical)
+        return Result(visit, response, links.anchors if wants_links else ())
+
+    @property
+    def max_bytes(self) -> int:
+        """The limit of a body."""
+        return self._config.max_page_bytes
+
+    def sitemaps_of(self, host: str) -> list[str]:
+        """Return where an origin's maps are: as its robots.txt says, or at the usual place."""
+        try:
+            self._ask_permission(f"{host}/")
+        except FetchError:
+            if host not in self._rules:
+                return []
+        named = [canonical(url, f"{host}/") for url in self._rules[host].robots.sitemaps]
+        return [url for url in named if url is not None] or [f"{host}/sitemap.xml"]
+
+    def fetch_sitemap(self, url: str) -> bytes:
+        """Fetch a map, if that is allowed.
+
+        Raises:
+            FetchError: it may not be fetched, or there is none.
+        """
+        self._ask_permission(url)
+        response = self._fetcher.get(url)
+        if not 200 <= response.status < 300:
+            raise FetchError(http_error(response.status), "")
+        return self._decompressed(response) or b""
 
     def _ask_permission(self, url: str) -> None:
         """Read the host's robots.txt if it was not read yet, and keep to it.

@@ -40,6 +40,8 @@ class Visit:
     content_type: str = ""
     redirects_to: str | None = None
     detail: str = ""
+    canonical: str | None = None
+    """The address that the page itself gives as its own, where that is another one of this crawl."""
 
 
 class Frontier:
@@ -51,12 +53,18 @@ class Frontier:
         self._queue: deque[Target] = deque()
         self.seen: set[str] = set()
         self.visits: list[Visit] = []
+        self._stored: set[str] = set()
         self.n_pages = 0
         self.n_bytes = 0
         for seed in seeds:
             if seed not in self.seen:
                 self.seen.add(seed)
                 self._queue.append(Target(seed, 0, None))
+
+    def add_mapped(self, url: str, sitemap: str) -> None:
+        """Take in an address from a map, one step from the seeds."""
+        if self._max_depth >= 1:
+            self._admit(Target(url, 1, sitemap))
 
     def __len__(self) -> int:
         """Return how many addresses wait."""
@@ -69,6 +77,14 @@ class Frontier:
     def wants_links(self, target: Target) -> bool:
         """Tell whether links on a page are followed, or the page is as deep as the crawl goes."""
         return target.depth < self._max_depth
+
+    def is_stored(self, url: str | None) -> bool:
+        """Tell whether a page was stored under this address, or named it as its own."""
+        return url is not None and url in self._stored
+
+    def holds(self, url: str) -> bool:
+        """Tell whether an address belongs to the crawl."""
+        return self._scope.holds(url)
 
     def finish(self, visit: Visit, links: Iterable[str]) -> None:
         """Note what became of the first address, and take in the links found there."""
@@ -101,5 +117,9 @@ class Frontier:
     def _note(self, visit: Visit) -> None:
         self.visits.append(visit)
         if visit.outcome == FETCHED:
+            self._stored.add(visit.url)
+            if visit.canonical is not None:  # it is stored under another name: no need to go there
+                self._stored.add(visit.canonical)
+                self.seen.add(visit.canonical)
             self.n_pages += 1
             self.n_bytes += visit.n_bytes

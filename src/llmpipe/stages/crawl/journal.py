@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpipe.stages.crawl.frontier import Visit
-from llmpipe.stages.crawl.warc import Position
+from llmpipe.stages.crawl.warc import Position, Stored
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Entry:
     """Time spent crawling until then, over all attempts."""
     date: str
     """The day, as YYYY-MM-DD."""
+    stored: Stored | None = None
+    """What went into the WARC files, if anything did."""
 
     def to_line(self) -> str:
         """Return the entry as one line of JSON."""
@@ -42,7 +44,9 @@ class Entry:
         fields: dict[str, Any] = json.loads(line)
         visit = Visit(**fields.pop("visit"))
         position = Position(**fields.pop("position"))
-        return cls(visit, tuple(fields.pop("links")), position, **fields)
+        stored = fields.pop("stored", None)
+        links = tuple(fields.pop("links"))
+        return cls(visit, links, position, stored=Stored(**stored) if stored else None, **fields)
 
 
 class Journal:

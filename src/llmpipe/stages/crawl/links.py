@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 from llmpipe.stages.crawl.urls import canonical
 
@@ -38,8 +39,18 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
     return text
 
 
-def extract_links(html: bytes, charset: str | None, url: str) -> list[str]:
-    """Return the canonical addresses in the anchors of a page, in order, each once.
+@dataclass(frozen=True)
+class Links:
+    """What a page says of addresses."""
+
+    anchors: tuple[str, ...] = ()
+    """Where its links lead, in order, each once."""
+    canonical: str | None = None
+    """The address that it gives as its own, by `<link rel="canonical">` (RFC 6596)."""
+
+
+def extract_links(html: bytes, charset: str | None, url: str) -> Links:
+    """Return the canonical spellings of the addresses in a page.
 
     Args:
         html: the page, decompressed.
@@ -56,8 +67,12 @@ def extract_links(html: bytes, charset: str | None, url: str) -> list[str]:
     try:
         document = lxml.html.document_fromstring(html, parser=parser)
     except (lxml.etree.LxmlError, ValueError):
-        return []
+        return Links()
     stated_base = document.xpath("string(//base/@href)")
     base = canonical(stated_base, url) or url
     found = (canonical(href, base) for href in document.xpath("//a/@href"))
-    return list(dict.fromkeys(link for link in found if link is not None))
+    anchors = tuple(dict.fromkeys(link for link in found if link is not None))
+    own = document.xpath(
+        "string(//link[translate(@rel, 'CANONIL', 'canonil') = 'canonical']/@href)"
+    )
+    return Links(anchors, canonical(own, base) if own.strip() else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,22 @@ from pathlib import Path
 from llmpipe.core.console import format_bytes
 from llmpipe.core.stage import Context
 from llmpipe.stages.crawl.config import CrawlConfig
-from llmpipe.stages.crawl.crawler import Crawler
+from llmpipe.stages.crawl.crawler import Crawler, Result
 from llmpipe.stages.crawl.fetch import Fetcher
 from llmpipe.stages.crawl.frontier import Frontier, Visit
 from llmpipe.stages.crawl.journal import Entry, Journal
-from llmpipe.stages.crawl.outcomes import FETCHED, PAGE_LIMIT, TIME_LIMIT
+from llmpipe.stages.crawl.outcomes import ALIAS, FETCHED, PAGE_LIMIT, TIME_LIMIT
 from llmpipe.stages.crawl.politeness import PoliteFetcher
+from llmpipe.stages.crawl.sitemaps import read_sitemaps
 from llmpipe.stages.crawl.urls import PYDOC_INDEX, Scope, origin
-from llmpipe.stages.crawl.warc import Position, WarcFolder, about_crawl, last_whole_position
+from llmpipe.stages.crawl.warc import (
+    Position,
+    Stored,
+    WarcFolder,
+    about_crawl,
+    last_whole_position,
+    payload_digest,
+)
 
 # A page would cost two fsyncs, a few milliseconds each. A power cut may lose the pages of this many
 # seconds instead, which are then fetched again; a killed process loses none.
@@ -56,13 +65,6 @@ def crawl(
     """
     # ---- setup ---------------------------------------------------------------------------------
     journal_path = out / "state" / "journal.jsonl"
-    frontier = Frontier(seeds, Scope(config.scope, seeds), config.max_depth)
-    entries = _restore(frontier, journal_path, out / "warc")
-    days = [entry.date for entry in entries if entry.visit.outcome == FETCHED]
-    position = entries[-1].position if entries else Position(0, 0)
-    started = time.monotonic() - (entries[-1].elapsed_s if entries else 0)
-    last_sync = time.monotonic()
-
     fetcher = Fetcher(config.user_agent, config.timeout_s, config.max_page_bytes, connect_to)
     polite = PoliteFetcher(
         fetcher,
@@ -73,6 +75,21 @@ def crawl(
         check_stop=ctx.stop.check,
     )
     crawler = Crawler(config, polite, unhurried=frozenset({origin(PYDOC_INDEX)}))
+    frontier = Frontier(seeds, Scope(config.scope, seeds), config.max_depth)
+    if config.sitemaps:
+        state = out / "state"
+        for url, found_on in read_sitemaps(seeds, crawler, state, config.max_pages, ctx.console):
+            frontier.add_mapped(url, found_on)
+    entries = _restore(frontier, journal_path, out / "warc")
+    days = [entry.date for entry in entries if entry.visit.outcome == FETCHED]
+    bodies = {
+        entry.stored.digest: entry.stored
+        for entry in reversed(entries)
+        if entry.stored is not None and _is_page(entry.visit)
+    }
+    position = entries[-1].position if entries else Position(0, 0)
+    started = time.monotonic() - (entries[-1].elapsed_s if entries else 0)
+    last_sync = time.monotonic()
     about = about_crawl(config.user_agent)
 
     with (
@@ -94,15 +111,20 @@ def crawl(
                 frontier.abandon(TIME_LIMIT)
                 break
 
-            result = crawler.visit(target, frontier.wants_links(target))
-            if result.response is not None:
-                warc.write(result.response)
+            if frontier.is_stored(
+                target.url
+            ):  # a page found meanwhile gave this address as its own
+                alias = Visit(target.url, target.depth, target.found_on, ALIAS)
+                result = Result(alias)
+            else:
+                result = crawler.visit(target, frontier.wants_links(target))
+            visit, stored = _store(result, frontier, warc, bodies)
             new_links = tuple(link for link in result.links if link not in frontier.seen)
             today = datetime.now(UTC).date().isoformat()
             elapsed_s = time.monotonic() - started
-            journal.append(Entry(result.visit, new_links, warc.position, elapsed_s, today))
-            frontier.finish(result.visit, new_links)
-            if result.visit.outcome == FETCHED:
+            journal.append(Entry(visit, new_links, warc.position, elapsed_s, today, stored))
+            frontier.finish(visit, new_links)
+            if visit.outcome == FETCHED:
                 days.append(today)
 
             if time.monotonic() - last_sync >= SYNC_EVERY_S:
@@ -112,6 +134,35 @@ def crawl(
             waiting = f"{format_bytes(frontier.n_bytes)}, {len(frontier):,} waiting"
             progress.update(frontier.n_pages, waiting)
     return Crawled(frontier.visits, days)
+
+
+def _store(
+    result: Result, frontier: Frontier, warc: WarcFolder, bodies: dict[str, Stored]
+) -> tuple[Visit, Stored | None]:
+    """Write what a visit brought, unless it is a page that is stored under another address.
+
+    Args:
+        result: of the visit.
+        frontier: knows which addresses are stored.
+        warc: where it goes.
+        bodies: stored pages by digest; a body that comes again is not stored again.
+    """
+    visit = result.visit
+    if visit.canonical is not None and not frontier.holds(visit.canonical):
+        visit = dataclasses.replace(visit, canonical=None)
+    if visit.outcome == FETCHED and frontier.is_stored(visit.canonical):
+        return dataclasses.replace(visit, outcome=ALIAS), None
+    if result.response is None:
+        return visit, None
+    same = bodies.get(payload_digest(result.response.body)) if _is_page(visit) else None
+    stored = warc.write(result.response, same)
+    if _is_page(visit):
+        bodies.setdefault(stored.digest, stored)
+    return visit, stored
+
+
+def _is_page(visit: Visit) -> bool:
+    return visit.outcome == FETCHED and visit.n_bytes > 0
 
 
 def _restore(frontier: Frontier, journal_path: Path, warc_folder: Path) -> list[Entry]:

@@ -6,6 +6,7 @@ FETCHED = "fetched"
 REDIRECT = "redirect"  # followed; where it leads is counted as an address of its own
 REDIRECT_LOOP = "redirect_loop"
 REDIRECT_LIMIT = "redirect_limit"
+ALIAS = "alias"  # names as its canonical address one that was stored already
 OUT_OF_SCOPE = "out_of_scope"
 ROBOTS_DISALLOWED = "robots_disallowed"
 ROBOTS_UNAVAILABLE = "robots_unavailable"  # the server failed to say what is allowed
@@ -23,6 +24,7 @@ MEANINGS = {
     REDIRECT: "led elsewhere",
     REDIRECT_LOOP: "led back to itself",
     REDIRECT_LIMIT: "led on too often",
+    ALIAS: "another address of a stored page",
     OUT_OF_SCOPE: "outside the crawl",
     ROBOTS_DISALLOWED: "forbidden by robots.txt",
     ROBOTS_UNAVAILABLE: "its robots.txt could not be had",

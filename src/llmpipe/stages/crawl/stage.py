@@ -83,7 +83,7 @@ def plan(config: CrawlConfig, inputs: Inputs) -> dict[str, str]:
 
 SPEC = StageSpec(
     name="crawl",
-    version=1,
+    version=2,
     summary="Seed URLs -> WARC files, politely",
     config=CrawlConfig,
     folder="crawl",

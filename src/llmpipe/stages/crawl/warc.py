@@ -6,8 +6,10 @@ own spelling, so it is handed the received bytes as a head that is already rende
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
+from base64 import b32encode
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +22,9 @@ import llmpipe
 from llmpipe.stages.crawl.fetch import Response
 
 READ_BYTES = 2**14
+REVISIT_PROFILE = (
+    "http://netpreserve.org/warc/1.1/revisit/identical-payload-digest"  # WARC 1.1, section 6.7.2
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -28,6 +33,30 @@ class Position:
 
     i_file: int
     offset: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A body in the WARC files: under which address, from when, and its digest."""
+
+    url: str
+    date: str
+    digest: str
+
+
+def payload_digest(body: bytes) -> str:
+    """Return what `WARC-Payload-Digest` says of a body."""
+    return "sha1:" + b32encode(hashlib.sha1(body).digest()).decode()
+
+
+def _revisit_fields(same_as: Stored) -> dict[str, str]:
+    """Say where the body is that is not stored again. Source: WARC 1.1, section 6.7.2."""
+    return {
+        "WARC-Profile": REVISIT_PROFILE,
+        "WARC-Payload-Digest": same_as.digest,
+        "WARC-Refers-To-Target-URI": same_as.url,
+        "WARC-Refers-To-Date": same_as.date,
+    }
 
 
 class _RawHead(StatusAndHeaders):  # type: ignore[misc]  # warcio has no types
@@ -72,8 +101,8 @@ class WarcFolder:
         """Where the files end now."""
         return Position(self._i_file, self._file.tell())
 
-    def write(self, response: Response) -> None:
-        """Append a request record and a response record."""
+    def write(self, response: Response, same_as: Stored | None = None) -> Stored:
+        """Append a request record, and a response record or, if its body is stored already, a revisit record."""
         if self._file.tell() >= self._max_bytes:
             self.close()
             self._i_file += 1
@@ -83,11 +112,19 @@ class WarcFolder:
             "WARC-Date": response.fetched_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "WARC-IP-Address": response.ip,
         }
-        answer = self._record("response", response, response.head, response.body, common)
+        stored = Stored(response.url, common["WARC-Date"], payload_digest(response.body))
+        if same_as is None:
+            answer = self._record("response", response, response.head, response.body, common)
+        else:
+            assert same_as.digest == stored.digest
+            answer = self._record(
+                "revisit", response, response.head, b"", common | _revisit_fields(same_as)
+            )
         common["WARC-Concurrent-To"] = answer.rec_headers.get_header("WARC-Record-ID")
         question = self._record("request", response, response.request_head, b"", common)
         self._writer.write_record(question)
         self._writer.write_record(answer)
+        return stored
 
     def sync(self) -> None:
         """Make what was written survive a power cut."""

@@ -30,10 +30,16 @@ class Account:
     n_bytes: int = 0
     n_words: int = 0
     languages: Counter[str] = field(default_factory=Counter)
+    languages_seen: Counter[str] = field(default_factory=Counter)
+    """Of every document that got as far as having one, kept or not."""
     domains: Counter[str] = field(default_factory=Counter)
     pii: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
     cluster_sizes: dict[str, Counter[int]] = field(default_factory=dict)
+    n_cut: int = 0
+    """Documents that lost a repeated run and stayed."""
+    n_cut_tokens: int = 0
+    """Words and signs that went with such runs, in all documents."""
     last_date: str = ""
 
     def add_outcome(self, outcome: str, step: str, reason: str) -> None:
@@ -46,6 +52,11 @@ class Account:
         else:
             assert outcome == KEPT
             self.n_kept += 1
+
+    def add_language(self, lang: str, reason: str, value: str) -> None:
+        """Count a document's language; the pre-filter names it as what it measured."""
+        if seen := lang or (value if reason == "other_language" else ""):
+            self.languages_seen[seen] += 1
 
     def add_kept(self, url: str, day: str, text_bytes: int, n_words: int, lang: str) -> None:
         """Count what a kept document holds."""
@@ -97,6 +108,7 @@ class Account:
             "skipped_bytes": self.bad_bytes,
             "other_records": ranked(self.others),
             "languages": ranked(self.languages),
+            "languages_seen": ranked(self.languages_seen),
             "top_domains": ranked(self.domains, _TOP_DOMAINS),
             "pii": ranked(self.pii),
             "lengths": {str(edge): self.lengths[edge] for edge in LENGTH_EDGES},
@@ -104,6 +116,7 @@ class Account:
                 step: {str(size): sizes[size] for size in sorted(sizes)}
                 for step, sizes in sorted(self.cluster_sizes.items())
             },
+            "repeated_runs": {"documents_cut": self.n_cut, "tokens_cut": self.n_cut_tokens},
             "crawled_on": self.last_date or None,
         }
 

@@ -96,12 +96,12 @@ class LanguagePrefilterConfig:
 @schema
 @dataclass(frozen=True)
 class ExtractionConfig:
-    """HTML to text. `fast` and `precision` are trafilatura's; `quick` asks it only where it must."""
+    """HTML to text: by trafilatura, or by it only where a simple extractor cannot be trusted."""
 
-    mode: Literal["precision", "fast", "quick", "all_text"] = "precision"
-    """`precision` as FineWeb (F1 .920 on trafilatura's set), `fast` without its fallbacks (F1 .919), `quick` a simple
-    extractor where the page is plainly an article and `fast` elsewhere (F1 .916), `all_text` (resiliparse, F1 .70) for
-    pages that are content from edge to edge. Measured in docs/results/data.md."""
+    mode: Literal["precision", "fast", "all_text"] = "precision"
+    """`precision` as FineWeb (F1 .920 on trafilatura's set), `fast` a simple extractor where the page is plainly an article
+    and trafilatura without its fallbacks elsewhere (F1 .910), `all_text` (resiliparse, F1 .70) for pages that are content
+    from edge to edge. Measured in docs/results/data.md."""
     skip_elements: tuple[str, ...] = ()
     """CSS selectors whose elements are left out in mode `all_text`."""
 
@@ -268,11 +268,12 @@ class PiiConfig:
     """
 
     kinds: tuple[
-        Literal["email", "ipv4", "ipv6", "phone", "card", "iban", "ssn"], ...
+        Literal["email", "ipv4", "ipv6", "phone", "card", "iban", "ssn", "address"], ...
     ] = ("email", "ipv4", "ipv6", "phone", "card", "iban", "ssn")  # fmt: skip
-    """What is looked for."""
+    """What is looked for. `address`, off by default, knows the spelling of English-speaking countries only."""
     phone_regions: tuple[str, ...] = ("US",)
-    """Countries whose national spelling is understood; empty: only numbers with +country."""
+    """Countries whose national spelling is understood anywhere. Numbers with +country, and those beside a word such as *phone* or
+    *call*, are found in any spelling."""
     public_ip_only: bool = True
     """Leave private, loopback and documentation addresses alone, as FineWeb does."""
 
@@ -321,6 +322,23 @@ class DecontaminationConfig:
 
 @schema
 @dataclass(frozen=True)
+class SubstringsConfig:
+    """Cut runs of words that stood before in the corpus, in this or an earlier document.
+
+    Source: Lee et al. 2021, arXiv:2107.06499, section 4.1, and RefinedWeb, arXiv:2306.01116, section 3.3. Both count 50 tokens
+    of a vocabulary; here a token is a word or a sign. They cut all copies, here the first one stays.
+    """
+
+    min_tokens: Annotated[int, Ge(8)] = 50
+    """Fewest words and signs in a row that make a repeated run."""
+    action: Literal["cut", "drop"] = "cut"
+    """`cut` the run out of the text, or `drop` every document that has one."""
+    min_words_left: Annotated[int, Ge(0)] = 50
+    """A document of which fewer words are left is dropped. As in `gopher_quality`."""
+
+
+@schema
+@dataclass(frozen=True)
 class DataConfig:
     """Settings of `llmpipe data`."""
 
@@ -350,3 +368,8 @@ class DataConfig:
     line_cleaning: LineCleaningConfig = field(default_factory=LineCleaningConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    substrings: SubstringsConfig = field(default_factory=SubstringsConfig)
+
+    def __post_init__(self) -> None:
+        """Put the inputs in one order: the corpus does not depend on it, so the key must not."""
+        object.__setattr__(self, "inputs", tuple(sorted(set(self.inputs))))

@@ -7,6 +7,7 @@ number of workers nor on the order of the inputs.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmpipe.core.artifact import atomic_file
-from llmpipe.core.units import Commit, Executor
+from llmpipe.core.units import Commit, Executor, InPlace
 from llmpipe.stages.data.account import Account
+from llmpipe.stages.data.cluster_examples import ClusterExamples
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.group_units import UNIT_ROWS, group_in_units
 from llmpipe.stages.data.grouping import Clusters, cluster
@@ -36,6 +38,7 @@ from llmpipe.stages.data.segments import (
     segment_paths,
 )
 from llmpipe.stages.data.steps.table import STEPS
+from llmpipe.stages.data.substring_units import Cutter, Part, find_repeats
 
 EXAMPLES_PER_REASON = 5
 EXCERPT_CHARS = 500
@@ -107,10 +110,15 @@ def write_corpus(
     account = Account(config.steps)
     group = partial(_group, config, sources, out / "state" / "groups", executor)
     decisions = _decide(config, sources, account, group)
+    if "substrings" in config.steps:
+        cutter = Cutter(config.substrings, _repeats(config, sources, decisions, out, executor))
+    else:
+        cutter = None
     parts = _PartWriter(out, "part", _CORPUS, config.part_mb * 1_000_000)
     dropped = _PartWriter(out / "dropped", "part", _DROPPED, config.part_mb * 1_000_000)
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
     ids: dict[int, str] = _first_ids(sources, decisions)
+    clusters = ClusterExamples(config.steps, decisions.dropped_by, decisions.first)
     start = 0
     columns = [*(f.name for f in _CORPUS if f.name not in ("id", "cluster_size"))]
     columns += ["i_record", "outcome", "step", "reason", "value", "threshold", "pii", "page"]
@@ -123,7 +131,11 @@ def write_corpus(
             row["id"] = document_id(source.commit.unit.id, row["i_record"])
             if row["outcome"] == KEPT and (step := int(decisions.dropped_by[i])) >= 0:
                 row |= _duplicate(config.steps[step], ids[int(decisions.first[i])])
+            if row["outcome"] == KEPT and cutter is not None:
+                row |= cutter.changes(i, row["text"])
+            clusters.note(i, int(decisions.first[i]), row)
             account.add_outcome(row["outcome"], row["step"], row["reason"])
+            account.add_language(row["lang"], row["reason"], row["value"])
             if row["outcome"] == KEPT:
                 row["cluster_size"] = int(decisions.cluster_size[i])
                 parts.add(row, len(row["text"].encode()))
@@ -137,6 +149,9 @@ def write_corpus(
     parts.close(at_least_one=True)
     dropped.close(at_least_one=config.keep_dropped)
     _write_examples(out / "examples.jsonl", examples)
+    clusters.write(out / "clusters.jsonl")
+    if cutter is not None:
+        account.n_cut, account.n_cut_tokens = cutter.n_cut, cutter.n_tokens
     account.check()
     return account
 
@@ -192,6 +207,25 @@ def _decide(
         if step == "minhash":
             cluster_size = _cluster_sizes(clusters)
     return Decisions(dropped_by, _follow(first), cluster_size)
+
+
+def _repeats(
+    config: DataConfig,
+    sources: Sequence[Source],
+    decisions: Decisions,
+    out: Path,
+    executor: Executor | None,
+) -> np.ndarray:
+    """Return the places of repeated runs in the documents that are left."""
+    members = (_positions(config, sources) == len(config.steps)) & (decisions.dropped_by < 0)
+    parts, start = [], 0
+    for _, group in itertools.groupby(sources, key=lambda source: source.i_unit):
+        same = list(group)
+        paths = tuple(source.path for source in same)
+        parts.append(Part(same[0].commit.unit.id, paths, start))
+        start += sum(pq.read_metadata(path).num_rows for path in paths)
+    folder = out / "state" / "substrings"
+    return find_repeats(parts, members, config.substrings.min_tokens, folder, executor or InPlace())
 
 
 def _positions(config: DataConfig, sources: Sequence[Source]) -> np.ndarray:

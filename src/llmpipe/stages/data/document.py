@@ -50,7 +50,7 @@ class Document:
     """The decoded page, until extraction."""
     content: Text | None = None
     page: str = ""
-    """The beginning of the page's HTML, for examples of what was dropped."""
+    """The decoded page after extraction, for examples of what was dropped."""
     lang: str = ""
     lang_score: float = 0.0
     quality: float | None = None

@@ -7,7 +7,7 @@ deterministic, so the document is read again from its archive and sent through t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,8 @@ def follow(
         for i_record, item in enumerate(read_items(unit.payload, config.read, artifact.path)):
             is_it = document_id(unit.id, i_record) in ids
             if isinstance(item, Raw) and (is_it or (item.url and item.url == key)):
-                yield unit, i_record, list(_watched(item, config))
+                end = next((row for row in ends if row["id"] == document_id(unit.id, i_record)), {})
+                yield unit, i_record, list(_watched(item, config, end))
 
 
 def _sources(artifact: Artifact, config: DataConfig) -> list[SourceFile]:
@@ -149,7 +150,7 @@ def _sources(artifact: Artifact, config: DataConfig) -> list[SourceFile]:
         return []  # moved or deleted: then only the corpus can answer
 
 
-def _watched(item: Any, config: DataConfig) -> Iterator[Passage]:
+def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[Passage]:
     import tempfile
 
     from llmpipe.stages.data.document import Drop
@@ -176,8 +177,12 @@ def _watched(item: Any, config: DataConfig) -> Iterator[Passage]:
         for name in config.steps:
             drop = STEPS[name].make(config, prepared)(document)
             size = len(document.html if document.html is not None else document.text)
-            yield Passage(name, size, _worded(drop) if drop else "")
-            if drop is not None:
+            outcome = _worded(drop) if drop else ""
+            # What a comparison with all others decided cannot be repeated here, but the corpus remembers it.
+            if STEPS[name].scope != "document" and end.get("step") == name:
+                outcome = _worded(Drop(end["reason"], end["value"], end["threshold"]))
+            yield Passage(name, size, outcome)
+            if outcome:
                 return
 
 

@@ -6,8 +6,8 @@
 
 A unit reads one column of keys, keeps those in its range, and groups at most about `UNIT_ROWS` of them, so its memory does
 not grow with the corpus. Equal keys lie in one range, so no pair is lost. Units are committed like all others: a
-killed run goes on, and workers on several machines give the same edges. The components are exact; they need
-16 bytes per document in one process.
+killed run goes on, and workers on several machines give the same edges. The components are exact: by union-find in one
+process, or, for more documents than `UNION_ROWS`, by stars in units (see `components.py`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ import numpy as np
 from llmpipe.core.artifact import atomic_file, hash_file
 from llmpipe.core.config import digest
 from llmpipe.core.units import Executor, RunUnit, Unit, Watch, run_units
+from llmpipe.stages.data.components import find_components
 from llmpipe.stages.data.grouping import Clusters, equal_pairs, union
 
 UNIT_ROWS = 20_000_000
 """Keys that one unit groups: sorting them takes about 0.6 GB."""
+UNION_ROWS = 1_000_000_000
+"""Documents whose components one process finds, with 16 bytes for each; of more, they are found in units too."""
 _EDGES = "edges.npy"
 
 
@@ -45,7 +48,7 @@ class GroupJob:
         column, i_part, n_parts = unit.payload
         left, right = self._pairs(column, i_part, n_parts)
         with atomic_file(folder / _EDGES) as path, path.open("wb") as file:
-            np.save(file, np.stack([left, right]))
+            np.save(file, np.stack([left, right], axis=1))
         return {"n_edges": len(left)}
 
     def _pairs(self, column: str, i_part: int, n_parts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +83,7 @@ def group_in_units(
     folder: Path,
     executor: Executor,
     unit_rows: int = UNIT_ROWS,
+    union_rows: int = UNION_ROWS,
 ) -> Clusters:
     """Join documents that share a key in any column; see `grouping.cluster`, which gives the same."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,8 +97,15 @@ def group_in_units(
         for column in columns
         for i in range(n_parts)
     ]  # fmt: skip
+    commits = run_units(GroupJob(segments, table), units, folder / "units", executor)
+    edges = [commit.folder / _EDGES for commit in commits]
     parent = np.arange(len(members))
-    for commit in run_units(GroupJob(segments, table), units, folder / "units", executor):
-        left, right = np.load(commit.folder / _EDGES)
+    if len(members) > union_rows:
+        for path in find_components(edges, len(members), folder / "stars", executor, unit_rows):
+            rows = np.load(path)
+            parent[rows[:, 0]] = rows[:, 1]
+        return Clusters(parent)
+    for path in edges:
+        left, right = np.load(path).T
         parent = union(parent, left, right)
     return Clusters(parent)

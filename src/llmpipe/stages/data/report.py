@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from llmpipe.core.artifact import Artifact
@@ -16,12 +17,7 @@ _EXAMPLE_CHARS = 400
 def report(artifact: Artifact) -> list[Section]:
     """Describe a finished corpus."""
     stats = artifact.stats
-    path = artifact.file("examples.jsonl")
-    examples = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if path.is_file()
-        else []
-    )
+    examples = _lines(artifact.file("examples.jsonl"))
     sections = [
         _summary(stats),
         Section("What each step dropped", _funnel(stats)),
@@ -31,8 +27,15 @@ def report(artifact: Artifact) -> list[Section]:
     if stats["unreadable"] or stats["other_records"]:
         sections.append(Section("What was not read", _unread(stats)))
     if stats["clusters"]:
-        sections.append(Section("Duplicates", _clusters(stats)))
+        largest = _lines(artifact.file("clusters.jsonl"))
+        sections.append(Section("Duplicates", [*_clusters(stats), *_largest(largest)]))
     return sections
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _summary(stats: Mapping[str, Any]) -> Section:
@@ -128,6 +131,7 @@ def _kept(stats: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = [
         Bars("Length in words", lengths, "documents"),
         Bars("Languages", list(stats["languages"].items())[:15], "documents"),
+        *_languages_seen(stats),
         Table(["domain", "documents"], [[domain, n] for domain, n in stats["top_domains"].items()]),
     ]
     if stats["pii"]:
@@ -137,6 +141,14 @@ def _kept(stats: Mapping[str, Any]) -> list[Block]:
             )
         )
     return blocks
+
+
+def _languages_seen(stats: Mapping[str, Any]) -> list[Block]:
+    """What was there before the wanted languages were chosen."""
+    seen = stats.get("languages_seen", {})
+    if not seen or seen == stats["languages"]:
+        return []
+    return [Bars("Languages of all documents that were looked at", list(seen.items())[:15], "documents")]  # fmt: skip
 
 
 def _unread(stats: Mapping[str, Any]) -> list[Block]:
@@ -159,9 +171,34 @@ def _clusters(stats: Mapping[str, Any]) -> list[Block]:
         dropped = sum((int(size) - 1) * n for size, n in sizes.items())
         largest = max(map(int, sizes), default=0)
         rows.append([step, sum(sizes.values()), dropped, largest])
-    return [
+    blocks: list[Block] = [
         Table(["step", "clusters", "documents in them beyond the first", "largest cluster"], rows)
     ]
+    runs = stats.get("repeated_runs", {})
+    if runs.get("tokens_cut"):
+        blocks.append(
+            Text(
+                f"Runs of words that stood before: {runs['tokens_cut']:,} words and signs were cut; "
+                f"{runs['documents_cut']:,} documents stayed without them."
+            )
+        )
+    return blocks
+
+
+def _largest(clusters: list[dict[str, Any]]) -> list[Block]:
+    """The largest clusters: what is kept, and a few of those that it stands for."""
+    blocks: list[Block] = []
+    for cluster in clusters:
+        rows: list[list[str | int | float]] = []
+        for fate, documents in (("kept", [cluster["kept"]]), ("dropped", cluster["dropped"])):
+            rows += [
+                [fate, document.get("url") or document["id"], document["excerpt"]]
+                for document in documents
+                if document
+            ]
+        headers = [f"{cluster['step']}, {cluster['documents']} documents", "address", "begins"]
+        blocks.append(Table(headers, rows))
+    return blocks
 
 
 def _percent(part: int, whole: int) -> str:

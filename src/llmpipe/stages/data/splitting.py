@@ -11,7 +11,9 @@ import re
 # Addresses, numbers, abbreviations and words are one token, English clitics ('s, n't) and every other visible sign one
 # of their own, much as in spaCy, which datatrove uses.
 _TOKEN = re.compile(
-    r"https?://\S+|www\.\S+"
+    # The plain case comes first, for speed only (0.6 of the time): what stands below would give the same.
+    r"(?![Cc]annot\b)[A-Za-z]++(?=[\s,]|\Z)"
+    r"|https?://\S+|www\.\S+"
     r"|[\w.+-]{1,64}+@[\w-]{1,64}\.[\w.-]{1,64}"
     r"|@\w+"
     r"|[^\W\d]\w*(?:-\d\w*)+"  # Covid-19; a hyphen between letters or between numbers is a token

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from llmpipe.stages.data.report import report
 def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Make a corpus under `out` and return its numbers."""
     from llmpipe.core.executors import Limits, Progress
-    from llmpipe.core.units import run_units
+    from llmpipe.core.units import DONE, Executor, Stoppable, run_units
+    from llmpipe.stages.data.arrow import leave_out_pandas
     from llmpipe.stages.data.cluster import make_executor
     from llmpipe.stages.data.corpus import write_corpus
+    from llmpipe.stages.data.reuse import prune, units_folder
     from llmpipe.stages.data.sources.inputs import plan_units
     from llmpipe.stages.data.steps.decontamination import compile_evaluations
     from llmpipe.stages.data.steps.table import check_steps
@@ -27,6 +29,7 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     from llmpipe.stages.data.unit import DataJob
 
     check_steps(config.steps)
+    leave_out_pandas()
     state = out / "state"
     sources = source_files(config, inputs)
     units = plan_units(sources)
@@ -37,21 +40,32 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     if "decontamination" in config.steps:
         compile_evaluations(config.decontamination, state / "prepared" / "evaluations.npy")
     limits = Limits(config.limits.cpu_s, config.limits.wall_s, config.limits.memory_mb * 1_000_000)
+    named = {source.path for source in sources}
+    lists = [file for file in inputs.files if file.path not in named]
+    folder = units_folder(config, lists, SPEC.version, ctx.store or state)
+    n_done = sum((folder / unit.id / DONE).is_file() for unit in units)
+    if n_done:
+        ctx.console.info(f"data: {n_done} of {len(units)} units are done already")
 
     # ------------------------------------------------------- first pass: every input file through the steps
+    def executor(on_progress: Callable[[Progress], None]) -> Executor:
+        name, n_workers, stop = ctx.executor, ctx.workers, ctx.stop
+        chosen = make_executor(name, n_workers, limits, on_progress, lambda: stop.requested)
+        return Stoppable(chosen, stop.check)
+
     with ctx.console.progress("data", len(units), "file") as progress:
 
         def show(now: Progress) -> None:
-            progress.update(now.n_units, f"{format_count(now.n_records)} records")
+            progress.update(n_done + now.n_units, f"{format_count(now.n_records)} records")
 
-        name = ctx.executor
-        executor = make_executor(name, ctx.workers, limits, show, lambda: ctx.stop.requested)
         job = DataJob(config, state / "prepared")
-        commits = run_units(job, units, state / "units", executor) if units else []
-        ctx.stop.check()
+        commits = run_units(job, units, folder, executor(show))
 
     # --------------------------------------- second pass: duplicates over all files, then the corpus itself
-    account = write_corpus(config, commits, out, ctx.stop.check, executor)
+    with ctx.console.progress("duplicates", None, "unit") as progress:
+        count = executor(lambda now: progress.update(now.n_units))
+        account = write_corpus(config, commits, out, ctx.stop.check, count)
+    prune(folder, units)
     stats = account.to_stats()
     stats |= {"input_files": len(units), "input_bytes": sum(source.n_bytes for source in sources)}
     stats["repeated_input_files"] = len(sources) - len({source.fingerprint for source in sources})
@@ -80,8 +94,10 @@ def needs(config: DataConfig) -> dict[str, Need]:
 
 def files(config: DataConfig) -> Sequence[str]:
     """Everything from outside that decides the result: inputs, block lists, evaluation sets, a classifier."""
+    from llmpipe.stages.data.steps.table import check_steps
     from llmpipe.stages.data.steps.url_filter import list_files
 
+    check_steps(config.steps)  # here, because this is asked before anything is written
     lists = (
         [str(path) for path in list_files(config.url_filter)]
         if "url_filter" in config.steps
@@ -134,7 +150,7 @@ def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 SPEC = StageSpec(
     name="data",
-    version=2,
+    version=3,
     summary="Web archives and other files -> clean corpus, with an account of every document",
     config=DataConfig,
     folder="corpus",

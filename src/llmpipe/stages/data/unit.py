@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from llmpipe.core.units import RunUnit, Unit, Watch
+from llmpipe.stages.data.arrow import leave_out_pandas
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.document import Document, Drop
 from llmpipe.stages.data.segments import DROPPED, KEPT, READ, UNREADABLE, Row, SegmentWriter
 from llmpipe.stages.data.sources.http import BadBody
 from llmpipe.stages.data.sources.items import Other, Raw, read_items
 from llmpipe.stages.data.sources.records import Bad
+from llmpipe.stages.data.steps.extraction import page_excerpt
 from llmpipe.stages.data.steps.table import STEPS, Step
 
 EXCERPT_CHARS = 500
@@ -35,6 +37,7 @@ class DataJob:
         """Load models and lists, and return the function that runs a unit."""
         import pyarrow as pa
 
+        leave_out_pandas()
         # One thread per worker: the number of workers is the person's choice.
         pa.set_cpu_count(1)
         pa.set_io_thread_count(1)
@@ -155,7 +158,7 @@ def _dropped(i_record: int, document: Document, step: str, drop: Drop) -> Row:
         value=_shown(drop.value),
         threshold=_shown(drop.threshold),
         text=_storable(text[:EXCERPT_CHARS]),
-        page=document.page,
+        page=page_excerpt(document.page or document.html or ""),
         lang=document.lang,
         lang_score=document.lang_score,
         keys=document.keys,

@@ -1,7 +1,8 @@
 """From what a person names (files, folders, globs, URLs, `hf:` names) to units of work.
 
 A unit is one input file. Loose HTML files are packed many to a unit, because a commit record for each of
-10,000 small pages would cost more than the pages. Units are ordered by content fingerprint, not by path, so the
+10,000 small pages would cost more than the pages; their contents decide where a pack ends, so one more page changes one
+pack. Units are ordered by content fingerprint, not by path, so the
 corpus does not depend on where files lie or in which order they were named.
 """
 
@@ -33,6 +34,8 @@ _SUFFIXES: dict[str, Kind] = {
 }
 _COMPRESSIONS = (".gz", ".zst", ".lz4")
 _HTML_PER_UNIT = 512
+_PACK_ENDS = 1 / 256
+"""Share of pages that end their pack."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,16 @@ def plan_units(files: Sequence[SourceFile]) -> list[Unit]:
 
 
 def _in_packs(files: list[SourceFile]) -> Iterator[list[SourceFile]]:
-    for start in range(0, len(files), _HTML_PER_UNIT):
-        yield files[start : start + _HTML_PER_UNIT]
+    """Cut files, in the order of their fingerprints, behind those whose fingerprint says so."""
+    pack: list[SourceFile] = []
+    for file in files:
+        pack.append(file)
+        ends = int(digest(file.fingerprint)[:8], 16) < _PACK_ENDS * 2**32
+        if ends or len(pack) == _HTML_PER_UNIT:
+            yield pack
+            pack = []
+    if pack:
+        yield pack
 
 
 def _unit(pack: list[SourceFile]) -> Unit:

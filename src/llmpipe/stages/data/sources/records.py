@@ -92,11 +92,13 @@ class _Header:
 
 def _read_warc_header(stream: Stream) -> _Header | str:
     """Take a header; a string says what is wrong with it."""
-    ends = [end for mark in (b"\r\n\r\n", b"\n\n") if (end := stream.find(mark, _MAX_HEADER)) > 0]
-    if not ends:
+    end = stream.find(b"\r\n\r\n", _MAX_HEADER)
+    sooner = stream.find(b"\n\n", end if end > 0 else _MAX_HEADER)
+    if sooner > 0 or end > 0:
+        block = stream.take(sooner if sooner > 0 else end)
+    else:
         stream.skip(5)
         return "bad_header"
-    block = stream.take(min(ends))
     if b"\0" in block:  # a zeroed block has melted two records into one
         return "bad_header"
     headers: dict[str, str] = {}

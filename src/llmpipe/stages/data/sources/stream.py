@@ -9,10 +9,11 @@ without a word at a truncated member; therefore the framing is ours, and FastWAR
 from __future__ import annotations
 
 import mmap
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
+
+from isal import isal_zlib
 
 _CHUNK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b\x08"
@@ -161,8 +162,8 @@ def _find_member(
 _GZIP = _Codec(
     "gzip",
     GZIP_MAGIC,
-    lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
-    zlib.error,
+    lambda: isal_zlib.decompressobj(16 + isal_zlib.MAX_WBITS),  # twice as fast as zlib
+    isal_zlib.IsalError,  # type: ignore[arg-type]  # its stub says an exception, and means a class
     read_bytes=1 << 16,
 )
 

@@ -54,7 +54,9 @@ class C4:
             kept.append(line)
         if n_sentences < config.min_sentences:
             return Drop("few_sentences", n_sentences, config.min_sentences)
-        document.content = Text("\n".join(kept).strip())
+        cleaned = "\n".join(kept).strip()
+        if cleaned != document.text:  # else the words that earlier steps have split stay
+            document.content = Text(cleaned)
         return None
 
     def _is_unwanted(self, line: str, words: list[str]) -> bool:

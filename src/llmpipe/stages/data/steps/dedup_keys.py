@@ -6,7 +6,6 @@ been seen. With 64 bits, a billion documents have 0.03 wrong pairs to expect (n�
 
 from __future__ import annotations
 
-import re
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -14,6 +13,7 @@ import xxhash
 
 from llmpipe.stages.data.config import ExactDedupConfig, MinHashConfig, UrlDedupConfig
 from llmpipe.stages.data.document import Document
+from llmpipe.stages.data.steps.word_hashes import WordHashes, mix, random_odd
 
 
 class UrlKey:
@@ -52,40 +52,29 @@ class TextKey:
         document.keys["exact_dedup"] = [xxhash.xxh3_64_intdigest(document.text.strip().encode())]
 
 
-_MAX_NUMBERS = 200_000
-"""Words remembered, about 25 MB."""
-
-
-class _WordNumbers(dict[str, int]):
-    """The hash of each word, made when it is first asked for: texts use the same words again and again."""
-
-    def __missing__(self, word: str) -> int:
-        number = self[word] = xxhash.xxh3_64_intdigest(word.encode())
-        return number
+_BLOCK = 1024
+"""N-grams hashed at once: 112 x 1024 numbers of 32 bits are 460 kB, and stay in the cache."""
 
 
 class MinHashKeys:
     """Note one key per band of a MinHash signature over word n-grams.
 
-    Words are compared without case and punctuation and with numbers alike, as in datatrove. A word is
-    hashed once; n-grams, hash functions and bands are NumPy arithmetic modulo 2⁶⁴. The hash functions are
-    multiply-shift with odd multipliers (Dietzfelbinger et al. 1997) over mixed 64-bit n-gram hashes.
+    Words are compared without case and punctuation and with numbers alike, as in datatrove. N-grams are mixed from
+    the 64-bit hashes of their words; the hash functions of the signature are multiply-shift with odd multipliers
+    (Dietzfelbinger et al. 1997) on the upper 32 bits, which a processor does for eight numbers and more at once. Of two
+    texts with a thousand n-grams each and none in common, a minimum agrees once in two million.
     """
 
     def __init__(self, config: MinHashConfig) -> None:
         self._config = config
-        self._numbers = _WordNumbers()
         # A fixed seed of its own: keys of different runs must be comparable.
         generator = np.random.Generator(np.random.PCG64(0x4D696E48))
         n = config.bands * config.rows
-        self._multipliers = generator.integers(0, 2**64, n, dtype=np.uint64) | np.uint64(1)
-        self._offsets = generator.integers(0, 2**64, n, dtype=np.uint64)
-        self._word_factors = generator.integers(
-            0, 2**64, config.ngram, dtype=np.uint64
-        ) | np.uint64(1)
-        self._row_factors = generator.integers(0, 2**64, config.rows, dtype=np.uint64) | np.uint64(
-            1
-        )
+        self._multipliers = generator.integers(0, 2**32, (n, 1), np.uint32) | np.uint32(1)
+        self._offsets = generator.integers(0, 2**32, (n, 1), np.uint32)
+        self._word_factors = random_odd(generator, config.ngram)
+        self._row_factors = random_odd(generator, config.rows)
+        self._word_hashes = WordHashes(generator)
 
     def __call__(self, document: Document) -> None:
         """Note the document's keys."""
@@ -94,45 +83,25 @@ class MinHashKeys:
     def bands(self, text: str) -> np.ndarray:
         """Return one 64-bit key per band."""
         minima = self.signature(text).reshape(self._config.bands, self._config.rows)
-        return _mix((minima * self._row_factors).sum(axis=1, dtype=np.uint64))
+        return mix((mix(minima.astype(np.uint64)) * self._row_factors).sum(axis=1))
 
     def signature(self, text: str) -> np.ndarray:
         """Return the minimum of every hash function over the text's n-grams."""
         ngrams = self._ngram_hashes(text)
-        minima = np.full(len(self._multipliers), np.iinfo(np.uint64).max, np.uint64)
-        for start in range(
-            0, len(ngrams), 256
-        ):  # 112 x 256 numbers are 230 kB, and stay in the cache
-            part = ngrams[start : start + 256]
-            hashes = self._multipliers[:, None] * part[None, :] + self._offsets[:, None]
+        minima = np.full(len(self._multipliers), np.iinfo(np.uint32).max, np.uint32)
+        for start in range(0, len(ngrams), _BLOCK):
+            hashes = self._multipliers * ngrams[start : start + _BLOCK]
+            hashes += self._offsets
             np.minimum(minima, hashes.min(axis=1), out=minima)
         return minima
 
     def _ngram_hashes(self, text: str) -> np.ndarray:
-        words = normalize_words(text)
-        if len(self._numbers) > _MAX_NUMBERS:
-            self._numbers.clear()
-        hashes = np.array([self._numbers[word] for word in words] or [0], np.uint64)
-        n = min(self._config.ngram, len(hashes))
-        size = len(hashes) - n + 1
+        words = self._word_hashes(text)
+        if not len(words):
+            words = np.zeros(1, np.uint64)
+        n = min(self._config.ngram, len(words))
+        size = len(words) - n + 1
         combined = np.zeros(size, np.uint64)
         for i in range(n):
-            combined += hashes[i : i + size] * self._word_factors[i]
-        return _mix(combined)
-
-
-_WORD = re.compile(r"\w+")
-_DIGITS = re.compile(r"\d+")
-
-
-def normalize_words(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation, every number as 0."""
-    return _WORD.findall(_DIGITS.sub("0", text.lower()))
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Spread 64-bit numbers evenly: the finalizer of SplitMix64 (Steele et al. 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = x ^ (x >> np.uint64(31))
-    return mixed
+            combined += words[i : i + size] * self._word_factors[i]
+        return (mix(combined) >> np.uint64(32)).astype(np.uint32)

@@ -64,10 +64,14 @@ class GopherRepetition:
             share = ngrams.top_chars(n) / n_chars
             if share > bound:
                 return Drop(f"top_{n}_gram", share, bound)
+        # What is in repeated n-grams is in shorter repeated ones too: mostly the 4-grams leave too little for any bound.
+        least = min(bound for _, bound in self._dup) * n_chars
+        at_most = ngrams.most_repeated_chars(4)
         for n, bound in self._dup:
-            if ngrams.are_distinct(n):
-                break  # then the longer ones are distinct too
-            if ngrams.most_repeated_chars(n) <= bound * n_chars:
+            if at_most <= least:
+                break
+            at_most = ngrams.most_repeated_chars(n)
+            if at_most <= bound * n_chars:
                 continue
             share = ngrams.repeated_chars(n) / n_chars
             if share > bound:
@@ -78,20 +82,17 @@ class GopherRepetition:
 class Ngrams:
     """The n-grams of a text as numbers: equal n-grams have equal numbers, and there are no chance hits.
 
-    The number of an n-gram is the rank of the pair (number of its first n-1 words, number of its last word).
-    Ask for growing n.
+    Only the n-grams that stand at several places get a number, the others -1. The number of an n-gram is the rank of
+    the pair (number of its first n-1 words, number of its last n-1 words), so only where both stand at several places
+    there is something to compare: for long n-grams almost nowhere. Ask for growing n, from 2.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        numbers: dict[str, int] = {}
-        self._words = np.fromiter(
-            (numbers.setdefault(word, len(numbers)) for word in words), np.int64, len(words)
-        )
-        self._n_different = len(numbers)
+        numbers = {word: i for i, word in enumerate(dict.fromkeys(words))}
         self._lengths = np.fromiter(map(len, words), np.int64, len(words))
         self._ends = np.concatenate(([0], np.cumsum(self._lengths)))
         self._n = 1
-        self._numbers = self._words
+        self._numbers = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
         self._first = np.empty(0, np.int64)
         self._counts = np.empty(0, np.int64)
 
@@ -101,23 +102,20 @@ class Ngrams:
         Of equally frequent n-grams the one that comes first counts.
         """
         self._grow(n)
-        if not len(self._counts):
+        if not len(self._numbers):
             return 0
-        times = self._counts.max()
-        start = self._first[self._counts == times].min()
-        return int((self._ends[start + n] - self._ends[start] + n - 1) * times)
-
-    def are_distinct(self, n: int) -> bool:
-        """Whether no n-gram stands twice."""
-        self._grow(n)
-        return len(self._counts) == len(self._numbers)
+        times, start = 1, 0
+        if len(self._counts):
+            times = int(self._counts.max())
+            start = int(self._first[self._counts == times].min())
+        return int(self._ends[start + n] - self._ends[start] + n - 1) * times
 
     def most_repeated_chars(self, n: int) -> int:
         """Return an upper bound of `repeated_chars` that needs no loop: words in any n-gram that stood before."""
         self._grow(n)
-        is_repeated = np.ones(len(self._numbers), np.int64)
-        is_repeated[self._first] = 0
-        edges = np.zeros(len(self._words) + 1, np.int64)
+        is_repeated = self._numbers >= 0
+        is_repeated[self._first] = False
+        edges = np.zeros(len(self._lengths) + 1, np.int64)
         edges[: len(is_repeated)] += is_repeated
         edges[n : n + len(is_repeated)] -= is_repeated
         return int(self._lengths[np.cumsum(edges)[:-1] > 0].sum())
@@ -126,24 +124,31 @@ class Ngrams:
         """Return the characters, without spaces, of n-grams that stood before, not counting overlaps twice."""
         self._grow(n)
         seen: set[int] = set()
-        numbers = self._numbers.tolist()
-        n_chars = position = 0
-        while position < len(numbers):
-            if numbers[position] in seen:
-                n_chars += int(self._ends[position + n] - self._ends[position])
-                position += n
+        places = np.flatnonzero(self._numbers >= 0)
+        n_chars = free_from = 0
+        for place, number in zip(places.tolist(), self._numbers[places].tolist(), strict=True):
+            if place < free_from:
+                continue
+            if number in seen:
+                n_chars += int(self._ends[place + n] - self._ends[place])
+                free_from = place + n
             else:
-                seen.add(numbers[position])
-                position += 1
+                seen.add(number)
         return n_chars
 
     def _grow(self, n: int) -> None:
         while self._n < n:
             self._n += 1
-            pairs = self._numbers[:-1] * self._n_different + self._words[self._n - 1 :]
-            _, self._first, self._numbers, self._counts = np.unique(
+            heads, tails = self._numbers[:-1], self._numbers[1:]
+            places = np.flatnonzero((heads >= 0) & (tails >= 0))
+            pairs = heads[places] * (int(self._numbers.max(initial=0)) + 1) + tails[places]
+            _, first, numbers, counts = np.unique(
                 pairs, return_index=True, return_inverse=True, return_counts=True
             )
+            stands_again = counts > 1
+            self._numbers = np.full(len(heads), -1, np.int64)
+            self._numbers[places] = np.where(stands_again[numbers], numbers, -1)
+            self._first, self._counts = places[first[stands_again]], counts[stands_again]
 
 
 def count_repeated(blocks: Sequence[str]) -> tuple[int, int]:

@@ -74,7 +74,13 @@ class LanguagePrefilter:
         """Drop a page whose visible text is clearly in another language."""
         if self._model is None or document.html is None:
             return None
-        found = self._predict(first_paragraphs(document.html, _SAMPLE_CHARS))
+        sample = first_paragraphs(document.html, _SAMPLE_CHARS)
+        if len(sample) < _SAMPLE_CHARS // 2:  # too short to tell
+            sample = ""
+        best = predict(self._model, sample, _SAMPLE_CHARS, 1)
+        if best and (drop := self._judge_best(*best[0])) is not _UNSURE:
+            return drop
+        found = predict(self._model, sample, _SAMPLE_CHARS, -1) or None
         if found is None or _CLEAR < self._score(found) < self._config.min_score:
             from resiliparse.extract.html2text import extract_plain_text
 
@@ -86,16 +92,21 @@ class LanguagePrefilter:
             return Drop("other_language", found[0][0], self._config.min_score)
         return None
 
-    def _predict(self, sample: str) -> list[tuple[str, float]] | None:
-        """Return the languages of a sample, or None if it is too short to tell."""
-        if len(sample) < _SAMPLE_CHARS // 2:
-            return None
-        return predict(self._model, sample, _SAMPLE_CHARS, -1)
+    def _judge_best(self, label: str, probability: float) -> Drop | None:
+        """Decide by the likeliest language alone, as all of them would; asking for all takes twice as long."""
+        bound = self._config.min_score
+        if label in self._language.keep:
+            return None if probability >= bound else _UNSURE
+        # The others together have the rest; the model's probabilities add up to one within a thousandth.
+        is_clear = 1.001 - probability < min(_CLEAR, bound)
+        return Drop("other_language", label, bound) if is_clear else _UNSURE
 
     def _score(self, found: list[tuple[str, float]]) -> float:
         return sum(probability for label, probability in found if label in self._language.keep)
 
 
+_UNSURE = Drop("unsure")
+"""Stands for: look closer."""
 _SAMPLE_CHARS = 500
 """How much of the paragraphs is looked at; with less than half of it they do not decide."""
 _CLEAR = 0.05

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from llmpipe.stages.data.config import PiiConfig
 from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.steps.addresses import ADDRESS
+from llmpipe.stages.data.steps.phones import PHONE, is_phone_match
 
-PLACEHOLDERS = {kind: f"[{kind}]" for kind in ("email", "ip", "phone", "card", "iban", "ssn")} | {
+PLACEHOLDERS = {
+    kind: f"[{kind}]" for kind in ("email", "ip", "phone", "card", "iban", "ssn", "address")
+} | {
     "ipv4": "[ip]",
     "ipv6": "[ip]",
 }
@@ -25,7 +29,6 @@ _EMAIL = re.compile(
 )
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\w)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])", re.ASCII)
-_PHONE = re.compile(r"(?<![\w.,$€£%/=-])\+?\(?\d(?:[ ./()-]{0,2}\d){6,14}(?![\w%])", re.ASCII)
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){11,18}(?![\w-]|\.\d)", re.ASCII)
 _IBAN = re.compile(
     r"(?<!\w)(?:[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}|[a-z]{2}\d{2}[a-z0-9]{11,30})(?!\w)", re.ASCII
@@ -46,7 +49,8 @@ class Pii:
             "ssn": (_SSN, lambda match: is_ssn(match[1], match[3], match[4])),
             "ipv4": (_IPV4, lambda match: is_ip(match[0], config.public_ip_only)),
             "ipv6": (_IPV6, lambda match: is_ip(match[0], config.public_ip_only)),
-            "phone": (_PHONE, lambda match: is_phone(match[0], config.phone_regions)),
+            "phone": (PHONE, lambda match: is_phone_match(match, config.phone_regions)),
+            "address": (ADDRESS, lambda match: True),
         }
         # Long numbers with a check digit first: a part of one may look like a telephone number.
         self._finders = [
@@ -104,13 +108,17 @@ def is_ip(text: str, public_only: bool) -> bool:
 
 
 def is_public_ip(text: str) -> bool:
-    """Tell whether an address is one of the public Internet; IPv6 has 2000::/3 for that (RFC 4291)."""
+    """Tell whether an address is one of the public Internet.
+
+    IPv6 has 2000::/3 for that (RFC 4291); beyond it, only what is written out in eight groups is taken for an address.
+    """
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         return False
     if address.version == 6:
-        return address.is_global and address in _GLOBAL_UNICAST
+        is_written_out = text.count(":") == 7 and "::" not in text
+        return address.is_global and (address in _GLOBAL_UNICAST or is_written_out)
     return address.is_global and not address.is_multicast and int(address) >> 24 < 224
 
 
@@ -201,26 +209,3 @@ def is_ssn(area: str, group: str, serial: str) -> bool:
     if area in ("000", "666") or area >= "900" or group == "00" or serial == "0000":
         return False
     return (area, group, serial) not in (("078", "05", "1120"), ("219", "09", "9999"))
-
-
-_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})")
-
-
-def is_phone(text: str, regions: Sequence[str]) -> bool:
-    """Ask the number plans. A national number must be written with separators: bare digits are mostly ids."""
-    import phonenumbers
-
-    is_international = text.startswith("+")
-    groups = re.findall(r"\d+", text)
-    if _DATE.fullmatch(text):
-        return False
-    if not is_international and (len(groups) < 3 or len(groups[0]) == 4):
-        return False  # 2024-05-17 and 1999/2000 begin with four digits
-    for region in [None] if is_international else regions:
-        try:
-            number = phonenumbers.parse(text, region)
-        except phonenumbers.NumberParseException:
-            continue
-        if phonenumbers.is_valid_number(number):
-            return True
-    return False

@@ -21,8 +21,9 @@ class Entry:
     summary: str
     make: Callable[[DataConfig, Path], Step]
     """From the settings and the folder with the files that the parent process prepared."""
-    scope: Literal["document", "corpus"] = "document"
-    """A `corpus` step notes keys per document; what it drops is decided when all have been seen."""
+    scope: Literal["document", "corpus", "texts"] = "document"
+    """A `corpus` step notes keys per document; what it drops is decided when all have been seen. A `texts` step
+    looks at the finished texts of all documents that are left."""
 
 
 # The imports stand inside the functions: the table is also read where no step is run (help, plan, report).
@@ -116,6 +117,10 @@ def _decontamination(config: DataConfig, prepared: Path) -> Step:
     return Decontamination(config.decontamination, prepared / "evaluations.npy")
 
 
+def _substrings(config: DataConfig, prepared: Path) -> Step:
+    return lambda document: None  # all of it is done in the second pass
+
+
 STEPS: dict[str, Entry] = {
     "url_filter": Entry("drop listed domains and addresses", _url_filter),
     "language_prefilter": Entry(
@@ -134,6 +139,7 @@ STEPS: dict[str, Entry] = {
     "exact_dedup": Entry("keep one document per text", _exact_dedup, "corpus"),
     "minhash": Entry("keep one document per cluster of near-duplicates", _minhash, "corpus"),
     "pii": Entry("replace personal data", _pii),
+    "substrings": Entry("cut runs of words that stood before", _substrings, "texts"),
 }
 
 NEEDS_TEXT = frozenset(STEPS) - {"url_filter", "language_prefilter", "extraction", "url_dedup"}
@@ -143,7 +149,7 @@ def check_steps(names: tuple[str, ...]) -> None:
     """Check the order of a recipe.
 
     Raises:
-        UserError: an unknown or repeated step, or one that needs text before extraction.
+        UserError: an unknown or repeated step, one that needs text before extraction, or finished texts before the end.
     """
     for i, name in enumerate(names):
         if name not in STEPS:
@@ -153,6 +159,12 @@ def check_steps(names: tuple[str, ...]) -> None:
             raise UserError(f"data.steps: `{name}` stands there twice")
         if name in NEEDS_TEXT and "extraction" in names[i + 1 :]:
             raise UserError(f"data.steps: `{name}` needs text, and stands before `extraction`")
+        if STEPS[name].scope == "texts" and i + 1 < len(names):
+            behind = ", ".join(f"`{other}`" for other in names[i + 1 :])
+            raise UserError(
+                f"data.steps: `{name}` compares finished texts, and stands before {behind}",
+                f"make `{name}` the last step",
+            )
 
 
 def n_keys(config: DataConfig, name: str) -> int:

@@ -35,8 +35,9 @@ class UrlFilter:
     """Look an address up in compiled lists."""
 
     def __init__(self, table: Path) -> None:
-        data = np.load(table, mmap_mode="r")
-        self._keys, self._categories = data["key"], data["category"]
+        # Two files: `searchsorted` copies an array whose numbers do not lie side by side, at each look-up.
+        self._keys = np.load(table, mmap_mode="r")
+        self._categories = np.load(_categories_path(table), mmap_mode="r")
         names = table.with_suffix(".txt").read_text(encoding="utf-8")
         self._names = names.splitlines()
 
@@ -122,11 +123,16 @@ def compile_lists(config: UrlFilterConfig, table: Path) -> None:
         if (entry := line.partition("#")[0].strip().lower().removeprefix("www.").rstrip("/"))
     ]
     data = np.array(rows, dtype=[("key", "<u8"), ("category", "<u2")])
-    data = np.sort(data, order=["key", "category"])
+    data.sort(order=["key", "category"])
     with atomic_file(table.with_suffix(".txt")) as path:
         path.write_text("\n".join(names), encoding="utf-8")
-    with atomic_file(table) as path, path.open("wb") as file:
-        np.save(file, data)
+    for target, column in ((table, "key"), (_categories_path(table), "category")):
+        with atomic_file(target) as path, path.open("wb") as file:
+            np.save(file, np.ascontiguousarray(data[column]))
+
+
+def _categories_path(table: Path) -> Path:
+    return table.with_suffix(".categories.npy")
 
 
 def _seed_lists() -> list[tuple[str, list[str]]]:

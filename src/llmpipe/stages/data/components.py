@@ -1,0 +1,99 @@
+"""Connected components in units, for graphs whose edges no machine wants to hold: large star and small star, in turns.
+
+An edge is a row (u, v). Each round sends every node's neighbors to the smallest node that it knows of:
+
+    large star   every neighbor of u that is larger than u is joined to the smallest of u and its neighbors
+    small star   u and every neighbor that is smaller are joined to the smallest of them
+
+until nothing changes; then every node of a component hangs on its smallest. A unit holds one range of nodes, so equal work
+can be done on many machines, and the number of rounds grows with the logarithm of the number of nodes.
+Source: Kiveris et al. 2014, "Connected components in MapReduce and beyond", algorithms 1 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llmpipe.core.config import digest
+from llmpipe.core.units import Executor, Unit, run_units
+from llmpipe.stages.data.array_job import FOUND, ArrayJob
+
+
+def find_components(
+    edges: Sequence[Path], n_nodes: int, folder: Path, executor: Executor, unit_nodes: int
+) -> list[Path]:
+    """Return files of rows (node, smallest node of its component), without the smallest nodes themselves.
+
+    Args:
+        edges: NumPy files of whole numbers, one edge a row.
+        n_nodes: nodes are 0 to n_nodes - 1.
+        folder: for the work in between.
+        executor: where the units run.
+        unit_nodes: nodes of one unit.
+    """
+    n_parts = max(1, -(-n_nodes // unit_nodes))
+    files, before = tuple(edges), None
+    i_round = 0
+    while True:
+        for star in (large_star, small_star):
+            units = [
+                Unit(
+                    digest([[path.as_posix() for path in files], star.__name__, i_round, i])[:32],
+                    f"{star.__name__} {i_round + 1}, {i + 1}/{n_parts}",
+                    (files, i * unit_nodes, (i + 1) * unit_nodes),
+                )
+                for i in range(n_parts)
+            ]
+            commits = run_units(ArrayJob(star), units, folder, executor)
+            files = tuple(commit.folder / FOUND for commit in commits)
+        # Once every component is a star, the next round writes the very same files.
+        contents = [commit.record["sha256"] for commit in commits]
+        if contents == before:
+            return list(files)
+        before = contents
+        i_round += 1
+
+
+def large_star(files: tuple[Path, ...], start: int, stop: int) -> np.ndarray:
+    """Do the nodes from `start` to `stop`; returns edges (larger, smaller)."""
+    nodes, neighbors, smallest = _neighborhoods(files, start, stop, small_only=False)
+    larger = neighbors > nodes
+    return _edges(neighbors[larger], smallest[larger])
+
+
+def small_star(files: tuple[Path, ...], start: int, stop: int) -> np.ndarray:
+    """Do the nodes from `start` to `stop`; returns edges (larger, smaller)."""
+    nodes, neighbors, smallest = _neighborhoods(files, start, stop, small_only=True)
+    own = np.stack([nodes, smallest], axis=1)
+    return _edges(np.concatenate([neighbors, own[:, 0]]), np.concatenate([smallest, own[:, 1]]))
+
+
+def _neighborhoods(
+    files: tuple[Path, ...], start: int, stop: int, small_only: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for every edge at a node of the range: the node, its neighbor, and the smallest of all around the node."""
+    rows = [np.empty((0, 2), np.int64)]
+    for path in files:
+        edges = np.load(path, mmap_mode="r")
+        for ends in (edges, edges[:, ::-1]):
+            inside = (ends[:, 0] >= start) & (ends[:, 0] < stop)
+            inside &= ends[:, 1] < ends[:, 0] if small_only else ends[:, 1] != ends[:, 0]
+            rows.append(np.asarray(ends[inside], np.int64))
+    found = np.concatenate(rows)
+    found = found[np.lexsort((found[:, 1], found[:, 0]))]
+    nodes, neighbors = found[:, 0], found[:, 1]
+    if not len(nodes):
+        return nodes, neighbors, neighbors
+    starts = np.flatnonzero(np.concatenate(([True], nodes[1:] != nodes[:-1])))
+    lengths = np.diff(np.append(starts, len(nodes)))
+    smallest = np.repeat(np.minimum(neighbors[starts], nodes[starts]), lengths)
+    return nodes, neighbors, smallest
+
+
+def _edges(larger: np.ndarray, smaller: np.ndarray) -> np.ndarray:
+    """Return each edge once, in order, without loops."""
+    edges = np.stack([larger, smaller], axis=1)
+    return np.unique(edges[larger != smaller], axis=0)

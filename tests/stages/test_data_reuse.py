@@ -1,0 +1,164 @@
+"""One more input file: only its work is done; and a run that is killed wherever it stands gives the same corpus."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmpipe.core.artifact import Artifact, open_artifact
+from llmpipe.core.console import Console
+from llmpipe.core.errors import Stopped
+from llmpipe.core.stage import Request, plan_stage, run_stage
+from llmpipe.stages.data.config import DataConfig, GopherQualityConfig
+from llmpipe.stages.data.stage import SPEC
+
+STEPS = ("gopher_quality", "url_dedup", "exact_dedup", "minhash", "pii")
+WORDS = (Path(__file__).parents[2] / "src/llmpipe/resources/words/english.txt").read_text().split()
+
+
+def write_texts(path: Path, seed: int, n: int = 20) -> Path:
+    """Write texts of which every fifth stands in all files, and some differ in one word."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        for i in range(n):
+            rng = random.Random(i if i % 5 == 0 else 1000 * seed + i // 2)
+            words = [rng.choice(WORDS) for _ in range(120)]
+            words[i % 100] = f"mail{i % 2}@example.org"
+            row = {"text": " ".join(words), "url": f"http://example.org/{seed}/{i}"}
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def settings(*inputs: Path, **changes: object) -> DataConfig:
+    quality = GopherQualityConfig(min_stop_words=0)
+    names = tuple(map(str, inputs))
+    return DataConfig(inputs=names, steps=STEPS, gopher_quality=quality, **changes)  # type: ignore[arg-type]
+
+
+def build(config: DataConfig, final: Path, force: bool = False, workers: int = 1) -> Artifact:
+    request = Request(SPEC, config, final, workers=workers, force=force)
+    return run_stage(plan_stage(request), Console(quiet=True))
+
+
+def units_of(final: Path) -> dict[str, int]:
+    """Unit -> inode of its commit record: another one if the unit was run again."""
+    done = final.parent.glob(f".{final.name}.store/units/*/*/done.json")
+    return {path.parent.name: path.stat().st_ino for path in done}
+
+
+@pytest.mark.slow
+def test_one_more_input_costs_one_unit_and_gives_what_a_new_build_gives(tmp_path: Path) -> None:
+    paths = [write_texts(tmp_path / "in" / f"{k}.jsonl", k) for k in range(3)]
+    final, fresh = tmp_path / "corpus", tmp_path / "fresh"
+    build(settings(*paths[:2]), final)
+    before = units_of(final)
+    grown = build(settings(*paths), final, force=True)
+    after = units_of(final)
+    assert len(before) == 2 and len(after) == 3
+    assert before.items() <= after.items()
+    assert grown.id == build(settings(*paths), fresh).id
+
+    # One fewer: nothing is run, and the unit that is no longer needed goes.
+    shrunk = build(settings(*paths[:2]), final, force=True)
+    assert units_of(final) == before
+    assert shrunk.stats["input_files"] == 2
+
+    # What only the second pass looks at costs no unit; what the first looks at costs all.
+    build(settings(*paths[:2], keep_dropped=True, part_mb=1), final, force=True)
+    assert units_of(final) == before
+    strict = GopherQualityConfig(min_stop_words=0, min_words=60)
+    build(DataConfig(settings(*paths[:2]).inputs, STEPS, gopher_quality=strict), final, force=True)
+    assert units_of(final).keys() == before.keys()
+    assert not units_of(final).items() & before.items()
+
+
+@pytest.mark.slow
+def test_a_damaged_or_deleted_store_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    paths = [write_texts(tmp_path / "in" / f"{k}.jsonl", k) for k in range(2)]
+    config, final = settings(*paths), tmp_path / "corpus"
+    first = build(config, final)
+    segment = next(final.parent.glob(".corpus.store/units/*/*/segment-*"))
+    segment.write_bytes(segment.read_bytes()[:-1] + b"?")
+    before = units_of(final)
+    assert build(config, final, force=True).id == first.id
+    assert len(before.items() & units_of(final).items()) == 1
+    shutil.rmtree(tmp_path / ".corpus.store")
+    assert build(config, final, force=True).id == first.id
+
+
+@pytest.mark.slow
+def test_a_stop_in_the_first_pass_is_no_error_and_loses_nothing(tmp_path: Path) -> None:
+    paths = [write_texts(tmp_path / "in" / f"{k}.jsonl", k, 300) for k in range(3)]
+    request = Request(SPEC, settings(*paths), tmp_path / "corpus")
+    plan = plan_stage(request)
+
+    class AsksToStop(Console):
+        def progress(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().progress(*args, **kwargs)  # type: ignore[arg-type]
+
+    with pytest.raises(Stopped, match="nothing is lost"):
+        run_stage(plan, AsksToStop(quiet=True))
+    whole = build(settings(*paths), tmp_path / "whole", workers=2)
+    assert build(settings(*paths), tmp_path / "corpus").id == whole.id
+
+
+RUN = """
+import sys
+from pathlib import Path
+from llmpipe.core.console import Console
+from llmpipe.core.stage import Request, plan_stage, run_stage
+from llmpipe.stages.data.config import DataConfig, GopherQualityConfig
+from llmpipe.stages.data.stage import SPEC
+
+if __name__ == "__main__":
+    final, workers, steps, *inputs = sys.argv[1:]
+    quality = GopherQualityConfig(min_stop_words=0)
+    config = DataConfig(tuple(inputs), tuple(steps.split(",")), gopher_quality=quality)
+    run_stage(plan_stage(Request(SPEC, config, Path(final), workers=int(workers))), Console(quiet=True))
+"""
+
+
+@pytest.mark.slow
+def test_corpus_is_the_same_after_kills_with_any_workers_and_any_order(tmp_path: Path) -> None:
+    paths = [write_texts(tmp_path / "in" / f"{k}.jsonl", k, 400) for k in range(5)]
+    script = tmp_path / "run_stage.py"
+    script.write_text(RUN)
+    rng = random.Random(7)
+
+    def start(name: str, workers: int, shuffle: bool) -> subprocess.Popen[bytes]:
+        order = rng.sample(paths, len(paths)) if shuffle else paths
+        arguments = [tmp_path / name, workers, ",".join(STEPS), *order]
+        command = [sys.executable, str(script), *map(str, arguments)]
+        return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+
+    began = time.monotonic()
+    assert start("whole", 1, shuffle=False).wait(timeout=120) == 0
+    duration = time.monotonic() - began
+    whole = open_artifact(tmp_path / "whole")
+    assert 0 < whole.stats["documents"] < whole.stats["documents_in"]
+
+    n_kills = 0
+    for workers in (1, 2, 5):
+        name = f"killed-{workers}"
+        for share in (0.35, 0.6, 0.85, 0.97):
+            process = start(name, workers, shuffle=True)
+            try:
+                process.wait(timeout=share * duration + rng.uniform(0, 0.1))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                n_kills += 1
+            process.wait()
+        if not (tmp_path / name).exists():
+            assert start(name, workers, shuffle=True).wait(timeout=120) == 0
+        assert open_artifact(tmp_path / name).id == whole.id
+    assert n_kills >= 6
