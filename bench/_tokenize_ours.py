@@ -10,27 +10,71 @@ from pathlib import Path
 import numpy as np
 from _tokenize_peer import N_MERGES, texts, write_tokens
 
-from llmpipe.core.console import Console
-from llmpipe.core.metrics import Metrics
-from llmpipe.core.stage import Context, Inputs
-from llmpipe.core.stop import StopFlag
-from llmpipe.stages.tokenize.config import TokenizeConfig
-from llmpipe.stages.tokenize.stage import SPEC
-from llmpipe.stages.tokenize.train_bpe import train_on_texts
-from llmpipe.tokenizer.encoders import ReferenceEncoder
-from llmpipe.tokenizer.shards import open_shards
-from llmpipe.tokenizer.special import N_SPECIAL
-from llmpipe.tokenizer.vocabularies import load_vocabulary
+LETTERS_PER_ERROR = 1000
+"""So that 5 GB have as many different words as 5 GB of the web, not as few as what is repeated."""
+
+# Worker processes import this module too, so it imports no more than the command line does; what a
+# measurement needs is imported there.
 
 
 def train(path: str, out: str) -> None:
+    from llmpipe.stages.tokenize.train_bpe import train_on_texts
+    from llmpipe.tokenizer.special import N_SPECIAL
+
     tokenizer = train_on_texts(texts(path), 256 + N_MERGES + N_SPECIAL, "qwen2")
     ranks = sorted(tokenizer.ranks, key=lambda token: tokenizer.ranks[token])
     write_tokens(out, ranks[256:])
 
 
+def count_large(path: str, folder: str, n_bytes: str) -> None:
+    """Count the pieces of `n_bytes` of text, the texts again and again with letters changed."""
+    from llmpipe.tokenizer.patterns import PATTERNS
+    from llmpipe.tokenizer.piece_counts import PieceCounter, save_counts
+
+    documents, rng = list(texts(path)), np.random.default_rng(1)
+    i_file, left = 0, int(n_bytes)
+    while left > 0:
+        counter = PieceCounter(PATTERNS["qwen2"])
+        counter.add(_misspelled(text, rng) for text in documents)
+        save_counts(counter.finish(), Path(folder) / f"{i_file:05d}.arrow")
+        i_file, left = i_file + 1, left - counter.text_bytes
+
+
+def _misspelled(text: str, rng: np.random.Generator) -> str:
+    """Replace one character in `LETTERS_PER_ERROR`, where it is a small letter, by another one."""
+    data = np.frombuffer(text.encode(), dtype=np.uint8).copy()
+    at = rng.integers(0, len(data), len(data) // LETTERS_PER_ERROR)
+    at = at[(data[at] >= ord("a")) & (data[at] <= ord("z"))]
+    data[at] = rng.integers(ord("a"), ord("z") + 1, len(at))
+    return data.tobytes().decode()
+
+
+def learn_large(folder: str, max_pieces: str, out: str) -> None:
+    """Learn merges from the counts in `folder`; print how many pieces there were and were left out."""
+    from llmpipe.tokenizer.learner import learn_merges
+    from llmpipe.tokenizer.piece_counts import add_files
+
+    counts, pruned = add_files(sorted(Path(folder).glob("*.arrow")), int(max_pieces))
+    n_kept = len(counts)
+    write_tokens(out, learn_merges(counts, N_MERGES))
+    print(json.dumps({"kept": n_kept, "pruned": pruned.pieces, "below": pruned.below}))
+
+
+def max_pieces() -> None:
+    from llmpipe.stages.tokenize.config import TokenizeConfig
+
+    print(TokenizeConfig().max_pieces)
+
+
 def shards(folder: str, vocabulary: str, out: str) -> None:
-    config = TokenizeConfig(tokenizer=vocabulary, inputs=(folder,), val_frac=0.0, unit_bytes=2**24)
+    from llmpipe.core.console import Console
+    from llmpipe.core.metrics import Metrics
+    from llmpipe.core.stage import Context, Inputs
+    from llmpipe.core.stop import StopFlag
+    from llmpipe.stages.tokenize.config import TokenizeConfig
+    from llmpipe.stages.tokenize.stage import SPEC
+
+    config = TokenizeConfig(tokenizer=vocabulary, inputs=(folder,), val_frac=0.0)
     target = Path(out)
     metrics = Metrics(target / "metrics.jsonl")
     context = Context("bench", 1, Console(quiet=True), metrics, StopFlag(), 2, "cpu")
@@ -39,6 +83,9 @@ def shards(folder: str, vocabulary: str, out: str) -> None:
 
 def encode(path: str, vocabulary: str) -> None:
     """Print the MB of text per CPU second that tiktoken and our encoder take, and whether ids differ."""
+    from llmpipe.tokenizer.encoders import ReferenceEncoder
+    from llmpipe.tokenizer.vocabularies import load_vocabulary
+
     tokenizer = load_vocabulary(Path(vocabulary))
     reference = ReferenceEncoder(tokenizer.ranks, tokenizer.pattern)
     documents = list(texts(path))
@@ -61,6 +108,8 @@ def encode(path: str, vocabulary: str) -> None:
 
 def windows(folder: str) -> None:
     """Print the microseconds that a random window of 2,049 tokens takes, plain and through us."""
+    from llmpipe.tokenizer.shards import open_shards
+
     opened = open_shards(Path(folder), "train", verify=False)
     path = sorted(Path(folder).glob("train-*.tok.npy"))[0]
     plain = np.load(path, mmap_mode="r")

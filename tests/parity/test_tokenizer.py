@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,7 +20,10 @@ from llmpipe.stages.tokenize.train_bpe import train_on_texts
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.encoders import PROBE, FastEncoder, ReferenceEncoder
 from llmpipe.tokenizer.hf import spell
+from llmpipe.tokenizer.merges import merges_of
+from llmpipe.tokenizer.new_characters import RANGES
 from llmpipe.tokenizer.patterns import PATTERNS
+from llmpipe.tokenizer.rank_file import write_ranks
 from llmpipe.tokenizer.vocabularies import load_vocabulary, save_rank_file, with_chat_tokens
 
 HOSTILE = [
@@ -204,7 +209,10 @@ def test_patterns_split_as_openais_do(ours: str, theirs: str | None) -> None:
     ranks = OURS["gpt2"].ranks
     a = tiktoken.Encoding("a", pat_str=PATTERNS[ours], mergeable_ranks=ranks, special_tokens={})
     b = tiktoken.Encoding("b", pat_str=source, mergeable_ranks=ranks, special_tokens={})
-    for text in (PROBE, sample_text(), "\n".join(HOSTILE), " \n ".join(HOSTILE)):
+    ends = [
+        part + end for part in ("a", "!", "! \n") for end in ("\n ", "\r\n \t", " \n\n  ", "  ")
+    ]
+    for text in (PROBE, sample_text(), "\n".join(HOSTILE), " \n ".join(HOSTILE), *ends):
         assert a.encode_ordinary(text) == b.encode_ordinary(text)
 
 
@@ -245,9 +253,149 @@ def test_ids_equal_tiktokens_on_real_text_of_many_kinds(test_data: Path) -> None
                 if n_chars >= 3_000_000:
                     break
     for pattern in ("cl100k", "qwen2"):
-        fast, slow = (make(ranks, PATTERNS[pattern]) for make in (FastEncoder, ReferenceEncoder))
+        fast = FastEncoder(write_ranks(ranks), PATTERNS[pattern])
+        slow = ReferenceEncoder(ranks, PATTERNS[pattern])
         for text in texts:
             assert np.array_equal(fast.encode(text), slow.encode(text))
+
+
+GPT2_SPLIT = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    # Source: openai-community/gpt2 tokenizer.json.
+    "gpt2": {"pre_tokenizer": GPT2_SPLIT, "special": ["<|endoftext|>"], "string_merges": True},
+    # Source: meta-llama/Meta-Llama-3-8B tokenizer.json; its split is that of llama/tokenizer.py.
+    "llama3": {
+        "split": "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+        "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+        "special": ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"],
+        "ignore_merges": True,
+    },
+    # Source: Qwen/Qwen2.5-0.5B tokenizer.json.
+    "qwen2": {
+        "split": "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
+        "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+        "special": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        "normalizer": {"type": "NFC"},
+    },
+}
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_files_of_the_families_shapes_have_hugging_faces_ids(family: str, tmp_path: Path) -> None:
+    import tokenizers
+
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(_in_the_shape_of(SHAPES[family])), encoding="utf-8")
+    ours, theirs = load_vocabulary(tmp_path), tokenizers.Tokenizer.from_file(str(path))
+    theirs.encode_special_tokens = True
+    assert list(ours.special) == SHAPES[family]["special"]
+    for text in (PROBE, sample_text(), "\n".join(HOSTILE), *HOSTILE):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+
+
+def _in_the_shape_of(shape: dict[str, Any]) -> dict[str, Any]:
+    """Make a `tokenizer.json` as the family's own is laid out, with a small vocabulary."""
+    ranks, merges = OURS["gpt2"].ranks, OURS["gpt2"].merges
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    steps = [
+        {"type": "Split", "pattern": {"Regex": shape.get("split")}, "behavior": "Isolated", "invert": False},
+        byte_level | {"use_regex": False},
+    ]  # fmt: skip
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    spelled = [[spell(a), spell(b)] for a, b in merges]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": len(ranks) + i, "content": name, **flags, "special": True}
+            for i, name in enumerate(shape["special"])
+        ],
+        "normalizer": shape.get("normalizer"),
+        "pre_tokenizer": shape.get("pre_tokenizer") or {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": byte_level | {"use_regex": True},
+        "decoder": byte_level | {"use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": shape.get("ignore_merges", False),
+            "vocab": {spell(token): i for token, i in ranks.items()},
+            "merges": [" ".join(m) for m in spelled] if shape.get("string_merges") else spelled,
+        },
+    }
+
+
+def test_the_fast_encoder_finds_the_merges_that_python_finds() -> None:
+    for tokenizer in OURS.values():
+        assert tokenizer.merges == merges_of(tokenizer.ranks)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_engines_agree_on_characters_of_every_block(name: str) -> None:
+    """One character in 50, all of those that are left to tiktoken, and those beside them."""
+    codes = set(range(0x80, 0x40000, 50))
+    codes |= {code for first, last in RANGES for code in range(first - 1, last + 2)}
+    _assert_equal_around(sorted(codes), name)
+
+
+@pytest.mark.slow
+def test_the_engines_agree_on_every_character() -> None:
+    """`o200k` tells most classes apart; beyond plane 3 there are tags and variation marks only."""
+    _assert_equal_around([*range(0x80, 0x40000), *range(0xE0000, 0xE0200)], "o200k")
+
+
+def _assert_equal_around(codes: list[int], name: str) -> None:
+    """Encode each between letters, digits, signs and spaces, with tokens that cross its edges."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for neighbor in b"aA1 .\n'":
+        for byte in range(0x80, 0xF5):
+            pair = (byte, neighbor) if byte < 0xC0 else (neighbor, byte)
+            ranks[bytes(pair)] = len(ranks)
+    fast = FastEncoder(write_ranks(ranks), PATTERNS[name])
+    slow = ReferenceEncoder(ranks, PATTERNS[name])
+    chars = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
+    for i in range(0, len(chars), 64):
+        text = "\n".join(f"a{c}a A{c}A 1{c}1 .{c}. {c}\n{c} '{c}'" for c in chars[i : i + 64])
+        assert np.array_equal(fast.encode(text), slow.encode(text)), hex(ord(chars[i]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "family"), [("qwen2", "qwen3"), ("gpt2", "gpt2")])
+def test_llama_cpp_opens_our_vocabulary_with_equal_ids(
+    name: str, family: Literal["qwen3", "gpt2"], tmp_path: Path
+) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    from llmpipe.export.gguf_file import write_gguf
+    from llmpipe.export.hugging_face import read_source
+    from llmpipe.model.config import ModelConfig
+    from llmpipe.model.transformer import Transformer
+    from llmpipe.model.weights import save_generation_config, save_model
+
+    ours = OURS[name]
+    config = ModelConfig(
+        family=family, d_model=32, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=32, d_ff=32,
+        vocab_size=ours.vocab_size, max_seq_len=64, tied_embeddings=True,
+    )  # fmt: skip
+    save_model(Transformer(config), tmp_path)
+    ours.save(tmp_path)
+    save_generation_config(tmp_path, ours.bos_id, [ours.special["<|im_end|>"]], ours.pad_id)
+    write_gguf(read_source(tmp_path), tmp_path / "model.gguf", "float32", "test")
+    theirs = llama_cpp.Llama(str(tmp_path / "model.gguf"), vocab_only=True, verbose=False)
+    rng = random.Random(1)
+    strings = ("".join(rng.choices(HOSTILE, k=rng.randint(1, 9))) for _ in range(3000))
+    for text in (PROBE, sample_text(), *strings):
+        ids = theirs.tokenize(text.encode(), add_bos=False, special=False)
+        assert ids == ours.encode(text), repr(text)
 
 
 def test_the_rank_file_we_write_opens_in_tiktoken(tmp_path: Path) -> None:

@@ -299,6 +299,16 @@ def test_the_card_compares_vocabularies_by_language_and_domain(
     assert str(tmp_path / "bytes/tokenizer.json") in SPEC.files(asked)
 
 
+def test_the_card_takes_published_vocabularies_by_name(
+    config: TokenizeConfig, tmp_path: Path, test_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizers").symlink_to(test_data / "tokenizers")
+    stats = run(replace(config, compare=("gpt2",)), tmp_path / "out")
+    assert stats["card"]["all/"]["gpt2"] > 0
+    assert SPEC.files(replace(config, compare=("gpt2",)))[-1].endswith("r50k_base.tiktoken")
+
+
 def test_rare_pieces_are_left_out_only_above_the_bound(
     config: TokenizeConfig, tmp_path: Path
 ) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from llmpipe.core.artifact import write_atomic
 from llmpipe.core.errors import InputError
 from llmpipe.tokenizer import hf
-from llmpipe.tokenizer.encoders import Encoder, choose_encoder
+from llmpipe.tokenizer.encoders import Encoder, EncoderPlan, FastEncoder, choose_encoder
 from llmpipe.tokenizer.merges import Merge, check_ranks, merges_of
+from llmpipe.tokenizer.rank_file import write_ranks
 from llmpipe.tokenizer.special import BOS, PAD
 
 _OTHER_BOS = ("<|begin_of_text|>", "<|endoftext|>")
@@ -44,7 +45,18 @@ class Tokenizer:
         pattern: str,
         special: Mapping[str, int],
         nfc: bool = False,
+        is_merged: bool | None = None,
     ) -> None:
+        """Make a tokenizer from its parts.
+
+        Args:
+            ranks: tokens in the order in which they were learned, single bytes among them.
+            pattern: the split.
+            special: control tokens and their ids.
+            nfc: whether to normalize.
+            is_merged: whether merges make every token, as in all vocabularies but a few (see
+                `merges_of`); None is found out when needed, in half a second for 100,000 tokens.
+        """
         check_ranks(ranks)
         _check_special(special, len(ranks))
         self.ranks = dict(ranks)
@@ -52,6 +64,7 @@ class Tokenizer:
         self.special: Mapping[str, int] = dict(special)
         self.nfc = nfc
         self.vocab_size = max([len(ranks) - 1, *special.values()]) + 1
+        self._is_merged = is_merged
         self._bytes: dict[int, bytes] = {rank: token for token, rank in ranks.items()}
         self._special_bytes = {i: name.encode() for name, i in special.items()}
 
@@ -62,6 +75,10 @@ class Tokenizer:
         """Make a tokenizer from tiktoken's parts."""
         return cls(ranks, pattern, special)
 
+    def with_special(self, special: Mapping[str, int]) -> Tokenizer:
+        """Return the same vocabulary with other special tokens."""
+        return Tokenizer(self.ranks, self.pattern, special, self.nfc, self._is_merged)
+
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Read `tokenizer.json` (Hugging Face's form) from `folder`.
@@ -71,8 +88,10 @@ class Tokenizer:
         """
         parts = hf.read(folder)
         tokenizer = cls(parts.ranks, parts.pattern, parts.special, parts.nfc)
-        # Finding the merges again takes 10 µs a token, so it is left out for files of our own.
-        if parts.digest != tokenizer.digest:
+        # Finding the merges again takes 6 µs a token, so it is left out for files of our own.
+        if parts.digest == tokenizer.digest:
+            tokenizer._is_merged = not parts.ignore_merges
+        else:
             _check_foreign(parts, tokenizer, folder / hf.FILE)
         return tokenizer
 
@@ -91,7 +110,7 @@ class Tokenizer:
                 pattern=self.pattern,
                 special=dict(self.special),
                 nfc=self.nfc,
-                ignore_merges=len(self.merges) < len(self.ranks) - 256,
+                ignore_merges=not self._merges_make_all(),
                 digest=self.digest,
             ),
             chat_template,
@@ -100,7 +119,15 @@ class Tokenizer:
     @cached_property
     def merges(self) -> list[Merge]:
         """The merges, in the order in which they were learned."""
+        encoder = self._encoder_choice[0] if self._is_merged else None
+        if isinstance(encoder, FastEncoder):
+            return encoder.merges()
         return merges_of(self.ranks)
+
+    def _merges_make_all(self) -> bool:
+        if self._is_merged is None:
+            self._is_merged = len(self.merges) == len(self.ranks) - 256
+        return self._is_merged
 
     @cached_property
     def digest(self) -> str:
@@ -132,12 +159,19 @@ class Tokenizer:
 
     @cached_property
     def _encoder_choice(self) -> tuple[Encoder, str]:
-        return choose_encoder(self.ranks, self.pattern)
+        return choose_encoder(self.ranks, self.pattern, self.nfc, self._merges_make_all())
 
     @property
     def encoder_note(self) -> str:
         """Which library encodes, and why, in one sentence."""
         return self._encoder_choice[1]
+
+    def encoder_plan(self, rank_file: Path) -> EncoderPlan:
+        """Write `rank_file`; return what another process needs to encode as this one does."""
+        encoder = self._encoder_choice[0]
+        lines = encoder.rank_lines if isinstance(encoder, FastEncoder) else write_ranks(self.ranks)
+        write_atomic(rank_file, lines)
+        return EncoderPlan(encoder.name, rank_file, self.pattern, self.nfc)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ordinary text.
@@ -150,8 +184,6 @@ class Tokenizer:
 
     def encode_array(self, text: str) -> np.ndarray:
         """Return what `encode` returns, as uint32."""
-        if self.nfc:
-            text = unicodedata.normalize("NFC", text)
         try:
             return self._encoder_choice[0].encode(text)
         except UnicodeEncodeError:
@@ -194,7 +226,8 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[object, ...]]:
         """Pickle the parts alone: the encoders live in Rust and are built again."""
-        return Tokenizer, (self.ranks, self.pattern, dict(self.special), self.nfc)
+        special = dict(self.special)
+        return Tokenizer, (self.ranks, self.pattern, special, self.nfc, self._is_merged)
 
 
 class StreamDecoder:

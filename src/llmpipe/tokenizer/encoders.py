@@ -1,32 +1,30 @@
-r"""Who turns text into ids: tiktoken as the reference, splintr where it gives the same ids.
+r"""Who turns text into ids: tiktoken as the reference, gigatoken where it gives the same ids.
 
-splintr encodes four times as fast as tiktoken (46 against 11 MB of mixed text per CPU second with
-cl100k's vocabulary, splintr-rs 0.22 and tiktoken 0.14), and is young. So at start-up both encode one
-awkward text with the vocabulary at hand; where a single id differs, tiktoken does the work.
-
-tiktoken has one trap: a run of about a million whitespace characters overflows the regex engine's
-stack in `\s+(?!\S)`, and the panic is a BaseException that prints a backtrace (openai/tiktoken
-issues 15 and 245). `cut_long_runs` takes such runs out first, at places where the split
-pattern would cut too, so the ids stay what they would have been.
+gigatoken encodes four to twenty times as fast as tiktoken (see docs/results/tokenize.md), and is
+young. So at start-up both encode one awkward text with the vocabulary at hand; where a single id
+differs, tiktoken does the work. splintr-rs, as exact, is half as fast: docs/decisions/0012.
 """
 
 from __future__ import annotations
 
-import base64
-import re
-from collections.abc import Iterator, Mapping
+import resource
+import tempfile
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from llmpipe.tokenizer.patterns import PATTERNS, WHITESPACE
+from llmpipe.tokenizer.long_runs import cut_long_runs
+from llmpipe.tokenizer.merges import Merge
+from llmpipe.tokenizer.new_characters import has_new_character
+from llmpipe.tokenizer.patterns import pattern_name
+from llmpipe.tokenizer.rank_file import read_ranks, write_ranks
 
 if TYPE_CHECKING:
     import tiktoken
-
-LONG_RUN = 50_000
-"""Characters of whitespace from which a run is cut out. tiktoken fails near 1,000,000; 100,000
-pass. Source: measured with tiktoken 0.14."""
 
 PROBE = (
     "Hello world! It's 1, 12, 123 and 12345.67; we'LL see, I'D say 'ſ ’s.\n\n\n"
@@ -38,8 +36,18 @@ PROBE = (
 """Text on which encoders are likeliest to differ: case folding, digits, every kind of space,
 combining marks, several scripts, emoji, control characters, typed special tokens."""
 
-_RUN = re.compile(f"[{WHITESPACE}]+")
-_TO_LAST_NEWLINE = re.compile(r".*[\r\n]", re.DOTALL)
+_GIGATOKEN_SPLITTERS = {
+    "qwen2": "qwen2",
+    "gpt2": "gpt2",
+    "cl100k": "gpt4",
+    "llama3": "olmo3",
+    "o200k": "o200k",
+}
+"""What gigatoken calls the patterns that it has a splitter for."""
+
+_LOOK_EVERY_BYTES = 4 << 20
+_MEMORY_BYTES = 64 << 20
+"""Memory that gigatoken may take for remembered pieces. 60 MB of text in 75 languages fill it."""
 
 
 class Encoder(Protocol):
@@ -83,83 +91,141 @@ class ReferenceEncoder:
 
 
 class FastEncoder:
-    """splintr, in the calling thread."""
+    """gigatoken, in the calling thread, with a bound on the memory that it keeps.
 
-    name = "splintr"
+    It remembers the ids of every different piece that it met, and has no way to forget; so from
+    time to time it is built anew.
+    """
 
-    def __init__(self, ranks: Mapping[bytes, int], pattern: str) -> None:
-        import splintr
+    name = "gigatoken"
 
-        lines = (
-            base64.b64encode(token) + b" %d\n" % rank
-            for token, rank in sorted(ranks.items(), key=lambda item: item[1])
-        )
-        self._inner = splintr.Tokenizer.from_bytes(b"".join(lines), pattern, {})
+    def __init__(self, rank_lines: bytes, pattern: str) -> None:
+        """Build the encoder.
+
+        Args:
+            rank_lines: what a rank file holds.
+            pattern: one of `PATTERNS`.
+
+        Raises:
+            ValueError: if gigatoken has no splitter for the pattern.
+        """
+        name = pattern_name(pattern)
+        if name is None:
+            raise ValueError("it has no splitter for this pattern")
+        self._splitter = _GIGATOKEN_SPLITTERS[name]
+        self.rank_lines, self._pattern = rank_lines, pattern
+        self._reference: ReferenceEncoder | None = None
+        self._build()
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`; see `Encoder`."""
-        return np.frombuffer(self._inner.encode_flat(text), dtype="<u4")
+        data = text.encode("utf-8")
+        if has_new_character(text, data):
+            return self._slow().encode(text)
+        self._n_bytes += len(data)
+        if self._n_bytes >= _LOOK_EVERY_BYTES:
+            self._forget_if_large()
+        ids: np.ndarray = self._inner.encode(data)
+        return ids
+
+    def merges(self) -> list[Merge]:
+        """Return the vocabulary's merges, which gigatoken finds twenty times as fast as Python."""
+        found: list[Merge] = self._inner.merges
+        return found
+
+    def _build(self) -> None:
+        from gigatoken.gigatoken_rs import BPETokenizer
+
+        with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
+            file.write(self.rank_lines)
+            file.flush()
+            self._inner = BPETokenizer.from_tiktoken(file.name, self._splitter)
+        self._n_bytes = 0
+        self._memory_at_start = _resident_bytes()
+
+    def _forget_if_large(self) -> None:
+        self._n_bytes = 0
+        if _resident_bytes() - self._memory_at_start > _MEMORY_BYTES:
+            del self._inner
+            self._build()
+
+    def _slow(self) -> ReferenceEncoder:
+        if self._reference is None:
+            ranks = read_ranks(self.rank_lines, "ranks")
+            self._reference = ReferenceEncoder(ranks, self._pattern)
+        return self._reference
 
 
-def choose_encoder(ranks: Mapping[bytes, int], pattern: str) -> tuple[Encoder, str]:
-    """Return the fastest encoder that is exact for this vocabulary, and why it was chosen."""
-    reference = ReferenceEncoder(ranks, pattern)
-    try:
-        fast = FastEncoder(ranks, pattern)
-        equal = np.array_equal(fast.encode(PROBE), reference.encode(PROBE))
-    except (ImportError, ValueError, RuntimeError) as error:
-        return reference, f"encoding with tiktoken: splintr cannot be used here ({error})"
-    if not equal:
-        return reference, "encoding with tiktoken: splintr's ids differ for this vocabulary"
-    return fast, "encoding with splintr: its ids equal tiktoken's on the probe text"
+class NormalizingEncoder:
+    """Brings text to NFC before another encoder sees it, as Qwen's own files ask for."""
+
+    def __init__(self, inner: Encoder) -> None:
+        self.name = inner.name
+        self._inner = inner
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of `text`; see `Encoder`."""
+        return self._inner.encode(unicodedata.normalize("NFC", text))
 
 
-def cut_long_runs(text: str, pattern: str) -> Iterator[tuple[str, bool]]:
-    r"""Cut runs of at least `LONG_RUN` whitespace characters out of `text`.
+@dataclass(frozen=True)
+class EncoderPlan:
+    """What another process needs to encode as this one does; cheaper to open than a tokenizer."""
 
-    Yields `(segment, is_piece)`: segments to be split by the pattern, and between them segments
-    that are one piece of the split already. Joined they are `text`.
+    name: str
+    rank_file: Path
+    pattern: str
+    nfc: bool
 
-    Why the split cannot change: look at a run of whitespace with no line break in it, or at the
-    part of a run after its last line break. No token before it reaches into it, since the only
-    token that ends in whitespace is one that ends in line breaks (` ?[^\s\p{L}\p{N}]+[\r\n]*` and
-    `\s*[\r\n]+`). Inside, `\s+(?!\S)` takes all of it, but for the last character when
-    something other than a space follows. No pattern looks back, so what comes after is split as
-    if the text began there. The pattern `gpt2` gives line breaks no special part, so there the
-    whole run counts. A pattern that is not in the table is left alone.
+    def open(self) -> Encoder:
+        """Build the encoder, without comparing it with the reference once more."""
+        rank_lines = self.rank_file.read_bytes()
+        encoder: Encoder
+        if self.name == FastEncoder.name:
+            encoder = FastEncoder(rank_lines, self.pattern)
+        else:
+            encoder = ReferenceEncoder(read_ranks(rank_lines, str(self.rank_file)), self.pattern)
+        return NormalizingEncoder(encoder) if self.nfc else encoder
+
+
+def choose_encoder(
+    ranks: Mapping[bytes, int], pattern: str, nfc: bool = False, is_merged: bool = True
+) -> tuple[Encoder, str]:
+    """Return the fastest encoder that is exact for this vocabulary, and why it was chosen.
+
+    Args:
+        ranks: the vocabulary.
+        pattern: the split.
+        nfc: whether to normalize.
+        is_merged: whether merges make every token; gigatoken panics where they do not.
     """
-    if pattern not in PATTERNS.values() or len(text) < LONG_RUN:
-        yield text, False
-        return
-    breaks_matter = r"\s*[\r\n]+" in pattern
-    start = 0
-    for run_start, run_end in _long_runs(text):
-        if breaks_matter and (match := _TO_LAST_NEWLINE.match(text, run_start, run_end)):
-            run_start = match.end()
-        piece_end = run_end - (run_end < len(text))
-        if piece_end - run_start < LONG_RUN:
-            continue
-        if run_start > start:
-            yield text[start:run_start], False
-        yield text[run_start:piece_end], True
-        start = piece_end
-    if start < len(text):
-        yield text[start:], False
+    encoder, why = _choose(ranks, pattern, is_merged)
+    return (NormalizingEncoder(encoder) if nfc else encoder), why
 
 
-def _long_runs(text: str) -> Iterator[tuple[int, int]]:
-    """Find whitespace runs of at least `LONG_RUN` by looking at every `LONG_RUN`-th character."""
-    seen = 0
-    for i in range(0, len(text), LONG_RUN):
-        if i < seen or text[i] not in WHITESPACE:
-            continue
-        start = i
-        while start > seen and text[start - 1] in WHITESPACE:
-            start -= 1
-        match = _RUN.match(text, start)
-        seen = match.end() if match else i
-        if seen - start >= LONG_RUN:
-            yield start, seen
+def _choose(ranks: Mapping[bytes, int], pattern: str, is_merged: bool) -> tuple[Encoder, str]:
+    if not is_merged:
+        why = "encoding with tiktoken: no merge makes some tokens of this vocabulary"
+        return ReferenceEncoder(ranks, pattern), why
+    try:
+        # One after the other: the second takes the memory that the first gave back.
+        expected = ReferenceEncoder(ranks, pattern).encode(PROBE)
+        fast = FastEncoder(write_ranks(ranks), pattern)
+        if np.array_equal(fast.encode(PROBE), expected):
+            return fast, "encoding with gigatoken: its ids equal tiktoken's on the probe text"
+        why = "gigatoken's ids differ for this vocabulary"
+    except (ImportError, ValueError, RuntimeError) as error:
+        why = f"gigatoken cannot be used here ({error})"
+    return ReferenceEncoder(ranks, pattern), f"encoding with tiktoken: {why}"
+
+
+def _resident_bytes() -> int:
+    """Return this process's memory; where the system does not say, the most that it ever had."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+        return pages * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _tiktoken_encoding(ranks: Mapping[bytes, int], pattern: str) -> tiktoken.Encoding:

@@ -51,13 +51,13 @@ def _byte_spelling() -> list[str]:
     return [chr(byte) if byte in printable else next(others) for byte in range(256)]
 
 
-_SPELL = _byte_spelling()
+_SPELL = "".join(_byte_spelling())
 _UNSPELL = {char: byte for byte, char in enumerate(_SPELL)}
 
 
 def spell(token: bytes) -> str:
     """Write a token's bytes with one printable character each."""
-    return "".join(_SPELL[byte] for byte in token)
+    return token.decode("latin-1").translate(_SPELL)
 
 
 def unspell(text: str) -> bytes:
@@ -94,10 +94,7 @@ def write(folder: Path, parts: Parts, chat_template: str | None = None) -> None:
             "ignore_merges": parts.ignore_merges,
         },
     }
-    ranks = sorted(parts.ranks.items(), key=lambda item: item[1])
-    vocab = {spell(token): rank for token, rank in ranks}
-    merges = [[spell(left), spell(right)] for left, right in parts.merges]
-    write_atomic(folder / FILE, _tokenizer_json(content, vocab, merges))
+    write_atomic(folder / FILE, _tokenizer_json(content, parts))
     config = json.dumps(_config(parts, chat_template), ensure_ascii=False, indent=1)
     write_atomic(folder / CONFIG_FILE, config + "\n")
 
@@ -121,17 +118,18 @@ def _added_token(i: int, name: str) -> dict[str, Any]:
     return {"id": i, "content": name, **flags, "special": True}
 
 
-def _tokenizer_json(content: dict[str, Any], vocab: dict[str, int], merges: list[list[str]]) -> str:
+def _tokenizer_json(content: dict[str, Any], parts: Parts) -> str:
     """Write the file with one token and one merge a line, so that people can read and diff it.
 
-    Spelled tokens hold no space, so `, ` stands between items only. This way is also ten times as
-    fast as `indent`, which leaves the C encoder.
+    `json` writes a whole document with line breaks at a tenth of this speed.
     """
-    text = json.dumps(content, ensure_ascii=False, indent=1)
-    vocab_lines = json.dumps(vocab, ensure_ascii=False).replace(", ", ",\n   ")
-    merge_lines = json.dumps(merges, ensure_ascii=False).replace("], ", "],\n   ")
-    head, tail = text.split('"model": {', 1)
-    return f'{head}"model": {{\n  "vocab": {vocab_lines},\n  "merges": {merge_lines},{tail}\n'
+    quote = json.JSONEncoder(ensure_ascii=False).encode
+    by_id = sorted(parts.ranks, key=parts.ranks.__getitem__)
+    quoted = {token: quote(spell(token)) for token in by_id}
+    vocab = ",\n   ".join([f"{text}: {i}" for i, text in enumerate(quoted.values())])
+    merges = ",\n   ".join([f"[{quoted[a]}, {quoted[b]}]" for a, b in parts.merges])
+    head, tail = json.dumps(content, ensure_ascii=False, indent=1).split('"model": {', 1)
+    return f'{head}"model": {{\n  "vocab": {{{vocab}}},\n  "merges": [{merges}],{tail}\n'
 
 
 def read(folder: Path) -> Parts:

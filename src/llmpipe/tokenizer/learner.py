@@ -19,7 +19,7 @@ piece, and about 10 for the lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -91,7 +91,10 @@ class _Text:
 
         self._pool = np.empty(0, dtype=np.int64)
         self._pool_least = np.iinfo(np.int64).max
-        self._add_pairs(np.flatnonzero(self._next != _NONE).astype(np.int32))
+        begins = self._next != _NONE
+        for first, end in _byte_ranges(data):  # all at once would take 50 bytes more a symbol
+            chosen = begins & (data >= first) & (data < end)
+            self._add_pairs(np.flatnonzero(chosen).astype(np.int32))
 
     def next_merges(self, n_most: int) -> np.ndarray:
         """Return the slots of the next merges that can be made together, in their order."""
@@ -232,6 +235,17 @@ def _without_single_bytes(counts: PieceCounts) -> tuple[np.ndarray, np.ndarray, 
     if len(data) >= 2**31:
         raise OverflowError("the unique pieces have 2^31 bytes or more: keep fewer")
     return data, starts, counts.counts[is_long]
+
+
+def _byte_ranges(data: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Cut 0..256 into ranges of byte values that hold at least a sixteenth of the data each."""
+    first = total = 0
+    for byte, n in enumerate(np.bincount(data, minlength=256).tolist()):
+        total += n
+        if total > len(data) // 16:
+            yield first, byte + 1
+            first, total = byte + 1, 0
+    yield first, 256
 
 
 def _every_second(at: np.ndarray, next_place: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ is left are its two parts. So each form gives the other, and nothing is lost.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from llmpipe.core.errors import InputError
@@ -17,17 +18,16 @@ Merge = tuple[bytes, bytes]
 
 def bpe_parts(ranks: Mapping[bytes, int], token: bytes, below: int) -> list[bytes]:
     """Merge the bytes of `token` with the ranks lower than `below`; return what is left."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 1:
-        best, best_rank = -1, below
-        for i in range(len(parts) - 1):
-            rank = ranks.get(parts[i] + parts[i + 1])
-            if rank is not None and rank < best_rank:
-                best, best_rank = i, rank
-        if best < 0:
-            break
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts
+    bounds = list(range(len(token) + 1))
+    pairs = [ranks.get(token[i : i + 2], below) for i in range(len(token) - 1)]
+    while pairs and (lowest := min(pairs)) < below:
+        i = pairs.index(lowest)
+        del pairs[i], bounds[i + 1]
+        if i > 0:
+            pairs[i - 1] = ranks.get(token[bounds[i - 1] : bounds[i + 1]], below)
+        if i < len(pairs):
+            pairs[i] = ranks.get(token[bounds[i] : bounds[i + 2]], below)
+    return [token[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def merges_of(ranks: Mapping[bytes, int]) -> list[Merge]:

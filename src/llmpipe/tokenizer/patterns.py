@@ -13,7 +13,8 @@ from __future__ import annotations
 from llmpipe.core.errors import UserError, did_you_mean
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SIGNS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+_SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
 _UPPER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}"
 _LOWER = r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
@@ -21,19 +22,20 @@ _LOWER = r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 PATTERNS: dict[str, str] = {
     # One digit a token, which makes sums learnable for a small model.
     # Source: Qwen/Qwen2 tokenizer.json.
-    "qwen2": _CONTRACTIONS + _WORD + r"|\p{N}" + _TAIL,
+    "qwen2": _CONTRACTIONS + _WORD + r"|\p{N}" + _SIGNS + _SPACES,
     # Source: openai/gpt-2 src/encoder.py.
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     # Up to three digits a token. Source: openai/tiktoken tiktoken_ext/openai_public.py.
-    "cl100k": _CONTRACTIONS + _WORD + r"|\p{N}{1,3}" + _TAIL,
+    "cl100k": _CONTRACTIONS + _WORD + r"|\p{N}{1,3}" + _SIGNS + r"|\s+\z" + _SPACES,
     # Cuts camelCase and keeps contractions with their word. Source: as cl100k.
     "o200k": (
         rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+{_CONTRACTIONS}?"
         rf"|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*{_CONTRACTIONS}?"
-        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _SPACES
     ),
-    # The same as cl100k, letter by letter. Source: meta-llama/llama3 llama/tokenizer.py.
-    "llama3": _CONTRACTIONS + _WORD + r"|\p{N}{1,3}" + _TAIL,
+    # cl100k, but whitespace at the text's end is cut after its last line break, as within the text.
+    # Source: meta-llama/llama3 llama/tokenizer.py.
+    "llama3": _CONTRACTIONS + _WORD + r"|\p{N}{1,3}" + _SIGNS + _SPACES,
 }
 
 WHITESPACE = (
@@ -57,5 +59,5 @@ def split_pattern(name: str) -> str:
 
 
 def pattern_name(pattern: str) -> str | None:
-    """Return the name of a pattern from the table (`cl100k` for Llama 3's too), else None."""
+    """Return the name of a pattern from the table, else None."""
     return next((name for name, known in PATTERNS.items() if known == pattern), None)

@@ -223,6 +223,8 @@ def add_files(paths: Sequence[Path], max_pieces: int) -> tuple[PieceCounts, Prun
     n_pruned = sum(n for value, n in histogram.items() if value < least)
     n_occurrences = sum(value * n for value, n in histogram.items() if value < least)
     counts = _piece_counts(pa.concat_tables(kept) if kept else _SCHEMA.empty_table())
+    kept.clear()
+    pa.default_memory_pool().release_unused()
     return counts, PrunedPieces(n_pruned, n_occurrences, least)
 
 

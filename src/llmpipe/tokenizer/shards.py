@@ -34,7 +34,7 @@ INDEX = "shards.json"
 HEADER_BYTES = 4096
 """One memory page on x86 and most ARM systems."""
 _MAGIC = b"\x93NUMPY\x01\x00"
-_BUFFER_TOKENS = 1 << 20
+_BUFFER_TOKENS = 1 << 18
 
 Split = Literal["train", "val"]
 

@@ -6,14 +6,15 @@ number, whitespace, …) and the kinds beside it. So numpy finds all beginnings 
 as fast as a regex engine. Only counting pieces for training uses this; ids come from encoders
 that run the pattern itself. Tests hold the two together, on real and on hostile text.
 
-The rules, for `qwen2` and `cl100k` (see `patterns.py` for the patterns):
+The rules, for `qwen2`, `llama3` and `cl100k` (see `patterns.py` for the patterns):
 
     letters      a run is a word; one character before it that is neither newline, letter nor number
                  belongs to it, unless that character is the end of a run of punctuation
-    numbers      every digit alone (`qwen2`), or threes from the left (`cl100k`)
+    numbers      every digit alone (`qwen2`), or threes from the left (the others)
     punctuation  a run, with the space before it and the line breaks after it
     whitespace   up to its last line break one piece; of the rest, the last character goes with what
-                 follows or stands alone, and those before it are a piece
+                 follows or stands alone, and those before it are a piece; at a text's end all of it
+                 is one piece (`cl100k`)
     contractions an apostrophe that begins a piece takes `s t m d re ve ll` with it
 
 `gpt2` is simpler: only a space (U+0020) goes with what follows, and line breaks are whitespace.
@@ -119,7 +120,8 @@ def _cut_after(text: str, wanted: int) -> int:
 def _splitter(pattern: str) -> Callable[[str], Pieces]:
     rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         PATTERNS["qwen2"]: partial(_word_starts, max_digits=1),
-        PATTERNS["cl100k"]: partial(_word_starts, max_digits=3),
+        PATTERNS["llama3"]: partial(_word_starts, max_digits=3),
+        PATTERNS["cl100k"]: partial(_word_starts, max_digits=3, joins_end=True),
         PATTERNS["gpt2"]: _gpt2_starts,
     }
     if pattern in rules:
@@ -150,8 +152,11 @@ def _utf8_lengths(chars: np.ndarray) -> np.ndarray:
 # -- The patterns as rules over neighbors ----------------------------------------------------------
 
 
-def _word_starts(chars: np.ndarray, max_digits: int) -> np.ndarray:
-    """Mark where pieces start, for `qwen2` (1 digit) and `cl100k` (up to 3)."""
+def _word_starts(chars: np.ndarray, max_digits: int, joins_end: bool = False) -> np.ndarray:
+    """Mark where pieces start, for `qwen2` (1 digit), `llama3` and `cl100k` (up to 3).
+
+    With `joins_end`, whitespace at a text's end is one piece, line breaks or not.
+    """
     kinds = class_table()[chars]
     before, after = _before(kinds), _after(kinds)
     is_space = kinds == SPACE
@@ -170,7 +175,7 @@ def _word_starts(chars: np.ndarray, max_digits: int) -> np.ndarray:
     starts |= is_space & (before != SPACE) & (before != NEWLINE)
     starts |= is_space & (after != SPACE) & (after != NEWLINE) & (after != EDGE)
     after_newline = np.flatnonzero(is_space & (before == NEWLINE))
-    starts[after_newline] |= _begins_anew(kinds, before, after_newline)
+    starts[after_newline] |= _begins_anew(kinds, before, after_newline, joins_end)
     _start_numbers(starts, kinds, max_digits)
     return starts
 
@@ -208,7 +213,9 @@ def _after_blank(chars: np.ndarray) -> np.ndarray:
     return flags
 
 
-def _begins_anew(kinds: np.ndarray, before: np.ndarray, spaces: np.ndarray) -> np.ndarray:
+def _begins_anew(
+    kinds: np.ndarray, before: np.ndarray, spaces: np.ndarray, joins_end: bool
+) -> np.ndarray:
     """Say which of the spaces that stand after a line break begin a piece.
 
     A piece of whitespace reaches to its last line break, so a space does if no line break follows
@@ -220,7 +227,10 @@ def _begins_anew(kinds: np.ndarray, before: np.ndarray, spaces: np.ndarray) -> n
     next_kind = kinds[space_ends[np.searchsorted(space_ends, spaces, "right")]]
     break_starts = np.flatnonzero((kinds == NEWLINE) & (before != NEWLINE))
     break_start = break_starts[np.searchsorted(break_starts, spaces) - 1]
-    found: np.ndarray = (next_kind != NEWLINE) | (before[break_start] == OTHER)
+    goes_on = next_kind == NEWLINE
+    if joins_end:
+        goes_on |= next_kind == EDGE
+    found: np.ndarray = ~goes_on | (before[break_start] == OTHER)
     return found
 
 
@@ -269,7 +279,8 @@ def python_pattern(pattern: str) -> re.Pattern[str]:
         inner = re.sub(r"\\p\{\w+\}|\\s", lambda name: _ranges(name[0]), inner)
         return f"[{inner}]"
 
-    return re.compile(re.sub(r"\[[^\]]*\]|\\p\{\w+\}|\\s|\\S", spell_out, pattern))
+    spelled = re.sub(r"\[[^\]]*\]|\\p\{\w+\}|\\s|\\S", spell_out, pattern)
+    return re.compile(spelled.replace(r"\z", r"\Z"))
 
 
 def _ranges(char_class: str) -> str:

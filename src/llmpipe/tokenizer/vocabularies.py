@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from llmpipe.core.errors import InputError
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.hf import unspell
 from llmpipe.tokenizer.patterns import PATTERNS
+from llmpipe.tokenizer.rank_file import read_ranks, write_ranks
 from llmpipe.tokenizer.special import extend_special
 
 
@@ -71,7 +71,8 @@ def load_vocabulary(path: Path, known_as: str | None = None) -> Tokenizer:
                 f"{', '.join(KNOWN)} are known by name"
             )
         known = KNOWN[name]
-        return Tokenizer(_read_ranks(path), PATTERNS[known.pattern], known.special)
+        ranks = _read_rank_file(path)
+        return Tokenizer(ranks, PATTERNS[known.pattern], known.special, is_merged=True)
     if (path / "tokenizer.json").exists():
         return Tokenizer.load(path)
     if (path / "vocab.bpe").exists():
@@ -87,31 +88,21 @@ def save_rank_file(tokenizer: Tokenizer, path: Path) -> None:
 
     Split pattern and special tokens are not in it; they go into `tiktoken.Encoding` as arguments.
     """
-    ranks = sorted(tokenizer.ranks.items(), key=lambda item: item[1])
-    write_atomic(path, b"".join(base64.b64encode(t) + b" %d\n" % i for t, i in ranks))
+    write_atomic(path, write_ranks(tokenizer.ranks))
 
 
 def with_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """Add the special tokens of this project to a vocabulary that lacks them."""
     special = extend_special(len(tokenizer.ranks), dict(tokenizer.special))
-    return Tokenizer(tokenizer.ranks, tokenizer.pattern, special, tokenizer.nfc)
+    return tokenizer.with_special(special)
 
 
-def _read_ranks(path: Path) -> dict[bytes, int]:
-    """Read tiktoken's form: on each line a token in base64 and its rank."""
+def _read_rank_file(path: Path) -> dict[bytes, int]:
     try:
-        lines = path.read_bytes().splitlines()
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return dict(_read_rank(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line)
-
-
-def _read_rank(line: bytes, where: str) -> tuple[bytes, int]:
-    try:
-        token, rank = line.split()
-        return base64.b64decode(token, validate=True), int(rank)
-    except ValueError as error:
-        raise InputError(f"{where}: a token in base64 and its rank are needed") from error
+    return read_ranks(content, str(path))
 
 
 def _load_gpt2(folder: Path) -> Tokenizer:

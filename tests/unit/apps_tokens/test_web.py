@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ from llmpipe.tokenizer.special import place_special
 TOKENIZER = Tokenizer.from_ranks(
     {bytes([byte]): byte for byte in range(256)}, PATTERNS["qwen2"], place_special(256)
 )
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 JSON = {"Content-Type": "application/json"}
 
 
@@ -53,6 +55,29 @@ def test_the_page_needs_nothing_from_elsewhere(port: int) -> None:
     assert b"http" not in body.replace(b"http-equiv", b"")
     assert b"innerHTML" not in body
     assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+def test_a_browser_shows_tokens_as_they_are_typed(port: int) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        page.goto(f"http://{HOST}:{port}/")
+        page.fill("textarea", "<b>")
+        tokens = page.locator("section").first.locator(".token")
+        sync_api.expect(tokens).to_have_text(["<", "b", ">"])
+        assert (
+            page.evaluate("getComputedStyle(document.querySelector('.token')).cursor") == "default"
+        )
+        browser.close()
+    assert not [text for text in complaints if "favicon" not in text and "404" not in text]
 
 
 def test_a_text_comes_back_as_tokens_of_each_tokenizer(port: int) -> None:

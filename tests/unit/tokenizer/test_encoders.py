@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +11,16 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpipe.tokenizer import encoders
+from llmpipe.tokenizer import encoders, long_runs
 from llmpipe.tokenizer.encoders import (
-    LONG_RUN,
+    EncoderPlan,
     FastEncoder,
     ReferenceEncoder,
     choose_encoder,
-    cut_long_runs,
 )
+from llmpipe.tokenizer.long_runs import LONG_RUN, cut_long_runs
 from llmpipe.tokenizer.patterns import PATTERNS, WHITESPACE
+from llmpipe.tokenizer.rank_file import write_ranks
 
 RANKS = {bytes([byte]): byte for byte in range(256)}
 for token in (b"  ", b"    ", b"        ", b"\n\n", b" a", b"th", b"the", b" the"):
@@ -28,7 +30,7 @@ for token in (b"  ", b"    ", b"        ", b"\n\n", b" a", b"th", b"the", b" the
 @pytest.mark.parametrize("name", PATTERNS)
 def test_the_fast_encoder_is_chosen_where_it_is_exact(name: str) -> None:
     encoder, why = choose_encoder(RANKS, PATTERNS[name])
-    assert encoder.name == "splintr"
+    assert encoder.name == "gigatoken"
     assert "equal tiktoken's" in why
 
 
@@ -46,7 +48,7 @@ def test_an_encoder_with_other_ids_is_not_chosen(monkeypatch: pytest.MonkeyPatch
 def test_a_pattern_that_the_fast_encoder_cannot_take_falls_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(ranks: object, pattern: str) -> None:
+    def refuse(rank_lines: bytes, pattern: str) -> None:
         raise ValueError("no such syntax")
 
     monkeypatch.setattr(encoders, "FastEncoder", refuse)
@@ -55,15 +57,51 @@ def test_a_pattern_that_the_fast_encoder_cannot_take_falls_back(
     assert "no such syntax" in why
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_a_vocabulary_with_tokens_that_no_merge_makes_is_left_to_the_reference() -> None:
+    encoder, why = choose_encoder(RANKS, PATTERNS["llama3"], is_merged=False)
+    assert encoder.name == "tiktoken"
+    assert "no merge makes some tokens" in why
+
+
+def test_text_is_normalized_where_the_vocabulary_asks_for_it() -> None:
+    encoder, _ = choose_encoder(RANKS, PATTERNS["qwen2"], nfc=True)
+    assert encoder.encode("e\u0301").tolist() == list("é".encode())
+
+
+def test_an_encoder_that_remembers_too_much_is_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = FastEncoder(write_ranks(RANKS), PATTERNS["qwen2"])
+    before, ids = encoder._inner, encoder.encode("the theme")
+    encoder.encode("other words")
+    assert encoder._inner is before
+    monkeypatch.setattr(encoders, "_LOOK_EVERY_BYTES", 1)
+    monkeypatch.setattr(encoders, "_MEMORY_BYTES", -(1 << 40))
+    assert np.array_equal(encoder.encode("the theme"), ids)
+    assert encoder._inner is not before
+
+
+def test_an_encoder_opened_from_a_plan_gives_the_same_ids(tmp_path: Path) -> None:
+    (tmp_path / "ranks").write_bytes(write_ranks(RANKS))
+    for name in ("gigatoken", "tiktoken"):
+        plan = EncoderPlan(name, tmp_path / "ranks", PATTERNS["qwen2"], nfc=True)
+        opened = plan.open()
+        assert opened.name == name
+        assert opened.encode("the e\u0301").tolist() == [RANKS[b"the"], ord(" "), *"é".encode()]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2", "cl100k"])
 @pytest.mark.parametrize(
     "text",
-    ["a" + " " * 1_100_000 + "the", "!\n\n" + "\t" * 1_100_000, "\n" * 1_100_000 + "/x"],
-    ids=["spaces", "tabs at the end", "line breaks"],
+    [
+        "a" + " " * 1_100_000 + "the",
+        "!\n\n" + "\t" * 1_100_000,
+        "\n" * 1_100_000 + "/x",
+        "\n  " * 400_000,
+    ],
+    ids=["spaces", "tabs at the end", "line breaks", "breaks and spaces at the end"],
 )
 def test_a_million_spaces_do_not_panic(name: str, text: str) -> None:
     ids = ReferenceEncoder(RANKS, PATTERNS[name]).encode(text)
-    assert np.array_equal(ids, FastEncoder(RANKS, PATTERNS[name]).encode(text))
+    assert np.array_equal(ids, FastEncoder(write_ranks(RANKS), PATTERNS[name]).encode(text))
 
 
 def _run_texts() -> st.SearchStrategy[str]:
@@ -84,7 +122,7 @@ def _run_texts() -> st.SearchStrategy[str]:
 def test_cutting_never_changes_the_ids(name: str, text: str) -> None:
     """With runs counted as long from 8 characters on, cut and whole text must have equal ids."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoders, "LONG_RUN", 8)
+        patch.setattr(long_runs, "LONG_RUN", 8)
         segments = list(cut_long_runs(text, PATTERNS[name]))
         cut = ENCODERS[name].encode(text)
     assert "".join(segment for segment, _ in segments) == text

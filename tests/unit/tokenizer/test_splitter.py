@@ -13,7 +13,7 @@ from llmpipe.tokenizer.encoders import PROBE
 from llmpipe.tokenizer.patterns import PATTERNS, WHITESPACE
 from llmpipe.tokenizer.splitter import python_pattern, split_text, split_texts
 
-NAMES = ["qwen2", "cl100k", "gpt2", "o200k"]
+NAMES = list(PATTERNS)
 PARTS = [
     "'", "'s", "'LL", "'ſ", "’s", "''s", "'re", "'vE", "'mx", "'d", "a", "Z", "é", "e\u0301", "ǅ",
     "你好", "م", "1", "12", "1234567", "٣", "Ⅷ", " ", "  ", "\t", "\n", "\r\n", "\n\n\n", " \n",

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from pathlib import Path
 
 from llmpipe.core.errors import InputError, UserError, did_you_mean
 from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.published import open_vocabulary
 from llmpipe.tokenizer.vocabularies import KNOWN, load_vocabulary
 
 OURS = "ours"
-
-_FILES = {"gpt2": "r50k_base"}  # the same vocabulary by its other name
-
-_URL = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
 
 
 def find_tokenizer(name: str, here: Path = Path()) -> Tokenizer:
@@ -39,7 +34,7 @@ def find_tokenizer(name: str, here: Path = Path()) -> Tokenizer:
     if name == OURS:
         return Tokenizer.load(_only_run(here))
     if name in KNOWN:
-        return _find_published(name, here)
+        return open_vocabulary(name, here)
     known = [OURS, *KNOWN, *(p.parent.name for p in here.glob("runs/*/tokens"))]
     hint = (
         did_you_mean(name, known) or f"name a folder with `tokenizer.json`, or: {', '.join(known)}"
@@ -61,21 +56,3 @@ def _only_run(here: Path) -> Path:
             f"name one, as in `--tokenizer {found[0].parts[-3]}`",
         )
     return found[0].parent
-
-
-def _find_published(name: str, here: Path) -> Tokenizer:
-    stem = _FILES.get(name, name)
-    url = _URL.format(stem)
-    for folder in (here / "tokenizers", Path.home() / ".cache/llmpipe/tokenizers"):
-        path = folder / f"{stem}.tiktoken"
-        if path.is_file():
-            return load_vocabulary(path)
-    # tiktoken names a downloaded file by the hash of where it came from.
-    digest = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
-    cached = Path(tempfile.gettempdir()) / "data-gym-cache" / digest
-    if cached.is_file():
-        return load_vocabulary(cached, known_as=stem)
-    raise InputError(
-        f"the vocabulary `{name}` is not on this machine",
-        f"download {url} into `tokenizers/`, or name its file",
-    )

@@ -7,7 +7,10 @@ texts up to a limit, and writes nothing.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -26,8 +29,6 @@ MAX_BODY_BYTES = 200_000
 _TIMEOUT_S = 10
 
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -71,6 +72,20 @@ def make_server(tokenizers: Mapping[str, Tokenizer], port: int) -> ThreadingHTTP
 @lru_cache(maxsize=1)
 def _page() -> bytes:
     return files("llmpipe.apps.tokens").joinpath("page.html").read_bytes()
+
+
+@lru_cache(maxsize=1)
+def _policy() -> str:
+    """Allow the page's own style and script, known by their hashes, and requests to this server."""
+    digests = {}
+    for tag in ("style", "script"):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", _page().decode(), flags=re.DOTALL)
+        digests[tag] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'sha256-{digests['style']}'; "
+        f"script-src 'sha256-{digests['script']}'; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -136,6 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)
+        self.send_header("Content-Security-Policy", _policy())
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from llmpipe.stages.tokenize.documents import Document
 from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.vocabularies import load_vocabulary
+from llmpipe.tokenizer.published import open_vocabulary
 
 OURS = "this one"
 N_GROUPS = 24
@@ -31,7 +31,7 @@ class Card:
     def add(self, document: Document, source: str, n_tokens: int) -> None:
         """Count one document, which this vocabulary turned into `n_tokens`."""
         text = document.text or ""
-        row = {"bytes": len(text.encode()), OURS: n_tokens}
+        row = {"bytes": len(document.data), OURS: n_tokens}
         row |= {name: len(t.encode_array(text)) for name, t in self._others.items()}
         for group in _groups_of(document, source):
             total = self._groups.setdefault(group, dict.fromkeys(row, 0))
@@ -83,9 +83,9 @@ def _largest(groups: Mapping[str, dict[str, int]], n_each: int) -> dict[str, dic
 
 
 @functools.lru_cache(maxsize=8)
-def _load(path: str) -> Tokenizer:
+def _load(name: str) -> Tokenizer:
     """Load a vocabulary once in each worker process."""
-    return load_vocabulary(Path(path))
+    return open_vocabulary(name)
 
 
 def bytes_per_token(row: Mapping[str, Any], name: str) -> float:

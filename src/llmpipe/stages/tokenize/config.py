@@ -50,15 +50,17 @@ class TokenizeConfig:
     text; validation documents are left out. All of a smaller corpus is used, and each source gives
     its share (see `sources`). A few hundred more bytes may come, since whole documents are taken."""
 
-    max_pieces: Annotated[int, Gt(0)] = 2_500_000
-    """Different pieces of text (words, mostly) to learn merges from. Where there are more, the rarest
-    are left out, all of one frequency together, and the manifest says how many. 2.5 million take
-    about 2 GB; 100 MB of text in many languages have 0.7 million."""
+    max_pieces: Annotated[int, Gt(0)] = 5_000_000
+    """Different pieces of text (words, mostly) to learn merges from, of which 5 million take just
+    under 2 GB; 100 MB of text in many languages have 0.7 million. Up to this limit the merges are
+    exact. Above it the rarest pieces are left out, all of one frequency together, and the manifest
+    says how many."""
 
     tokenizer: str | None = None
-    """Take this vocabulary and train none: a folder with `tokenizer.json`, a folder with GPT-2's
-    `encoder.json` and `vocab.bpe`, or `cl100k_base.tiktoken`, `o200k_base.tiktoken`,
-    `r50k_base.tiktoken`. The special tokens are added; `vocab_size` and `pattern` are its own."""
+    """Take this vocabulary and train none: `gpt2`, `r50k_base`, `cl100k_base` or `o200k_base` where
+    its file lies in `tokenizers/` or in tiktoken's cache, a `.tiktoken` file of such a name, a folder
+    with `tokenizer.json`, or one with GPT-2's `encoder.json` and `vocab.bpe`. The special tokens are
+    added; `vocab_size` and `pattern` are its own."""
 
     inputs: tuple[str, ...] = ()
     """Files to read in place of a corpus artifact: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or

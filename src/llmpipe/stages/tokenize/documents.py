@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from llmpipe.core.errors import InputError
 from llmpipe.stages.tokenize.config import TokenizeConfig
+from llmpipe.tokenizer.bpe import clean_text
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 _FACTS = ("lang", "url")
@@ -49,8 +50,12 @@ class Document:
 
     id: str
     text: str | None
-    """None when it is longer than allowed: `n_bytes` says how long."""
+    """Valid Unicode; None when it is longer than allowed: `n_bytes` says how long."""
+    data: bytes = b""
+    """The text in UTF-8."""
     n_bytes: int = 0
+    n_surrogates: int = 0
+    """Lone surrogates that were replaced by U+FFFD."""
     lang: str = ""
     url: str = ""
 
@@ -129,8 +134,10 @@ def read_unit(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
         if document.text is None or config.split_chars is None:
             yield document
             continue
+        n_surrogates = document.n_surrogates
         for piece in split_text(document.text, config.split_chars):
-            yield replace(document, text=piece)
+            yield replace(document, text=piece, data=piece.encode(), n_surrogates=n_surrogates)
+            n_surrogates = 0
 
 
 def split_text(text: str, n_chars: int) -> Iterator[str]:
@@ -201,11 +208,16 @@ def _document(facts: dict[str, Any], text: object, where: str, config: TokenizeC
         )
     found = facts.get(config.id_column) if config.id_column else None
     name = where if found is None else str(found)
-    n_bytes = len(text.encode("utf-8", errors="surrogatepass"))
-    if n_bytes > config.max_document_bytes:
-        return Document(name, None, n_bytes)
+    n_bad = 0
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        text, n_bad = clean_text(text)
+        data = text.encode()
+    if len(data) > config.max_document_bytes:
+        return Document(name, None, n_bytes=len(data))
     lang, url = (str(facts.get(column) or "") for column in _FACTS)
-    return Document(name, text, lang=lang, url=url)
+    return Document(name, text, data, n_surrogates=n_bad, lang=lang, url=url)
 
 
 # -- JSON lines ------------------------------------------------------------------------------------
@@ -216,7 +228,7 @@ def _read_jsonl(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
     with _open(unit.path) as file:
         for where, line, n_bytes in _lines(file, unit, limit):
             if line is None:
-                yield Document(where, None, n_bytes)
+                yield Document(where, None, n_bytes=n_bytes)
                 continue
             try:
                 record = json.loads(line.decode("utf-8"))

@@ -6,7 +6,7 @@ import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from llmpipe.stages.tokenize.config import TokenizeConfig
 from llmpipe.stages.tokenize.documents import Document, Unit, read_unit
 from llmpipe.stages.tokenize.mixture import is_in_copy, sources_of
 from llmpipe.stages.tokenize.split import Scan, split_hash
-from llmpipe.tokenizer.bpe import Tokenizer, clean_text
+from llmpipe.tokenizer.encoders import Encoder, EncoderPlan
 from llmpipe.tokenizer.shards import Shard, ShardWriter, Split
 
-_COUNT_EVERY_TOKENS = 1 << 20
+_COUNT_EVERY_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ScanWork:
             return scan.to_json()
         for document in read_unit(unit, self.config):
             if document.text is not None:
-                scan.add(clean_text(document.text)[0].encode(), self.seed)
+                scan.add(document.data, self.seed)
         return scan.to_json()
 
 
@@ -46,7 +46,9 @@ class EncodeWork:
     """The second pass over a unit: its shards, in a folder of its own until all are done."""
 
     config: TokenizeConfig
-    tokenizer_folder: Path
+    encoder: EncoderPlan
+    vocab_size: int
+    bos_id: int
     val_below: int
     work_folder: Path
 
@@ -55,27 +57,26 @@ class EncodeWork:
         folder = self.work_folder / f"{unit.index:05d}"
         shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
         folder.mkdir(parents=True)
-        tokenizer = _load_tokenizer(self.tokenizer_folder)
+        encoder = _open_encoder(self.encoder)
         source = sources_of(self.config)[unit.source]
         card = Card(self.config.compare)
         set_aside: list[dict[str, Any]] = []
         n_surrogates = n_empty = 0
-        with UnitShards(folder, tokenizer, self.config.shard_tokens) as shards:
+        with self._shards(folder) as shards:
             for document in read_unit(unit, self.config):
+                data = document.data
                 if document.text is None:
                     set_aside += [_aside(document)] if unit.copy == 0 else []
                     continue
-                text, n_bad = clean_text(document.text)
-                data = text.encode()
                 n_empty += not data and unit.copy == 0
                 split: Split = "val" if split_hash(data) < self.val_below else "train"
                 if not data or not _is_wanted(split, data, source.epochs, unit.copy):
                     continue
-                n_surrogates += n_bad
-                ids = tokenizer.encode_array(text)
+                n_surrogates += document.n_surrogates
+                ids = encoder.encode(document.text)
                 shards.add(split, ids, len(data))
                 if split == "val":
-                    card.add(replace(document, text=text), source.name, len(ids))
+                    card.add(document, source.name, len(ids))
             finished = shards.finish()
         np.save(folder / "counts.npy", shards.train_counts)
         return {
@@ -86,6 +87,13 @@ class EncodeWork:
             "empty": n_empty,
             "card": card.to_json(),
         }
+
+    def prepare(self) -> None:
+        """Build the encoder, for all workers that will be forked."""
+        _open_encoder(self.encoder)
+
+    def _shards(self, folder: Path) -> UnitShards:
+        return UnitShards(folder, self.vocab_size, self.bos_id, self.config.shard_tokens)
 
 
 def _is_wanted(split: Split, data: bytes, epochs: float, copy: int) -> bool:
@@ -98,18 +106,18 @@ def _aside(document: Document) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _load_tokenizer(folder: Path) -> Tokenizer:
-    """Load the tokenizer once in each worker process."""
-    return Tokenizer.load(folder)
+def _open_encoder(plan: EncoderPlan) -> Encoder:
+    """Build the encoder once in each worker process."""
+    return plan.open()
 
 
 class UnitShards:
     """The shards of one unit: a new one begins after the document that fills the one before."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, shard_tokens: int) -> None:
-        self.train_counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    def __init__(self, folder: Path, vocab_size: int, bos_id: int, shard_tokens: int) -> None:
+        self.train_counts = np.zeros(vocab_size, dtype=np.int64)
         self._folder = folder
-        self._tokenizer = tokenizer
+        self._bos_id = bos_id
         self._shard_tokens = shard_tokens
         self._open: dict[Split, ShardWriter] = {}
         self._finished: list[Shard] = []
@@ -128,8 +136,7 @@ class UnitShards:
         writer = self._open.get(split)
         if writer is None:
             name = f"{split}-{len(self._finished) + len(self._open):05d}"
-            tokenizer = self._tokenizer
-            writer = ShardWriter(self._folder, name, tokenizer.vocab_size, tokenizer.bos_id)
+            writer = ShardWriter(self._folder, name, len(self.train_counts), self._bos_id)
             self._open[split] = self._stack.enter_context(writer)
         writer.add(ids, n_text_bytes)
         if split == "train":

@@ -37,13 +37,13 @@ def needs(config: TokenizeConfig) -> dict[str, Need]:
 def files(config: TokenizeConfig) -> Sequence[str]:
     """Name the files read besides the corpus."""
     from llmpipe.stages.tokenize.documents import expand_inputs
-    from llmpipe.tokenizer.vocabularies import vocabulary_files
+    from llmpipe.tokenizer.published import files_of
 
     inputs = [*config.inputs, *(name for source in config.sources for name in source.inputs)]
     vocabularies = [*([config.tokenizer] if config.tokenizer else []), *config.compare]
     return [
         *expand_inputs(inputs),
-        *(str(path) for name in vocabularies for path in vocabulary_files(Path(name))),
+        *(str(path) for name in vocabularies for path in files_of(name)),
     ]
 
 
@@ -70,8 +70,8 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     from llmpipe.stages.tokenize.encode import EncodeWork, ScanWork, add_counts, place_shards
     from llmpipe.stages.tokenize.mixture import sources_of
     from llmpipe.stages.tokenize.split import add_up, merged, val_threshold
-    from llmpipe.stages.tokenize.stats import collect, save_counts, source_sums
-    from llmpipe.stages.tokenize.workers import run_units
+    from llmpipe.stages.tokenize.stats import Vocabulary, collect, save_counts, source_sums
+    from llmpipe.stages.tokenize.workers import give_back_memory, run_units
     from llmpipe.tokenizer.shards import write_index
 
     for unfinished in out.glob(".tmp-*"):
@@ -97,11 +97,21 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     # ----------------------------------------------------------------------------------- train
     tokenizer, trained = _tokenizer(config, units, scans, val_below, out, ctx)
     ctx.console.debug(tokenizer.encoder_note)
+    vocabulary = Vocabulary.of(tokenizer, state / "ranks.tiktoken")
+    del tokenizer  # with its encoder it is 80 MB for cl100k
+    give_back_memory()
     ctx.stop.check()
 
     # ---------------------------------------------------------------------------------- encode
     work_folder = state / "shards"
-    encode_work = EncodeWork(config, out, val_below, work_folder)
+    encode_work = EncodeWork(
+        config,
+        vocabulary.encoder,
+        vocabulary.vocab_size,
+        vocabulary.bos_id,
+        val_below,
+        work_folder,
+    )
     with ctx.console.progress("encode", len(units), "unit") as bar:
         records = run_units(encode_work, units, state / "encode", ctx.workers, ctx.stop, bar)
 
@@ -118,12 +128,12 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     write_index(
         out,
         shards,
-        tokenizer.digest,
-        vocab_size=tokenizer.vocab_size,
-        bos_id=tokenizer.bos_id,
+        vocabulary.digest,
+        vocab_size=vocabulary.vocab_size,
+        bos_id=vocabulary.bos_id,
         split={"by": "xxh3_64 of the text", "val_below": val_below},
     )
-    return collect(tokenizer, shards, counts) | {
+    return collect(vocabulary, shards, counts) | {
         **trained,
         "sources": source_sums(records),
         "card": add_cards([record["card"] for record in records]),
@@ -148,7 +158,8 @@ def _tokenizer(
     """Return the stage's tokenizer (saved already, loaded or learned), and what it learned from."""
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.hf import CONFIG_FILE
-    from llmpipe.tokenizer.vocabularies import load_vocabulary, with_chat_tokens
+    from llmpipe.tokenizer.published import open_vocabulary
+    from llmpipe.tokenizer.vocabularies import with_chat_tokens
 
     facts_file = out / "state" / "trained.json"
     if (out / CONFIG_FILE).exists():  # written last
@@ -156,7 +167,7 @@ def _tokenizer(
         return Tokenizer.load(out), facts
     facts = {}
     if config.tokenizer:
-        tokenizer = with_chat_tokens(load_vocabulary(Path(config.tokenizer)))
+        tokenizer = with_chat_tokens(open_vocabulary(config.tokenizer))
     else:
         tokenizer, facts = _learn(config, units, scans, val_below, out, ctx)
         write_atomic(facts_file, json.dumps(facts))
@@ -234,7 +245,7 @@ def _report(artifact: Artifact) -> list[Section]:
 
 SPEC = StageSpec(
     name="tokenize",
-    version=2,
+    version=3,
     summary="Corpus -> tokenizer and token shards",
     config=TokenizeConfig,
     folder="tokens",

@@ -16,7 +16,7 @@ from llmpipe.core.errors import InputError, UserError
 from llmpipe.stages.tokenize.config import MIN_VOCAB, TokenizeConfig
 from llmpipe.stages.tokenize.documents import Unit, read_unit
 from llmpipe.stages.tokenize.split import sample_bucket, split_hash
-from llmpipe.tokenizer.bpe import Tokenizer, clean_text
+from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.learner import learn_merges
 from llmpipe.tokenizer.patterns import split_pattern
 from llmpipe.tokenizer.piece_counts import (
@@ -67,10 +67,9 @@ def sample_texts(unit: Unit, config: TokenizeConfig, sample: Sample) -> Iterator
     for document in read_unit(unit, config):
         if not document.text:
             continue
-        text = clean_text(document.text)[0]
-        data = text.encode()
+        data = document.data
         if split_hash(data) >= sample.val_below and sample_bucket(data, sample.seed) < n_buckets:
-            yield text
+            yield document.text
 
 
 def learn_from_files(
@@ -125,7 +124,8 @@ def _learn(
         raise _too_few_merges(vocab_size, n_merges, len(learned), text_bytes)
     tokens = [*(bytes([byte]) for byte in range(256)), *learned]
     ranks = {token: i for i, token in enumerate(tokens)}
-    return Tokenizer(ranks, split_pattern(pattern), place_special(len(tokens)))
+    special = place_special(len(tokens))
+    return Tokenizer(ranks, split_pattern(pattern), special, is_merged=True)
 
 
 def _too_few_merges(vocab_size: int, n_asked: int, n_found: int, n_bytes: int) -> UserError:
