@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 import transformers
 
+from llmpipe.apps.bench_infer import memory_rate
+from llmpipe.inference import native
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.int8 import quantize_int8
-from llmpipe.inference.packed import pack
 from llmpipe.inference.sampling import Sampling
 from llmpipe.model.config import ModelConfig, n_matmul_parameters, n_parameters
 from llmpipe.model.transformer import Transformer
@@ -32,61 +33,90 @@ SHAPE = ModelConfig(
     vocab_size=32768,
     max_seq_len=1024,
 )
-N_PROMPT, N_NEW, N_PAIRS = 16, 9, 2
+N_PROMPT, N_NEW, N_PAIRS = 16, 13, 3
 
 
 def main() -> None:
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    model = Transformer(SHAPE).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(model, Path(folder))
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    small_model = quantize_int8(copy.deepcopy(model))
-    rate = weight_rate(model)
-    batches, is_equal = [], True
-    for batch in map(int, sys.argv[1:]):
-        prompts = torch.randint(SHAPE.vocab_size, (batch, N_PROMPT)).tolist()
-        packed = copy.deepcopy(model)
-        pack(packed, batch)  # as `llmpipe sample`, `chat` and `serve` do
-        engine = Engine(packed, max_batch=batch, max_len=N_PROMPT + N_NEW + 1)
-        ours_ms, theirs_ms, first_ms = [], [], []
-        for i in range(N_PAIRS + 1):  # the first pair warms up
-            ours = time_steps(lambda n, e=engine, p=prompts: ours_ids(e, p, n))
-            other = time_steps(lambda n, p=prompts: theirs_ids(theirs, p, n))
-            is_equal &= ours.ids == other.ids
-            if i:
-                ours_ms.append(ours.step_ms)
-                theirs_ms.append(other.step_ms)
-                first_ms.append(ours.first_ms)
-        ratios = [b / a for a, b in zip(ours_ms, theirs_ms, strict=True)]
-        batches.append(
-            {
-                "batch": batch,
-                "ours_ms": statistics.median(ours_ms),
-                "theirs_ms": statistics.median(theirs_ms),
-                "ratio": statistics.median(ratios),
-                "ours_first_ms": statistics.median(first_ms),
-            }
-        )
-        print(batches[-1], file=sys.stderr)
-    small = Engine(small_model, max_batch=1, max_len=N_PROMPT + N_NEW + 1)
-    prompt = [list(range(N_PROMPT))]
-    int8 = [time_steps(lambda n: ours_ids(small, prompt, n)).step_ms for _ in range(N_PAIRS + 1)]
-    found = {
+    started = time.process_time()
+    assert native.compiled() is not None, "decoding in C needs a C compiler"
+    found: dict = {
+        "startup_s": time.process_time() - started,
         "parameters": n_parameters(SHAPE),
-        "weight_bytes": 4 * n_matmul_parameters(SHAPE),
-        "weight_bytes_per_s": rate,
-        "batches": batches,
-        "is_equal": bool(is_equal),
-        "int8_ms": statistics.median(int8[1:]),
+        "matrix_weights": n_matmul_parameters(SHAPE),
+        "memory_bytes_per_s": memory_rate("cpu"),
+        "peak_flops": peak_flops(),
+        "rows": [],
+    }
+    for dtype in ("float32", "bfloat16"):
+        model = Transformer(SHAPE).eval().to(getattr(torch, dtype))
+        if dtype == "float32":
+            found["weight_bytes_per_s"] = weight_rate(model)
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(model, Path(folder))
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+        small = quantize_int8(copy.deepcopy(model)) if dtype == "float32" else None
+        for batch in map(int, sys.argv[1:]):
+            found["rows"].append({"dtype": dtype, **compare(model, theirs, small, batch)})
+            print(found["rows"][-1], file=sys.stderr)
+    found |= {
         "n_prompt": N_PROMPT,
         "n_new": N_NEW,
+        "n_pairs": N_PAIRS,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
     print(json.dumps(found))
+
+
+def compare(
+    model: Transformer,
+    theirs: transformers.PreTrainedModel,
+    small_model: Transformer | None,
+    batch: int,
+) -> dict:
+    """Time ours, theirs, ours without C, and ours with int8 weights, in turn."""
+    prompts = torch.randint(SHAPE.vocab_size, (batch, N_PROMPT)).tolist()
+    sizes = {"max_batch": batch, "max_len": N_PROMPT + N_NEW + 1}
+    engines = {"ours": Engine(model, **sizes), "eager": Engine(model, **sizes, is_compiled=False)}
+    if small_model is not None:
+        engines["int8"] = Engine(small_model, **sizes)
+    times: dict[str, list[time_steps]] = {name: [] for name in (*engines, "theirs")}
+    for _ in range(N_PAIRS + 1):
+        for name, engine in engines.items():
+            times[name].append(time_steps(lambda n, e=engine: ours_ids(e, prompts, n)))
+        times["theirs"].append(time_steps(lambda n: theirs_ids(theirs, prompts, n)))
+    pairs = list(zip(times["ours"], times["theirs"], strict=True))
+    for runs in times.values():
+        del runs[0]  # it warms up
+    row = {f"{name}_ms": statistics.median(r.step_ms for r in runs) for name, runs in times.items()}
+    row |= {
+        "batch": batch,
+        "ratio": statistics.median(b.step_ms / a.step_ms for a, b in pairs[1:]),
+        "first_ms": statistics.median(r.first_ms for r in times["ours"]),
+        "theirs_first_ms": statistics.median(r.first_ms for r in times["theirs"]),
+        "n_equal": sum(x == y for a, b in pairs for x, y in zip(a.ids, b.ids, strict=True)),
+        "n_compared": batch * len(pairs),
+    }
+    if small_model is not None:
+        row["int8_ratio"] = statistics.median(
+            a.step_ms / b.step_ms for a, b in zip(times["ours"], times["int8"], strict=True)
+        )
+    return row
+
+
+@torch.inference_mode()
+def peak_flops() -> float:
+    """Floating-point operations per second of CPU that one core reaches in a large float32 product."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    rates = []
+    for _ in range(8):
+        started = time.process_time()
+        a @ b
+        rates.append(2 * 1024**3 / (time.process_time() - started))
+    return max(rates)
 
 
 class time_steps:

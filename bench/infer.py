@@ -1,7 +1,7 @@
 """Our engine beside transformers' `generate`: same weights, same prompts, greedy, in one process, in turn.
 
-The yardstick of a single request is how fast this machine can read the weights at all: every token needs all of
-them once. That rate is measured by multiplying a vector with matrices of the model's size.
+The yardstick of a single request is how fast this machine can read the weights at all, since every token needs all
+of them once; of many requests, how fast it can multiply. Both are measured in the same process.
 """
 
 from __future__ import annotations
@@ -26,37 +26,68 @@ def main(results: Path) -> None:
 
 
 def page(found: dict) -> str:
-    rate = found["weight_bytes_per_s"]
-    rows = []
-    for of in found["batches"]:
-        rows.append(
-            [
-                of["batch"],
-                f"{of['ours_ms']:.1f}",
-                f"{of['theirs_ms']:.1f}",
-                f"{of['ratio']:.2f}",
-                f"{of['batch'] * 1000 / of['ours_ms']:.0f}",
-                f"{of['ours_first_ms']:.0f}",
-            ]
-        )
-    one = found["batches"][0]
-    share = found["weight_bytes"] / (one["ours_ms"] / 1000) / rate
-    int8_ms = found["int8_ms"]
+    rows = {(row["dtype"], row["batch"]): row for row in found["rows"]}
+    one, many = rows["float32", 1], rows["float32", BATCHES[-1]]
+    weight_bytes = 4 * found["matrix_weights"]
+    rate = weight_bytes / (one["ours_ms"] / 1000)
+    flops = 2 * found["matrix_weights"] * BATCHES[-1]
+    least_ms = 1000 * flops / found["peak_flops"]
+    equal = {
+        dtype: f"{sum(rows[dtype, b]['n_equal'] for b in BATCHES)} of "
+        f"{sum(rows[dtype, b]['n_compared'] for b in BATCHES)}"
+        for dtype in ("float32", "bfloat16")
+    }
     return (
         measure.header("Inference", "infer")
-        + f"A random Qwen3-shaped model of {found['parameters'] / 1e6:.0f}M parameters in float32, prompts of "
-        f"{found['n_prompt']} tokens, {found['n_new']} new ones, one thread, transformers "
+        + f"A random Qwen3-shaped model of {found['parameters'] / 1e6:.0f}M parameters, prompts of "
+        f"{found['n_prompt']} tokens, {found['n_new']} new ones, one process, one thread, transformers "
         f"{found['transformers']}, torch {found['torch']}. Milliseconds of CPU per step (a step gives one token to "
-        "each sequence), prompt excluded; the ratio is the median over alternating pairs.\n\n"
-        + measure.table(
-            ["batch", "ours, ms", "transformers, ms", "ratio", "ours, tokens/s", "first token, ms"],
-            rows,
-        )
-        + f"\nBoth write the same tokens in all runs: {'yes' if found['is_equal'] else 'no'}.\n\n"
-        f"A step at batch 1 reads {found['weight_bytes'] / 1e6:.0f} MB of matrices. This core multiplies "
-        f"matrices of that size with a vector at {rate / 1e9:.1f} GB/s, of which the engine reaches "
-        f"{share:.0%}. With int8 weights and bfloat16 activations a step takes {int8_ms:.1f} ms, "
-        f"{one['ours_ms'] / int8_ms:.2f} times as fast as float32.\n\n"
-        "Not yet measured: GPUs, vLLM, compiled decoding. llama.cpp is faster than any of these on a CPU; "
-        "`llmpipe export --to gguf` is the way there.\n"
+        f"each sequence), prompt excluded; medians of {found['n_pairs']} alternating runs, the ratio the median over "
+        "pairs. `torch` is our engine without the step in C, as on a machine without a C compiler.\n\n"
+        + _speeds(found)
+        + f"\nAnswers that are the same, token by token: {equal['float32']} in float32; {equal['bfloat16']} in "
+        "bfloat16, where ours keeps activations in float32 and transformers rounds them to 8 bits.\n\n"
+        f"Both read the same files: a float32 model is computed in float32, a bfloat16 model from bfloat16 weights.\n\n"
+        "## Bounds\n\n"
+        f"- Batch 1 reads {weight_bytes / 1e6:.0f} MB of matrices per step, ours at {rate / 1e9:.1f} GB/s. This core "
+        f"sums an array at {found['memory_bytes_per_s'] / 1e9:.1f} GB/s, so that is "
+        f"{rate / found['memory_bytes_per_s']:.0%} of the speed of memory; torch multiplies matrices of that size with "
+        f"a vector at {found['weight_bytes_per_s'] / 1e9:.1f} GB/s ({rate / found['weight_bytes_per_s']:.0%}).\n"
+        f"- Batch {BATCHES[-1]} multiplies: {flops / 1e9:.2f} GFLOP per step, and a large float32 product reaches "
+        f"{found['peak_flops'] / 1e9:.0f} GFLOP/s on this core. So no float32 engine takes less than "
+        f"{least_ms:.0f} ms there, {many['theirs_ms'] / least_ms:.2f} times as fast as transformers; ours takes "
+        f"{many['ours_ms']:.0f} ms.\n"
+        f"- int8 weights: {', '.join(_int8(row) for row in rows.values() if 'int8_ms' in row)} times as fast as "
+        "float32.\n"
+        f"- The step in C is compiled once per machine, in about two seconds, and kept in `~/.cache/llmpipe`; loading "
+        f"it took {found['startup_s']:.2f} s here.\n\n"
+        "Not yet measured: GPUs (the CUDA graph of the step is tested kernel by kernel on a CPU only), vLLM. "
+        "`llmpipe bench infer MODEL` measures a model of your own, also beside llama.cpp and vLLM where they are "
+        "installed.\n"
     )
+
+
+def _speeds(found: dict) -> str:
+    headers = ["weights", "batch", "ours, ms", "torch, ms", "transformers, ms", "ratio"]
+    headers += ["ours, tokens/s", "first token, ms", "transformers, ms"]
+    return measure.table(
+        headers,
+        [
+            [
+                row["dtype"],
+                row["batch"],
+                f"{row['ours_ms']:.1f}",
+                f"{row['eager_ms']:.1f}",
+                f"{row['theirs_ms']:.1f}",
+                f"**{row['ratio']:.2f}**",
+                f"{row['batch'] * 1000 / row['ours_ms']:.0f}",
+                f"{row['first_ms']:.0f}",
+                f"{row['theirs_first_ms']:.0f}",
+            ]
+            for row in found["rows"]
+        ],
+    )
+
+
+def _int8(row: dict) -> str:
+    return f"batch {row['batch']} takes {row['int8_ms']:.1f} ms, {row['int8_ratio']:.2f}"

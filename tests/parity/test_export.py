@@ -118,6 +118,37 @@ def test_imported_model_can_chat_be_trained_and_be_exported(tmp_path: Path) -> N
     assert "64 of 64 greedy" in exported.checks[0]
 
 
+def test_gpt2_with_its_first_tokenizer_files_is_imported(tmp_path: Path) -> None:
+    """`vocab.json` and `merges.txt`, as transformers reads them and as `tokenizer.json` says."""
+    make_theirs("gpt2", tmp_path / "hub")
+    whole = Tokenizer.load(tmp_path / "hub")
+    content = json.loads((tmp_path / "hub" / "tokenizer.json").read_text())
+    (tmp_path / "hub" / "tokenizer.json").unlink()
+    vocabulary = content["model"]["vocab"] | {"<|endoftext|>": 258}
+    (tmp_path / "hub" / "vocab.json").write_text(json.dumps(vocabulary))
+    merges = tmp_path / "hub" / "merges.txt"
+    merges.write_text("#version: 0.2\nh e\nq u\n")
+    artifact = import_model(tmp_path / "hub", tmp_path / "base", chat_tokens=False)
+    tokenizer = Tokenizer.load(artifact.path)
+    assert tokenizer.special == {"<|endoftext|>": 258}
+    text = TEXT + "<|endoftext|> don't  the queue\r\n"
+    assert tokenizer.encode(text) == whole.encode(text)
+
+    import transformers
+
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hub")
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    assert tokenizer.encode(text) == theirs.encode(text, **options)
+
+    merges.write_text("#version: 0.2\nq u\nh e\n")
+    with pytest.raises(InputError, match="these merges do not make"):
+        import_model(tmp_path / "hub", tmp_path / "other")
+    settings = json.loads((tmp_path / "hub" / "config.json").read_text())
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(settings | {"model_type": "qwen3"}))
+    with pytest.raises(InputError, match="how a qwen3 cuts text"):
+        import_model(tmp_path / "hub", tmp_path / "other")
+
+
 def test_chat_tokens_and_template_that_a_model_has_are_kept(tmp_path: Path) -> None:
     make_theirs("qwen3", tmp_path / "hub", own_chat=True)
     (tmp_path / "hub" / "chat_template.jinja").write_text("{{ messages }}")

@@ -20,7 +20,13 @@ from llmpipe.model.config import ModelConfig
 from llmpipe.model.init import initialize
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import load_model, save_model
-from llmpipe.stages.sft.config import FileSource, SFTConfig
+from llmpipe.stages.sft.config import (
+    Decontamination,
+    FileSource,
+    Mixture,
+    Probing,
+    SFTConfig,
+)
 from llmpipe.stages.sft.report import report, show_mask
 from llmpipe.stages.sft.stage import SPEC
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -43,8 +49,11 @@ FILES = (
     "conversations.jsonl",
     "generation_config.json",
     "held_out.jsonl",
+    "lint.jsonl",
     "model.safetensors",
+    "probed.jsonl",
     "samples.jsonl",
+    "set_aside.jsonl",
     "tokenizer.json",
     "tokenizer_config.json",
 )
@@ -97,7 +106,7 @@ def test_artifact_is_complete_and_the_same_every_time(
     assert stats == again
     losses = [row["loss"] for row in read_metrics(tmp_path / "a" / "metrics.jsonl")]
     assert losses[-1] < losses[0]
-    assert stats["packing_efficiency"] > 0.85
+    assert stats["packing_efficiency"] > 0.8  # 60 conversations leave little choice
     assert 0 < stats["trained_tokens"] < stats["tokens"]
     assert sum(stats["trained_by_source"].values()) == stats["trained_tokens"]
 
@@ -105,7 +114,8 @@ def test_artifact_is_complete_and_the_same_every_time(
     generation = json.loads((tmp_path / "a" / "generation_config.json").read_text())
     assert tokenizer.special["<|im_end|>"] in generation["eos_token_id"]
     load_model(tmp_path / "a")
-    used = (tmp_path / "a" / "conversations.jsonl").read_text()
+    files = ("conversations.jsonl", "held_out.jsonl")
+    used = "".join((tmp_path / "a" / name).read_text() for name in files)
     assert "21 November 2026" in used
     assert "Remove any whitespace." in used
 
@@ -157,9 +167,77 @@ def test_files_join_the_mixture_and_bad_rows_are_counted(
     lax = dataclasses.replace(CONFIG, sources=(FileSource(str(path), weight=8.0, bad_rows="skip"),))
     stats = SPEC.run(lax, inputs, tmp_path / "lax", make_context(tmp_path / "lax"))
     assert stats["bad_rows"] == 1
+    [aside] = map(json.loads, (tmp_path / "lax" / "set_aside.jsonl").read_text().splitlines())
+    assert (aside["where"], aside["source"]) == ("extra.jsonl:41", "extra.jsonl")
+    assert aside["reason"].startswith("not JSON")
     assert stats["mixture"][-1]["source"] == "extra.jsonl"
     assert stats["mixture"][-1]["used"] > 20
     assert SPEC.files(lax) == [str(path)]
+
+
+def test_what_is_said_of_conversations_of_others(
+    inputs: Inputs, tmp_path: Path, make_context: MakeContext
+) -> None:
+    """Licenses, findings of the linter, duplicates and evaluation questions are all in the stats."""
+    path, evaluation = tmp_path / "extra.jsonl", tmp_path / "set.jsonl"
+    asked = "Which of these eight words is the longest one of all?"
+    evaluation.write_text(json.dumps({"question": asked}) + "\n")
+    rows = [{"prompt": f"Say {i}", "completion": str(i)} for i in range(40)]
+    rows += [rows[0], {"prompt": "say  0", "completion": "0"}]
+    rows += [{"prompt": "Who are you?", "completion": "I am ChatGPT."}]
+    rows += [{"prompt": asked.upper(), "completion": "The last."}]
+    rows += [
+        {"prompt": "Please describe yourself.", "completion": "No."}
+    ]  # the examiner's question
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = FileSource(str(path), license="CC-BY-4.0", weight=4.0)
+    config = dataclasses.replace(
+        CONFIG,
+        sources=(source,),
+        decontamination=Decontamination((str(evaluation),)),
+        system="You are {name}.",
+    )
+    assert SPEC.plan is not None
+    planned = SPEC.plan(config, inputs)[f"lint {path}"]
+    assert planned.startswith("45 conversations looked at; 1 other_identity")
+    assert SPEC.files(config) == [str(path), str(evaluation)]
+
+    stats = SPEC.run(config, inputs, tmp_path / "a", make_context(tmp_path / "a"))
+    assert stats["licenses"] == ["CC-BY-4.0"]
+    assert stats["mixture"][-1]["license"] == "CC-BY-4.0"
+    assert stats["duplicates"] == 2
+    assert (stats["contaminated"], stats["bad_rows"]) == (2, 0)
+    assert stats["lint"] == {"other_identity": {"extra.jsonl": 1}}
+    used = (tmp_path / "a" / "conversations.jsonl").read_text().splitlines()
+    systems = [json.loads(line)["messages"][0] for line in used]
+    assert all(m == {"role": "system", "content": "You are Pebble."} for m in systems)
+    template = json.loads((tmp_path / "a" / "tokenizer_config.json").read_text())["chat_template"]
+    assert "You are Pebble." in template
+    manifest = {**inputs["model"].manifest, "stats": stats}
+    assert "other_identity" in str(report(Artifact(tmp_path / "a", manifest)))
+
+
+def test_an_earlier_assistant_is_asked_what_it_knows(
+    inputs: Inputs, tmp_path: Path, make_context: MakeContext
+) -> None:
+    """A random model knows nothing, so that every question becomes a refusal."""
+    config = dataclasses.replace(
+        CONFIG,
+        mixture=Mixture(
+            arithmetic=1.0, identity=0, documents=0, smalltalk=0, refusals=0, probed=1.0
+        ),
+        probing=Probing(samples=2, min_right=2, max_questions=5),
+    )
+    assert SPEC.needs(config)["probed"].kind == "model"
+    with_earlier = Inputs({**inputs, "probed": inputs["model"]})
+    stats = SPEC.run(config, with_earlier, tmp_path / "a", make_context(tmp_path / "a"))
+    assert stats["probed"] == {"known": 0, "unsure": 0, "unknown": 5}
+    probed = [
+        json.loads(line) for line in (tmp_path / "a" / "probed.jsonl").read_text().splitlines()
+    ]
+    assert all(len(one["answers"]) == 2 for one in probed)
+    used = (tmp_path / "a" / "conversations.jsonl").read_text()
+    assert any(json.dumps(one["question"]) in used for one in probed)
 
 
 def test_rows_longer_than_the_models_context_are_refused(

@@ -11,7 +11,6 @@ from llmpipe.core.errors import InputError, UserError
 from llmpipe.export.hugging_face import read_stop_ids
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.int8 import quantize_int8
-from llmpipe.inference.packed import pack
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import INDEX_FILE, WEIGHTS_FILE, load_model
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -61,8 +60,6 @@ def load(
         )
     if int8:
         quantize_int8(model)
-    else:
-        pack(model, max_batch)  # changes nothing where it cannot be done
     engine = Engine(model, max_batch=max_batch, max_len=max_len)
     return Loaded(model, tokenizer, engine, read_stop_ids(folder, tokenizer))
 

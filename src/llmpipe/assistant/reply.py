@@ -2,8 +2,8 @@
 
 The turn is a sequence of pieces, each opened and closed by control tokens (`render.py` draws it).
 `Reply` keeps the pieces, turns the ids of the current one into text that is safe to print (never half
-a character), and says when a tool is wanted. It runs no tool and knows no engine, so streaming,
-evaluation and a server can share it.
+a character), keeps thoughts apart from the answer, and says when a tool is wanted. It runs no tool and
+knows no engine, so streaming and evaluation can share it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llmpipe.assistant.render import Message, Part, PythonCall, SearchCall, Text, ToolOutput
+from llmpipe.assistant.frames import frame_for
+from llmpipe.assistant.render import (
+    Message,
+    Part,
+    PythonCall,
+    SearchCall,
+    Text,
+    Thought,
+    ToolOutput,
+)
+from llmpipe.assistant.tools import ToolName
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.special import (
     OUTPUT_END,
@@ -21,14 +31,19 @@ from llmpipe.tokenizer.special import (
     PYTHON_START,
     SEARCH_END,
     SEARCH_START,
+    THINK_END,
+    THINK_START,
 )
 
-ToolName = Literal["python", "search"]
+OPENINGS: dict[ToolName, str] = {"python": PYTHON_START, "search": SEARCH_START}
+"""The token that a call of each tool begins with."""
 
-_OPENING: dict[str, ToolName] = {PYTHON_START: "python", SEARCH_START: "search"}
+_OPENING: dict[str, ToolName] = {token: tool for tool, token in OPENINGS.items()}
 _CLOSING: dict[str, ToolName] = {PYTHON_END: "python", SEARCH_END: "search"}
 PAUSE_TOKENS: tuple[str, ...] = tuple(_CLOSING)
 """After these the model waits for a tool."""
+
+Inside = Literal["text", "thought"] | ToolName
 
 Reason = Literal["stop", "length", "context"]
 """The stop token, `max_tokens`, or a full context."""
@@ -37,6 +52,13 @@ Reason = Literal["stop", "length", "context"]
 @dataclass(frozen=True)
 class TextDelta:
     """Some more of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ThinkDelta:
+    """Some more of what the assistant thinks before it answers."""
 
     text: str
 
@@ -63,7 +85,7 @@ class Done:
 
     Attributes:
         reason: why it ended.
-        n_tokens: sampled; without prompt and tool outputs.
+        n_tokens: sampled; without prompt and tool outputs, with thoughts.
         tok_per_s: sampled tokens by the time from the request to the end.
         first_token_s: time from the request to the first token.
     """
@@ -74,7 +96,7 @@ class Done:
     first_token_s: float
 
 
-Event = TextDelta | ToolCall | ToolResult | Done
+Event = TextDelta | ThinkDelta | ToolCall | ToolResult | Done
 
 
 class Reply:
@@ -82,45 +104,63 @@ class Reply:
 
     Args:
         tokenizer: decodes the ids.
-        show_special: print control tokens by their spelling, in place of calls and their results.
+        show_special: print control tokens by their spelling, in place of thoughts, calls and results.
 
     Attributes:
         parts: the finished pieces so far.
         ids: all ids of the turn so far, forced ones included.
+        n_thought: how many of them stand in thoughts.
     """
 
     def __init__(self, tokenizer: Tokenizer, show_special: bool = False) -> None:
         self._tokenizer = tokenizer
         self._show_special = show_special
         self._names = {id: name for name, id in tokenizer.special.items()}
+        begin, end = frame_for(tokenizer).think
+        self._thought_marks = ({begin, THINK_START}, {end, THINK_END})
         self._decoder = tokenizer.stream_decoder()
         self._text = ""  # of the piece that is being written
-        self._tool: ToolName | None = None  # None: that piece is text for the reader
+        self._inside: Inside = "text"
         self.parts: list[Part] = []
         self.ids: list[int] = []
+        self.n_thought = 0
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the piece that is being written is a thought."""
+        return self._inside == "thought"
 
     @property
     def message(self) -> Message:
         """The turn so far; a tool call that was not finished is left out."""
-        rest = [Text(self._text)] if self._text and self._tool is None else []
+        rest: list[Part] = []
+        if self._text and self._inside == "text":
+            rest = [Text(self._text)]
+        elif self._text and self._inside == "thought":
+            rest = [Thought(self._text)]
         return Message("assistant", (*self.parts, *rest) or "")
 
-    def push(self, id: int) -> Iterator[TextDelta | ToolCall]:
+    def push(self, id: int) -> Iterator[TextDelta | ThinkDelta | ToolCall]:
         """Take one sampled id; yield what it completes."""
         self.ids.append(id)
         name = self._names.get(id)
         if name is None:
+            self.n_thought += self.is_thinking
             yield from self._more(self._decoder.push(id))
             return
         yield from self._more(self._decoder.flush())
         if self._show_special:
             yield TextDelta(name)
-        if name in _OPENING:
-            self._close(is_finished=self._tool is None)
-            self._tool = _OPENING[name]
-        elif self._tool and _CLOSING.get(name) == self._tool:
-            yield ToolCall(self._tool, self._text)
+        begins, ends = self._thought_marks
+        if name in begins:
+            self._close(opens="thought")
+        elif name in ends and self.is_thinking:
             self._close()
+        elif name in _OPENING:
+            self._close(opens=_OPENING[name])
+        elif name in _CLOSING and _CLOSING[name] == self._inside:
+            yield ToolCall(_CLOSING[name], self._text)
+            self._close(is_call_whole=True)
 
     def push_output(self, tool: ToolName, ids: list[int]) -> Iterator[TextDelta | ToolResult]:
         """Take the ids of a tool's output, as forced into the sequence with its control tokens."""
@@ -131,25 +171,30 @@ class Reply:
             yield TextDelta(self._tokenizer.decode(ids))
         yield ToolResult(tool, text)
 
-    def finish(self) -> Iterator[TextDelta]:
+    def finish(self) -> Iterator[TextDelta | ThinkDelta]:
         """End the turn: what is left of a cut character comes out as U+FFFD."""
         yield from self._more(self._decoder.flush())
-        self._close(is_finished=self._tool is None)
+        self._close()
 
-    def _more(self, text: str) -> Iterator[TextDelta]:
+    def _more(self, text: str) -> Iterator[TextDelta | ThinkDelta]:
         self._text += text
-        if text and (self._tool is None or self._show_special):
+        if not text:
+            return
+        if self._show_special or self._inside == "text":
             yield TextDelta(text)
+        elif self.is_thinking:
+            yield ThinkDelta(text)
 
-    def _close(self, is_finished: bool = True) -> None:
-        """Turn the piece being written into a part, and begin a text."""
-        if is_finished and self._tool == "python":
+    def _close(self, opens: Inside = "text", is_call_whole: bool = False) -> None:
+        """Turn the piece being written into a part, if it is whole, and begin another."""
+        if self._inside == "python" and is_call_whole:
             self.parts.append(PythonCall(self._text))
-        elif is_finished and self._tool == "search":
+        elif self._inside == "search" and is_call_whole:
             self.parts.append(SearchCall(self._text))
-        elif is_finished and self._text:
-            self.parts.append(Text(self._text))
-        self._text, self._tool = "", None
+        elif self._inside in ("text", "thought") and self._text:
+            part = Text if self._inside == "text" else Thought
+            self.parts.append(part(self._text))
+        self._text, self._inside = "", opens
 
 
 def output_ids(text: str, tokenizer: Tokenizer, room: int) -> list[int]:

@@ -63,7 +63,7 @@ app = typer.Typer(
     ),
 )
 
-TWO_WORD_COMMANDS = ("data explain", "data train-classifier")
+TWO_WORD_COMMANDS = ("bench infer", "data explain", "data train-classifier")
 """`data` itself takes paths, so these are commands of their own with a space in the name."""
 
 # ----------------------------------------------------------------------------------------------
@@ -321,6 +321,27 @@ def chat(
     top_k: Annotated[int | None, typer.Option(min=1)] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     seed: Annotated[int, typer.Option()] = 1,
+    tools: Annotated[
+        str | None,
+        typer.Option(
+            help="What may be called: python, search, both with a comma, or none; the assistant is "
+            "told of it. Otherwise python, and search where the run has a corpus."
+        ),
+    ] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Corpus, or run, that search reads.")] = None,
+    search_url: Annotated[
+        str | None, typer.Option(help="HTTP service that search asks instead of a corpus.")
+    ] = None,
+    search_host: Annotated[
+        list[str] | None, typer.Option(help="Host it may be on, besides loopback; repeatable.")
+    ] = None,
+    unsafe_tools: Annotated[
+        bool, typer.Option("--unsafe-tools", help="Run the assistant's programs without a sandbox.")
+    ] = False,
+    think: Annotated[str, typer.Option(help="Thoughts: show, hide or off.")] = "show",
+    max_thought: Annotated[
+        int | None, typer.Option(min=1, help="Tokens a thought may have.")
+    ] = None,
     show_tokens: Annotated[
         bool, typer.Option("--tokens", help="Show the tokens of each turn.")
     ] = False,
@@ -330,7 +351,9 @@ def chat(
     debug: Debug = False,
 ) -> None:
     """Talk to a model in the terminal."""
+    from llmpipe.apps.chat.commands import think_mode
     from llmpipe.apps.chat.session import run_chat
+    from llmpipe.apps.chat.tools import ToolOptions
     from llmpipe.inference.sampling import Sampling
 
     sampling = Sampling(
@@ -341,6 +364,9 @@ def chat(
         prompt=prompt,
         system=system,
         sampling=sampling,
+        tools=ToolOptions(tools, corpus, search_url, tuple(search_host or ()), unsafe_tools),
+        think=think_mode(think),
+        max_thought=max_thought,
         show_tokens=show_tokens,
         device=device,
         console=_console(json, quiet, False, debug),
@@ -350,9 +376,10 @@ def chat(
 
 @app.command(
     "serve",
-    short_help="Serve a model over an OpenAI-compatible HTTP API",
+    short_help="Serve a model: an OpenAI-compatible API, and a chat page",
     rich_help_panel=USE,
-    epilog="Example:  llmpipe serve runs/tiny/sft --port 8000",
+    epilog="Examples:  llmpipe serve runs/tiny/sft --port 8000"
+    "    |    llmpipe serve runs/tiny/sft --tools none",
 )
 def serve_(
     model: ModelFolder = Path("runs/tiny/sft"),
@@ -368,29 +395,86 @@ def serve_(
         list[str] | None, typer.Option(help="A further Host header to accept; repeatable.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the API.")] = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(
+            help="Tools run within answers: python, search, both with a comma, or none; "
+            "python on loopback, none elsewhere."
+        ),
+    ] = None,
+    preferences: Annotated[
+        Path | None,
+        typer.Option(help="File for orders of answers; preferences.jsonl of the run otherwise."),
+    ] = None,
     max_batch: Annotated[
-        int, typer.Option(min=1, help="Requests worked on at the same time.")
-    ] = 16,
+        int | None, typer.Option(min=1, help="Requests worked on at the same time; 16 here.")
+    ] = None,
+    max_len: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of prompt and answer; the model's otherwise.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="llmpipe, or vllm: an installed vLLM takes this process's place.")
+    ] = "llmpipe",
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Serve a model over an OpenAI-compatible HTTP API, on this machine only unless told otherwise."""
-    from llmpipe.apps.serve.server import serve
+    """Serve a model over an OpenAI-compatible HTTP API, with a page to chat in, on this machine."""
+    from llmpipe.apps.serve.options import ServeOptions, run_serve
 
-    code = serve(
-        model,
+    options = ServeOptions(
+        folder=model,
         host=host,
         port=port,
         key=key,
         allowed_hosts=tuple(allow_host or ()),
         name=name,
-        device=device,
+        tools=tools,
+        preferences=preferences,
         max_batch=max_batch,
+        max_len=max_len,
+        backend=backend,
+        device=device,
+    )
+    raise typer.Exit(run_serve(options, _console(json, quiet, False, debug)))
+
+
+@app.command(
+    "bench infer",
+    short_help="Measure how fast a model writes here, beside other engines",
+    rich_help_panel=USE,
+    epilog="Examples:  llmpipe bench infer runs/tiny/sft    |    llmpipe bench infer runs/tiny/sft --batch 1,8 --json",
+)
+def bench_infer(
+    model: ModelFolder = Path("runs/tiny/sft"),
+    batch: Annotated[
+        str, typer.Option(help="Numbers of sequences to try, with commas.")
+    ] = "1,8,64,256",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 32,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write after each.")] = 32,
+    int8: Annotated[bool, typer.Option("--int8", help="Our matrices in 8 bits.")] = False,
+    peers: Annotated[
+        bool, typer.Option(help="Also run transformers, llama.cpp and vLLM where installed.")
+    ] = True,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure time to first token, tokens per second and the share of memory speed, beside other engines."""
+    from llmpipe.apps.bench_infer import parse_batches, run_bench_infer
+
+    run_bench_infer(
+        model,
+        batches=parse_batches(batch),
+        n_prompt=prompt_tokens,
+        n_new=new_tokens,
+        int8=int8,
+        peers=peers,
+        device=device,
         console=_console(json, quiet, False, debug),
     )
-    raise typer.Exit(code)
 
 
 @app.command(
@@ -449,7 +533,7 @@ def export_(
     epilog="Example:  llmpipe import gpt2-folder --out runs/gpt2/base",
 )
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Hugging Face folder: GPT-2, Llama 3 or Qwen3.")],
+    folder: Annotated[Path, typer.Argument(help="Hugging Face folder, or a model's name there.")],
     out: Annotated[Path, typer.Option(help="Model folder to make.")],
     json: Json = False,
     quiet: Quiet = False,
@@ -686,11 +770,18 @@ def recipes(
 
 
 @app.command(short_help="Check what this machine can do", rich_help_panel=SET_UP)
-def doctor(json: Json = False, debug: Debug = False) -> None:
+def doctor(
+    sandbox: Annotated[
+        bool,
+        typer.Option("--sandbox", help="Attack the sandbox of the python tool, and say what held."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Check what this machine can do: versions, device, memory, disk, a short training run."""
-    from llmpipe.cli.doctor import run_doctor
+    from llmpipe.cli.doctor import run_doctor, run_sandbox_doctor
 
-    run_doctor(_console(json, debug=debug))
+    (run_sandbox_doctor if sandbox else run_doctor)(_console(json, debug=debug))
 
 
 # ----------------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ import platform
 import shutil
 import tempfile
 import time
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import llmpipe
 from llmpipe.core.console import Console, format_bytes
-from llmpipe.core.errors import InputError
+from llmpipe.core.errors import ExpectationError, InputError, UserError
 
 PACKAGES = (
     "torch",
@@ -21,9 +22,9 @@ PACKAGES = (
     "pyarrow",
     "trafilatura",
     "fastwarc",
-    "rustbpe",
-    "splintr-rs",
+    "gigatoken",
     "tiktoken",
+    "bm25s",
 )
 MIN_FREE_DISK_BYTES = 2_000_000_000
 
@@ -43,6 +44,37 @@ def run_doctor(console: Console) -> None:
         console.out(f"{'verdict':<18}{'all well' if not problems else '; '.join(problems)}")
     if problems:
         raise InputError("; ".join(problems))
+
+
+def run_sandbox_doctor(console: Console) -> None:
+    """Let the attack table loose on the sandbox of the python tool, show how each attack went.
+
+    Raises:
+        UserError: if there can be no sandbox on this system.
+        ExpectationError: if an attack came through.
+    """
+    from llmpipe.assistant.tools.attacks import try_attacks
+    from llmpipe.assistant.tools.python import PythonTool
+
+    findings = []
+    with PythonTool(cpu_s=2) as tool:
+        in_force = tool.in_force()
+        if not console.json_output:
+            console.out(f"in force: {in_force}\n")
+        for finding in try_attacks(tool):
+            findings.append(finding)
+            if not console.json_output:
+                verdict = "held" if finding.held else "CAME THROUGH"
+                console.out(f"{finding.name:<42}{verdict:<14}{finding.detail[:72]}")
+    if console.json_output:
+        console.document({"in_force": in_force, "attacks": [asdict(f) for f in findings]})
+    if through := [finding.name for finding in findings if not finding.held]:
+        raise ExpectationError(
+            f"{len(through)} of {len(findings)} attacks came through: {', '.join(through)}",
+            hint="leave the tool out with `--tools none`, and report this with the lines above",
+        )
+    if not console.json_output:
+        console.out(f"\nall {len(findings)} attacks were held")
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
@@ -65,9 +97,21 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     facts["free disk"] = format_bytes(free)
     if free < MIN_FREE_DISK_BYTES:
         problems.append(f"only {format_bytes(free)} of disk are free here")
+    facts["sandbox"] = _sandbox()
     facts["write test"] = _write_speed(problems)
     facts |= _torch_facts()
     return facts, problems
+
+
+def _sandbox() -> str:
+    """Return what would shut in the programs of the python tool; `--sandbox` tries whether it does."""
+    from llmpipe.assistant.tools.python import PythonTool
+
+    try:
+        with PythonTool() as tool:
+            return tool.in_force()
+    except UserError as error:
+        return f"none, so no python tool: {error.message}"
 
 
 def _write_speed(problems: list[str]) -> str:

@@ -24,6 +24,7 @@ from llmpipe.core.config import digest
 from llmpipe.core.console import Console
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.stage import code_version, environment
+from llmpipe.export.gpt2_tokenizer import load_tokenizer, tokenizer_files
 from llmpipe.export.hugging_face import read_json, read_stop_ids
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.special import BOS, IM_END, NAMED_TOKENS
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """How a model on the hub is named: its owner and its own name."""
+
+_WANTED = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+"""Files to fetch from the hub."""
 
 VERSION = 1
 """Of what importing does; a part of the artifact's key."""
@@ -52,7 +56,8 @@ def import_model(
     """Make a model artifact of a Hugging Face folder.
 
     Args:
-        folder: with `config.json`, safetensors (one file or several) and `tokenizer.json`; or the name
+        folder: with `config.json`, safetensors (one file or several) and `tokenizer.json`, or for
+            GPT-2 `vocab.json` and `merges.txt`; or the name
             of a model on the Hugging Face hub, such as `openai-community/gpt2`.
         out: the artifact; it must not exist.
         chat_tokens: add the control tokens of our protocol where they are missing; `sft` needs them.
@@ -76,7 +81,7 @@ def import_model(
     if not folder.exists() and HUB_NAME.fullmatch(folder.as_posix()):
         console.info(f"{folder} is no folder here: asking the Hugging Face hub for it")
         folder = download(folder.as_posix())
-    theirs = Tokenizer.load(folder)
+    theirs = load_tokenizer(folder)
     tokenizer = with_chat_tokens(theirs) if chat_tokens else theirs
     model = load_model(folder, dtype=getattr(torch, dtype) if dtype else None)
     n_rows = model.config.vocab_size
@@ -128,7 +133,7 @@ def download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
+        return Path(snapshot_download(name, allow_patterns=[*_WANTED]))
     except LocalEntryNotFoundError:
         raise InputError(
             f"{name} is no folder here, and the Hugging Face hub cannot be reached",
@@ -204,7 +209,10 @@ def _chat_template(folder: Path) -> str | None:
 def _manifest(
     folder: Path, out: Path, settings: Mapping[str, Any], stats: Mapping[str, Any]
 ) -> dict[str, Any]:
-    names = {path.name for path in folder.glob("*.safetensors")} | {"config.json", "tokenizer.json"}
+    names = {path.name for path in folder.glob("*.safetensors")} | {
+        "config.json",
+        *tokenizer_files(folder),
+    }
     files = {name: sha for name, (_, sha) in list_files(folder).items() if name in names}
     asked = {
         "schema": SCHEMA,

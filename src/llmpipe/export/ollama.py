@@ -2,6 +2,8 @@
 
 An import without template and stops is the usual reason for models that babble on in Ollama. The
 template is in Go's language; the document mark is left out, because llama.cpp puts it in front itself.
+
+Source: ollama/ollama docs/modelfile.md (instructions and parameters) and docs/template.md (example ChatML).
 """
 
 from __future__ import annotations

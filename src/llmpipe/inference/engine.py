@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from llmpipe.core.errors import UserError
+from llmpipe.inference.decoder import Decoder, build_decoder
 from llmpipe.inference.kv_cache import SlotCache
 from llmpipe.inference.sampling import Sampling, choose_tokens
 from llmpipe.model.transformer import Transformer
@@ -119,10 +120,16 @@ class Engine:
         model: in evaluation mode, on any device.
         max_batch: rows worked on at the same time; more requests wait.
         max_len: tokens of the longest row, prompt included; the model's own limit by default.
+        is_compiled: take decoding steps in C on a CPU and as a CUDA graph on a GPU, where possible.
     """
 
     def __init__(
-        self, model: Transformer, *, max_batch: int = 8, max_len: int | None = None
+        self,
+        model: Transformer,
+        *,
+        max_batch: int = 8,
+        max_len: int | None = None,
+        is_compiled: bool = True,
     ) -> None:
         config = model.config
         weights = next(model.parameters())
@@ -138,6 +145,7 @@ class Engine:
             dtype=weights.dtype,
             device=self.device,
         )
+        self._decoder = build_decoder(model, self._cache) if is_compiled else None
         self._slots = [_Slot() for _ in range(max_batch)]
         self._waiting: deque[_Row] = deque()
         self._rows: dict[int, _Row] = {}
@@ -246,6 +254,8 @@ class Engine:
 
     def refresh(self) -> None:
         """Forget what slots hold of earlier requests, because the weights have changed."""
+        if self._decoder:
+            self._decoder.refresh()
         for slot in self._slots:
             slot.ids.clear()
 
@@ -318,8 +328,61 @@ class Engine:
     @torch.inference_mode()
     def _advance(self, rows: Sequence[_Row]) -> list[Token]:
         """Send pending tokens through the model; sample for the rows that have none left."""
+        ready: Sequence[_Row]
+        if self._decoder and self._can_decode(self._decoder, rows):
+            ready, logits = rows, self._decoded(self._decoder, rows)
+        else:
+            ready, logits = self._computed(rows)
+        if not ready:
+            return []
+        chosen = choose_tokens(
+            logits,
+            [row.sampling for row in ready],
+            [row.generator for row in ready],
+            [row.ids for row in ready],
+            [row.n_prompt for row in ready],
+        )
+        logprobs = self._logprobs(logits, chosen, [row.sampling.n_logprobs for row in ready])
+        return [
+            self._accept(row, id, logprob)
+            for row, id, logprob in zip(ready, chosen, logprobs, strict=True)
+        ]
+
+    def _held(self, rows: Sequence[_Row]) -> tuple[list[int], list[list[int]]]:
+        """Return the slots of rows, and the ids that each holds."""
         slots = [row.slot for row in rows if row.slot is not None]
-        held = [self._slots[i].ids for i in slots]
+        return slots, [self._slots[i].ids for i in slots]
+
+    def _can_decode(self, decoder: Decoder, rows: Sequence[_Row]) -> bool:
+        n_pending = [self._n_pending(row) for row in rows]
+        if max(n_pending) > 1 and not decoder.takes_prompts:
+            return False
+        asks_for_prompts = any(
+            row.prompt_logprobs is not None and not row.n_sampled for row in rows
+        )
+        return sum(n_pending) <= decoder.most_tokens and not asks_for_prompts
+
+    def _decoded(self, decoder: Decoder, rows: Sequence[_Row]) -> Tensor:
+        """Append all pending tokens of the rows; return the logits after each row's last."""
+        slots, held = self._held(rows)
+        new: list[int] = []
+        slot_of: list[int] = []
+        place_of: list[int] = []
+        last: list[int] = []
+        for row, slot, ids in zip(rows, slots, held, strict=True):
+            places = range(len(ids), len(row.ids))
+            new += row.ids[len(ids) :]
+            slot_of += [slot] * len(places)
+            place_of += places
+            last.append(len(new) - 1)
+        logits = decoder(new, slot_of, place_of, last)
+        for row, ids in zip(rows, held, strict=True):
+            ids.extend(row.ids[len(ids) :])
+        return logits
+
+    def _computed(self, rows: Sequence[_Row]) -> tuple[list[_Row], Tensor]:
+        """Send chunks of pending tokens through the model; return the rows with none left, and their logits."""
+        slots, held = self._held(rows)
         chunks = [
             row.ids[len(ids) : len(ids) + PREFILL_TOKENS]
             for row, ids in zip(rows, held, strict=True)
@@ -333,27 +396,9 @@ class Engine:
             if row.prompt_logprobs is not None and len(ids) < row.n_prompt:
                 row.prompt_logprobs += self._prompt_logprobs(row, x[i], len(ids), len(chunk))
             ids.extend(chunk)
-
         ready = [i for i, row in enumerate(rows) if self._n_pending(row) == 0]
-        if not ready:
-            return []
-        last = (
-            x if len(ready) == len(rows) == 1 else x[ready, [n_new[i] - 1 for i in ready]][:, None]
-        )
-        logits = self._logits(last[:, -1])
-        ready_rows = [rows[i] for i in ready]
-        chosen = choose_tokens(
-            logits,
-            [row.sampling for row in ready_rows],
-            [row.generator for row in ready_rows],
-            [row.ids for row in ready_rows],
-            [row.n_prompt for row in ready_rows],
-        )
-        logprobs = self._logprobs(logits, chosen, [row.sampling.n_logprobs for row in ready_rows])
-        return [
-            self._accept(row, id, logprob)
-            for row, id, logprob in zip(ready_rows, chosen, logprobs, strict=True)
-        ]
+        last = x[ready, [n_new[i] - 1 for i in ready]]  # B d_model
+        return [rows[i] for i in ready], self._logits(last)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model.head(x)[:, : self.model.config.vocab_size]

@@ -29,7 +29,7 @@ class Int8Linear(nn.Module):
         self.register_buffer(
             "weight", (weight / scale[:, None]).round().to(torch.int8).contiguous()
         )
-        self.register_buffer("scale", scale.to(torch.bfloat16))
+        self.register_buffer("scale", scale)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach())
         self._has_kernel = weight.device.type == "cpu" and hasattr(torch, "_weight_int8pack_mm")
 
@@ -37,7 +37,9 @@ class Int8Linear(nn.Module):
         """Multiply `x` (bfloat16) with the weights."""
         weight, scale = self.get_buffer("weight"), self.get_buffer("scale")
         if self._has_kernel and x.dtype == torch.bfloat16:
-            rows = torch._weight_int8pack_mm(x.flatten(0, -2).contiguous(), weight, scale)
+            rows = torch._weight_int8pack_mm(
+                x.flatten(0, -2).contiguous(), weight, scale.to(x.dtype)
+            )
             y: Tensor = rows.view(*x.shape[:-1], -1)
         else:
             y = F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)

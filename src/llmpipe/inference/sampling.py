@@ -15,7 +15,7 @@ by as little instead of reordering them.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -117,11 +117,7 @@ def choose_tokens(
     """
     logits = logits.float()
     if any(sampling.shifts_logits for sampling in samplings):
-        logits = logits.clone()
-        for i_row, sampling in enumerate(samplings):
-            if sampling.shifts_logits:
-                n_prompt = n_prompts[i_row] if n_prompts else 0
-                _shift(logits[i_row], sampling, histories[i_row], n_prompt)
+        logits = _shifted(logits, samplings, histories, n_prompts or [0] * len(samplings))
     tokens = logits.argmax(dim=-1)
 
     drawing = [i_row for i_row, sampling in enumerate(samplings) if sampling.temperature > 0]
@@ -129,7 +125,7 @@ def choose_tokens(
         probs = probabilities(logits[drawing], [samplings[i] for i in drawing])
         uniforms = [torch.rand((), generator=generators[i], dtype=torch.float64) for i in drawing]
         tokens[drawing] = invert_cdf(probs, torch.stack(uniforms).to(logits.device))
-    return tokens.tolist()
+    return tokens.tolist()  # the one place where the host waits for the device
 
 
 def probabilities(
@@ -143,8 +139,10 @@ def probabilities(
     # The largest logit becomes 0 first, so that a tiny temperature cannot overflow.
     logits = logits - logits.amax(dim=-1, keepdim=True)
     logits = logits / column([max(s.temperature, 1e-6) for s in samplings])
-    if any(s.top_k or s.top_p for s in samplings):
-        logits = logits.masked_fill(~_kept_by_rank(logits, samplings), -torch.inf)
+    limited = [i for i, s in enumerate(samplings) if s.top_k or (s.top_p or 1.0) < 1]
+    if limited:
+        kept = _kept_by_rank(logits[limited], [samplings[i] for i in limited])
+        logits[limited] = logits[limited].masked_fill(~kept, -torch.inf)
     probs = logits.softmax(dim=-1)
     if any(s.min_p for s in samplings):
         floor = column([s.min_p or 0.0 for s in samplings]) * probs.amax(dim=-1, keepdim=True)
@@ -156,20 +154,62 @@ def probabilities(
 def _kept_by_rank(
     logits: Float[Tensor, "batch vocab_size"], samplings: Sequence[Sampling]
 ) -> Bool[Tensor, "batch vocab_size"]:
-    """Return which tokens top-k and top-p keep; one sort serves both."""
-    n_vocab = logits.shape[-1]
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    top_k = torch.tensor([s.top_k or n_vocab for s in samplings], device=logits.device)
-    ranks = torch.arange(n_vocab, device=logits.device)
-    kept = ranks < top_k[:, None]
+    """Return which tokens top-k and top-p keep; one ordering serves both.
 
-    probs = ordered.masked_fill(~kept, -torch.inf).softmax(dim=-1)
-    before = probs.cumsum(dim=-1) - probs  # probability of all likelier tokens
+    Sorting a vocabulary takes a CPU longer than a small model's step, and the tokens that are kept are nearly
+    always among the likeliest few: those are tried first. Each row decides that for itself, so that it
+    does not depend on the others.
+    """
+    n_vocab = logits.shape[-1]
+    top_k = torch.tensor([s.top_k or n_vocab for s in samplings], device=logits.device)[:, None]
     # 2 and not 1 where top-p is off: rounding can lift the sum before a rare token to 1.
-    top_p = torch.tensor([s.top_p or 2.0 for s in samplings], device=logits.device)
-    kept &= before < top_p[:, None]
+    limits = [s.top_p if s.top_p and s.top_p < 1 else 2.0 for s in samplings]
+    top_p = torch.tensor(limits, device=logits.device)[:, None]
+    log_total = logits.logsumexp(dim=-1, keepdim=True)
+    everything = torch.zeros_like(logits, dtype=torch.bool)
+    rows = torch.arange(len(logits), device=logits.device)
+    if logits.device.type == "cpu" and n_vocab > 4 * _FEW:
+        ordered, order = logits.topk(_FEW, dim=-1)
+        kept = _kept_in_order(ordered, top_k, top_p, log_total)
+        everything.scatter_(-1, order, kept)
+        is_cut = (top_k[:, 0] > _FEW) & (top_k[:, 0] < n_vocab)  # what top-k keeps is not all there
+        rows = rows[kept[:, -1] & (top_k[:, 0] > _FEW) | is_cut]
+    if len(rows):
+        ordered, order = logits[rows].sort(dim=-1, descending=True, stable=True)
+        kept = _kept_in_order(ordered, top_k[rows], top_p[rows], log_total[rows])
+        everything[rows] = torch.zeros_like(kept).scatter(-1, order, kept)
+    return everything
+
+
+_FEW = 512
+"""Likeliest tokens that are looked at before a whole vocabulary is sorted."""
+
+
+def _kept_in_order(
+    ordered: Float[Tensor, "batch ranks"],
+    top_k: Int[Tensor, "batch 1"],
+    top_p: Float[Tensor, "batch 1"],
+    log_total: Float[Tensor, "batch 1"],
+) -> Bool[Tensor, "batch ranks"]:
+    """Return which of the likeliest logits, in descending order, top-k and then top-p keep.
+
+    Args:
+        ordered: all of them, or the first ones.
+        top_k: at most this many.
+        top_p: of the probability of what top-k keeps.
+        log_total: logarithm of the sum of the exponentials of all logits, kept or not.
+    """
+    by_rank = torch.arange(ordered.shape[-1], device=ordered.device) < top_k
+    has_all = (
+        top_k > ordered.shape[-1]
+    )  # then the sum over the kept ones is not at hand, nor needed
+    log_kept = ordered.masked_fill(~by_rank, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    probs = (ordered - torch.where(has_all, log_total, log_kept)).exp()
+    probs = probs.masked_fill(~by_rank, 0.0)
+    before = probs.cumsum(dim=-1) - probs  # probability of all likelier tokens
+    kept = by_rank & (before < top_p)
     kept[:, 0] = True
-    return torch.zeros_like(kept).scatter(dim=-1, index=order, src=kept)
+    return kept
 
 
 def invert_cdf(
@@ -182,20 +222,58 @@ def invert_cdf(
     return torch.searchsorted(cdf, targets, right=True).squeeze(1).clamp(max=probs.shape[-1] - 1)
 
 
-def _shift(
-    logits: Float[Tensor, " vocab_size"], sampling: Sampling, history: Sequence[int], n_prompt: int
-) -> None:
-    """Apply biases and penalties to one row, in place."""
-    device = logits.device
-    if sampling.logit_bias:
-        ids, biases = zip(*sampling.logit_bias, strict=True)
-        logits[torch.tensor(ids, device=device)] += torch.tensor(biases, device=device)
-    if sampling.repetition_penalty != 1 and history:
-        seen = torch.tensor(sorted(set(history)), device=device)
-        values, penalty = logits[seen], sampling.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    counts = Counter(history[n_prompt:])
-    if counts and (sampling.presence_penalty or sampling.frequency_penalty):
-        written = torch.tensor(list(counts), device=device)
-        times = torch.tensor(list(counts.values()), device=device, dtype=logits.dtype)
-        logits[written] -= sampling.presence_penalty + sampling.frequency_penalty * times
+def _shifted(
+    logits: Float[Tensor, "batch vocab_size"],
+    samplings: Sequence[Sampling],
+    histories: Sequence[Sequence[int]],
+    n_prompts: Sequence[int],
+) -> Float[Tensor, "batch vocab_size"]:
+    """Return logits with biases and penalties applied.
+
+    What concerns which token of which row is listed on the host, and applied to all rows at once:
+    a device gets the same few operations for one row and for hundreds.
+    """
+    biases, seen, written = _Places(), _Places(), _Places()
+    for row, (sampling, history) in enumerate(zip(samplings, histories, strict=True)):
+        for id, bias in sampling.logit_bias:
+            biases.add(row, id, bias)
+        if sampling.repetition_penalty != 1:
+            for id in set(history):
+                seen.add(row, id, sampling.repetition_penalty)
+        presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
+        if presence or frequency:
+            for id, times in Counter(history[n_prompts[row] :]).items():
+                written.add(row, id, -presence - frequency * times)
+
+    logits = logits.clone()
+    if biases.rows:
+        rows, ids, values = biases.on(logits)
+        logits.index_put_((rows, ids), values, accumulate=True)
+    if seen.rows:
+        rows, ids, penalties = seen.on(logits)
+        found = logits[rows, ids]
+        logits[rows, ids] = torch.where(found > 0, found / penalties, found * penalties)
+    if written.rows:
+        rows, ids, values = written.on(logits)
+        logits.index_put_((rows, ids), values, accumulate=True)
+    return logits
+
+
+@dataclass
+class _Places:
+    """Tokens of rows, and a number for each."""
+
+    rows: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, row: int, id: int, value: float) -> None:
+        self.rows.append(row)
+        self.ids.append(id)
+        self.values.append(value)
+
+    def on(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rows, ids and values where the logits are."""
+        places = torch.tensor([self.rows, self.ids], device=logits.device)
+        values = torch.tensor(self.values, device=logits.device, dtype=logits.dtype)
+        return places[0], places[1], values

@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.norm import RMSNorm
@@ -98,6 +97,8 @@ def attend_within_documents(
     documents: Documents,
 ) -> Float[Tensor, "batch heads time head_dim"]:
     """Mix each document's tokens, causally, without looking at any other pair."""
+    from torch.nn.attention.varlen import varlen_attn  # takes seconds: it brings the compiler
+
     n_batch, n_heads, n_time = q.shape[:3]
     n_shared = n_heads // k.shape[1]
 

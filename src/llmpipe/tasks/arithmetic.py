@@ -1,4 +1,4 @@
-"""Sums, differences and products of numbers with one or two digits, to be solved with the tool.
+"""Sums, differences and products of numbers, to be solved with the tool.
 
 Which pairs of numbers are never trained is decided here, by a hash of the pair, so that the maker
 of training conversations and the examiner cannot disagree. The hash is of the unordered pair: one
@@ -27,6 +27,14 @@ PHRASINGS = (
     "Calculate {a} + {b}.",
 )
 """How the examiner asks: wordings that are trained too, because the numbers are what is new."""
+
+PRODUCT_PHRASINGS = (
+    "What is {a} * {b}?",
+    "{a} * {b}",
+    "What is {a} times {b}?",
+    "Multiply {a} by {b}.",
+    "Calculate {a} * {b}.",
+)
 
 _NUMBER = re.compile(r"-?\d+")
 
@@ -73,10 +81,29 @@ def sum_examples(facts: Facts, n: int, seed: int) -> list[Example]:
     ]
 
 
+def product_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+    """Return `n` held-out products of three-digit numbers, no pair twice."""
+    rng = random.Random(f"multiplication {seed}")
+    pairs: dict[tuple[int, int], None] = {}
+    while len(pairs) < n:
+        a, b = rng.randrange(100, 1000), rng.randrange(100, 1000)
+        if is_held_out(a, b):
+            pairs[min(a, b), max(a, b)] = None
+    return [
+        Example(PRODUCT_PHRASINGS[i % len(PRODUCT_PHRASINGS)].format(a=a, b=b), str(a * b))
+        for i, (a, b) in enumerate(pairs)
+    ]
+
+
+def is_right(example: Example, answer: Answer) -> bool:
+    """Accept an answer whose last number is the expected one."""
+    numbers = _NUMBER.findall(answer.text)
+    return bool(numbers) and numbers[-1] == example.expected
+
+
 def is_right_with_tool(example: Example, answer: Answer) -> bool:
     """Accept an answer whose last number is the expected one, if Python was called for it."""
-    numbers = _NUMBER.findall(answer.text)
-    return bool(answer.tool_calls) and bool(numbers) and numbers[-1] == example.expected
+    return bool(answer.tool_calls) and is_right(example, answer)
 
 
 ARITHMETIC = Task(
@@ -85,4 +112,12 @@ ARITHMETIC = Task(
     summary="held-out sums of two-digit numbers, solved with the Python tool",
     examples=sum_examples,
     is_right=is_right_with_tool,
+)
+
+MULTIPLICATION = Task(
+    name="multiplication",
+    version=1,
+    summary="held-out products of three-digit numbers, with a tool or without",
+    examples=product_examples,
+    is_right=is_right,
 )

@@ -32,6 +32,8 @@ class Example:
 
     question: str
     expected: str
+    system: str | None = None
+    """System message of the conversation."""
 
 
 @dataclass(frozen=True)

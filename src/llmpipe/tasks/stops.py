@@ -1,36 +1,27 @@
 """Does the assistant end its answers? A model that was not trained on the stop token never does.
 
-The prompts are those of the other tasks and the first questions of conversations that were kept
-from training; the verdict looks only at how the answer ended.
+The prompts are the first questions of conversations that were kept from training, or where there are
+none those of other tasks; the verdict looks only at how the answer ended.
 """
 
 from __future__ import annotations
 
-import json
 import random
 
 from llmpipe.tasks.arithmetic import sum_examples
 from llmpipe.tasks.base import Answer, Example, Facts, Task
+from llmpipe.tasks.held_out import held_out_conversations
 from llmpipe.tasks.identity import identity_examples
 
 
 def stop_examples(facts: Facts, n: int, seed: int) -> list[Example]:
     """Return up to `n` held-out prompts of all kinds, none twice."""
-    prompts = [example.question for example in sum_examples(facts, n, seed)]
-    prompts += [example.question for example in identity_examples(facts, n, seed)]
-    if facts.conversations is not None:
-        with facts.conversations.open(encoding="utf-8") as lines:
-            prompts += [_first_question(json.loads(line)) for line in lines]
-    unique = sorted(set(prompts) - {""})
-    chosen = random.Random(f"stops {seed}").sample(unique, min(n, len(unique)))
+    prompts = {kept.question for kept in held_out_conversations(facts)} - {""}
+    if not prompts:
+        examples = sum_examples(facts, n, seed) + identity_examples(facts, n, seed)
+        prompts = {example.question for example in examples}
+    chosen = random.Random(f"stops {seed}").sample(sorted(prompts), min(n, len(prompts)))
     return [Example(question, "a stop token") for question in chosen]
-
-
-def _first_question(row: dict[str, list[dict[str, object]]]) -> str:
-    for message in row["messages"]:
-        if message["role"] == "user" and isinstance(message["content"], str):
-            return message["content"]
-    return ""
 
 
 def ended(example: Example, answer: Answer) -> bool:
@@ -40,7 +31,7 @@ def ended(example: Example, answer: Answer) -> bool:
 
 STOPS = Task(
     name="stops",
-    version=1,
+    version=2,
     summary="held-out prompts of all kinds; right if the answer ends with the stop token",
     examples=stop_examples,
     is_right=ended,

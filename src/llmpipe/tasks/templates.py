@@ -1,7 +1,7 @@
 """Questions and answers written for this project, as TOML files that come with the package.
 
 One file holds topics; a topic holds wordings of one question, ways to answer it, and wordings that
-are never trained, for examining. The makers of training conversations and the examiners both read
+are never trained, for examining. A file may also hold dialogues of several turns. The makers of training conversations and the examiners both read
 them here, so the two cannot disagree about what is held out.
 """
 
@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 _PLACE = re.compile(r"\{(\w+)\}")
 
@@ -29,8 +30,7 @@ class Topic:
 
 def load_topics(name: str) -> tuple[Topic, ...]:
     """Read `resources/conversations/<name>.toml`."""
-    path = files("llmpipe") / "resources" / "conversations" / f"{name}.toml"
-    topics = tomllib.loads(path.read_text(encoding="utf-8"))["topic"]
+    topics = _load(name)["topic"]
     return tuple(
         Topic(
             topic["name"],
@@ -40,6 +40,16 @@ def load_topics(name: str) -> tuple[Topic, ...]:
         )
         for topic in topics
     )
+
+
+def load_dialogues(name: str) -> tuple[tuple[str, ...], ...]:
+    """Read the dialogues of the same file: what the user and the assistant say, in turn."""
+    return tuple(tuple(dialogue["turns"]) for dialogue in _load(name).get("dialogue", ()))
+
+
+def _load(name: str) -> dict[str, Any]:
+    path = files("llmpipe") / "resources" / "conversations" / f"{name}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def _expand(questions: list[str], values: Mapping[str, list[str]]) -> tuple[str, ...]:

@@ -11,17 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from llmpipe.apps.chat import session
+from llmpipe.apps.chat import once, session
 from llmpipe.apps.chat.commands import COMMANDS, changed, run_command
-from llmpipe.apps.chat.session import print_reply, run_chat
+from llmpipe.apps.chat.probabilities import answer_choices
+from llmpipe.apps.chat.reply_printer import ReplyPrinter, print_reply
+from llmpipe.apps.chat.session import run_chat, status
 from llmpipe.apps.chat.state import Chat
-from llmpipe.apps.chat.terminal import Interrupts, Keyboard
+from llmpipe.apps.chat.terminal import CommandCompleter, Interrupts, Keyboard
+from llmpipe.apps.chat.tools import ToolOptions, open_chat_tools
 from llmpipe.apps.load import load
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput
-from llmpipe.assistant.reply import Done, Event, Reply, TextDelta, ToolCall, ToolResult
+from llmpipe.assistant.reply import Done, Event, Reply, TextDelta, ThinkDelta, ToolCall, ToolResult
+from llmpipe.assistant.tools.policy import Kernel
+from llmpipe.core.artifact import SCHEMA
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.inference.sampling import Sampling
 
@@ -54,6 +62,11 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return use
 
 
+class FakeTool:
+    def run(self, text: str) -> str:
+        return text
+
+
 DONE = Done("stop", 3, 10.0, 0.1)
 
 
@@ -73,7 +86,7 @@ def test_prompt_prints_the_answer_alone_on_stdout(
     )
     assert run_chat(model_folder, prompt="1?", sampling=SAMPLING, console=screen.console) == 0
     assert screen.stdout.getvalue() == "It is 1.\n"
-    assert screen.stderr.getvalue() == ""
+    assert screen.stderr.getvalue() == "the answer is empty\n"  # none of it went into the reply
 
 
 def test_without_a_terminal_the_message_comes_from_stdin(
@@ -83,7 +96,7 @@ def test_without_a_terminal_the_message_comes_from_stdin(
     writes([], TextDelta("yes"), DONE)
     monkeypatch.setattr("sys.stdin", io.StringIO("line one\nline two\n"))
     monkeypatch.setattr(
-        session, "Message", lambda role, text: asked.append(text) or Message(role, text)
+        once, "Message", lambda role, text: asked.append(text) or Message(role, text)
     )
     run_chat(model_folder, sampling=SAMPLING, console=screen.console)
     assert asked == ["line one\nline two"]
@@ -123,7 +136,7 @@ def test_reply_is_kept_and_tools_are_shown(chat: Chat, screen: Any, writes: Any)
     )
     chat.messages.append(Message("user", "hello"))
     assert print_reply(chat, screen.console)
-    assert screen.stdout.getvalue() == "Hi\ufffd  [python] 2*3\n  [result] 6\n\n"
+    assert screen.stdout.getvalue() == "Hi\ufffd\n  [python] 2*3\n  [result] 6\n\n"
     assert chat.messages[-1] == Message("assistant", (Text("Hi"),))
 
 
@@ -187,12 +200,13 @@ def test_every_command_runs_on_an_empty_or_a_full_chat(
     file = str(tmp_path / "chat.jsonl")
     chat.messages = [Message("user", "hello"), Message("assistant", "there")]
     lines = [f"/{name} {file if name in ('save', 'load') else ''}" for name in COMMANDS]
-    results = {
-        line.split()[0]: run_command(line, chat, screen.console)
-        for line in lines
-        if "undo" not in line
-    }
+    results = {}
+    for line in lines:
+        if not chat.messages or chat.messages[-1].role != "assistant":
+            chat.messages = [Message("user", "hello"), Message("assistant", "there")]
+        results[line.split()[0]] = run_command(line, chat, screen.console)
     assert results.pop("/quit") == "quit"
+    assert results.pop("/edit") == "edit"
     assert results.pop("/regen") == "reply"
     assert set(results.values()) == {"ask"}
 
@@ -236,6 +250,88 @@ def test_undo_and_regen_take_back_the_right_messages(chat: Chat, screen: Any) ->
     run_command("/undo", chat, screen.console)
     with pytest.raises(UserError, match="nothing has been said"):
         run_command("/undo", chat, screen.console)
+
+
+def test_edit_changes_the_last_question_and_forgets_its_answer(chat: Chat, screen: Any) -> None:
+    with pytest.raises(UserError, match="nothing has been said"):
+        run_command("/edit", chat, screen.console)
+    chat.messages = [Message("user", "a"), Message("assistant", "b")]
+    assert run_command("/edit", chat, screen.console) == "edit"
+    assert run_command("/edit c d", chat, screen.console) == "reply"
+    assert chat.messages == [Message("user", "c d")]
+
+
+def test_think_shows_hides_bounds_and_stops_thoughts(chat: Chat, screen: Any) -> None:
+    for argument, state in (
+        ("hide", ("hide", None)),
+        ("64", ("hide", 64)),
+        ("off", ("off", 64)),
+        ("8", ("show", 8)),
+    ):
+        run_command(f"/think {argument}", chat, screen.console)
+        assert (chat.think, chat.max_thought) == state
+    for wrong in ("0", "of", "٣"):
+        with pytest.raises(UserError, match="not one of show, hide, off"):
+            run_command(f"/think {wrong}", chat, screen.console)
+
+
+def test_tools_can_be_taken_away_and_given_back(chat: Chat, screen: Any) -> None:
+    chat.tools = {"python": FakeTool(), "search": FakeTool()}
+    assert list(chat.usable_tools) == ["python", "search"]
+    assert "Tools:" not in chat.loaded.tokenizer.decode(chat.rendered().ids)
+    run_command("/tools search", chat, screen.console)
+    assert list(chat.usable_tools) == ["search"]
+    assert "Tools: search." in chat.loaded.tokenizer.decode(chat.rendered().ids)
+    begin = chat.loaded.tokenizer.special["<|python_start|>"]
+    assert (begin, float("-inf")) in chat._sampling().logit_bias  # not even begun
+    assert len(chat._sampling().logit_bias) == 1
+    run_command("/tools none", chat, screen.console)
+    assert "Tools: none." in chat.loaded.tokenizer.decode(chat.rendered().ids)
+    run_command("/tools all", chat, screen.console)
+    assert list(chat.usable_tools) == ["python", "search"] and not chat._sampling().logit_bias
+    with pytest.raises(UserError, match="unknown tool `pyton`"):
+        run_command("/tools pyton", chat, screen.console)
+    chat.tools = {}
+    with pytest.raises(UserError, match="was not opened"):
+        run_command("/tools python", chat, screen.console)
+
+
+def test_probabilities_are_those_of_the_model(chat: Chat, screen: Any) -> None:
+    """Compared with one plain forward pass over the conversation."""
+    with pytest.raises(UserError, match="no answer yet"):
+        run_command("/probs", chat, screen.console)
+    chat.sampling = Sampling(temperature=0.7, top_k=2, seed=3)  # changes nothing here
+    parts = (PythonCall("1"), ToolOutput("2"), Text("ok"))
+    chat.messages = [Message("user", "hi"), Message("assistant", parts)]
+    choices = answer_choices(chat, 3)
+    ids, special = chat.rendered().ids, chat.loaded.tokenizer.special
+    begin = len(ids) - 1 - len(choices)  # a newline follows the stop token
+    assert [choice.logprob.id for choice in choices] == ids[begin:-1]
+    assert ids[-2] == special["<|im_end|>"] and ids[begin] == special["<|python_start|>"]
+    assert [choice.is_chosen for choice in choices] == [True] * 3 + [False] * 3 + [True] * 3
+    with torch.inference_mode():
+        expected = chat.loaded.model(torch.tensor([ids]))[0].log_softmax(-1)
+    for i, choice in enumerate(choices, start=begin):
+        assert choice.logprob.logprob == pytest.approx(float(expected[i - 1, ids[i]]), abs=1e-4)
+        assert choice.logprob.top[0][1] == pytest.approx(float(expected[i - 1].max()), abs=1e-4)
+    run_command("/probs 2", chat, screen.console)
+    lines = screen.stdout.getvalue().splitlines()
+    assert len(lines) == len(choices) + 1 and sum("put in by a tool" in line for line in lines) == 3
+    assert lines[-1].startswith("6 tokens, each with probability 0.") or "%" in lines[-1]
+    assert chat.loaded.engine.n_free_slots == 1
+    with pytest.raises(UserError, match="not a number"):
+        run_command("/probs many", chat, screen.console)
+
+
+def test_raw_shows_the_whole_prompt_token_by_token(chat: Chat, screen: Any) -> None:
+    chat.messages = [Message("user", "é"), Message("assistant", "ok")]
+    run_command("/raw", chat, screen.console)
+    assert screen.stdout.getvalue().replace("|u|s|e|r|", "|user|") == (
+        "<|bos|>|<|im_start|>|user|⏎\n||é|<|im_end|>|⏎\n|<|im_start|>|a|s|s|i|s|t|a|n|t|⏎\n|o|k|<|im_end|>|⏎\n"
+        "|<|im_start|>|a|s|s|i|s|t|a|n|t|⏎\n\n37 tokens\n"
+    )
+    run_command("/raw on", chat, screen.console)
+    assert chat.raw
 
 
 def test_saved_chat_comes_back_whole(chat: Chat, screen: Any, tmp_path: Path) -> None:
@@ -285,6 +381,81 @@ def test_token_view_marks_what_is_trained(chat: Chat, screen: Any) -> None:
     assert "3 of them (+)" in text
 
 
+def test_thoughts_are_set_apart_or_hidden(chat: Chat, screen: Any, writes: Any) -> None:
+    events = [ThinkDelta("7 times"), ThinkDelta(" 6"), ToolCall("python", "7*6\n"), DONE]
+    for think, shown in (
+        ("show", "[thinks] 7 times 6\n  [python] 7*6\n"),
+        ("hide", "[thinks …]\n  [python] 7*6\n"),
+    ):
+        screen.stdout.truncate(screen.stdout.seek(0))
+        printer = ReplyPrinter(screen.console, think, has_tools=True)
+        for event in events:
+            printer.show(event)
+        assert screen.stdout.getvalue() == shown
+
+
+def test_long_results_are_cut_on_the_screen_only(screen: Any) -> None:
+    printer = ReplyPrinter(screen.console, "show", has_tools=True)
+    printer.show(ToolResult("search", "\n".join(f"line {i}" for i in range(40))))
+    lines = screen.stdout.getvalue().splitlines()
+    assert len(lines) == 12
+    assert lines[1] == "           line 1" and lines[-1] == "           … 29 more lines"
+
+
+# -- many conversations, tools of the command line --------------------------------------------------
+
+
+def test_each_line_of_json_gets_a_line_of_json(
+    model_folder: Path, json_screen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in ("a", "b", "a")]
+    rows[1]["messages"].insert(0, {"role": "system", "content": "be"})
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(json.dumps, rows)) + "\n\n"))
+    run_chat(model_folder, sampling=SAMPLING, show_tokens=True, console=json_screen.console)
+    first, second, third = map(json.loads, json_screen.stdout.getvalue().splitlines())
+    assert first["ids"] == third["ids"] != second["ids"]
+    rows[0]["messages"].append({"role": "assistant", "content": "x"})
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n" + json.dumps(rows[0])))
+    with pytest.raises(InputError, match="line 2 ends with an answer"):
+        run_chat(model_folder, sampling=SAMPLING, console=json_screen.console)
+
+
+def test_tools_are_those_asked_for_or_those_there_are(screen: Any, tmp_path: Path) -> None:
+    def opened(**options: Any) -> list[str]:
+        with open_chat_tools(ToolOptions(**options), tmp_path / "sft", screen.console) as tools:
+            return list(tools)
+
+    assert opened() == ["python"]
+    assert opened(names="none") == []
+    assert opened(search_url="http://127.0.0.1:1/") == ["python", "search"]
+    with pytest.raises(UserError, match="nothing to look through"):
+        opened(names="python,search")
+    with pytest.raises(UserError, match="`search` is not"):
+        opened(names="python", corpus=tmp_path)
+    (tmp_path / "corpus").mkdir()
+    manifest = {"schema": SCHEMA, "kind": "corpus", "id": "0"}
+    (tmp_path / "corpus" / "manifest.json").write_text(json.dumps(manifest))
+    assert opened() == ["python", "search"]
+    assert opened(names="search") == ["search"]
+
+
+def test_chat_without_a_sandbox_goes_on_without_python(
+    screen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("llmpipe.apps.chat.tools", "llmpipe.assistant.tools.python"):
+        monkeypatch.setattr(f"{module}.examine_kernel", lambda: Kernel(0, False))
+    with open_chat_tools(ToolOptions(), tmp_path, screen.console) as tools:
+        assert tools == {}
+    assert "no python tool" in screen.stderr.getvalue()
+    with (
+        pytest.raises(UserError, match="needs a sandbox"),
+        open_chat_tools(ToolOptions("python"), tmp_path, screen.console),
+    ):
+        pass
+    with open_chat_tools(ToolOptions(unsafe=True), tmp_path, screen.console) as tools:
+        assert list(tools) == ["python"]
+
+
 # -- the keyboard ----------------------------------------------------------------------------------
 
 
@@ -295,19 +466,19 @@ def keys() -> Iterator[PipeInput]:
 
 
 def test_enter_sends_and_alt_enter_starts_a_line(keys: PipeInput) -> None:
-    keyboard = Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput())
+    keyboard = Keyboard({"help": ()}, lambda: "", keys=keys, screen=DummyOutput())
     keys.send_text("one\x1b\rtwo\r")
     assert keyboard.ask() == "one\ntwo"
 
 
 def test_pasted_lines_stay_one_message(keys: PipeInput) -> None:
-    keyboard = Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput())
+    keyboard = Keyboard({"help": ()}, lambda: "", keys=keys, screen=DummyOutput())
     keys.send_text("\x1b[200~a\n/quit\nb\x1b[201~!\r")
     assert keyboard.ask() == "a\n/quit\nb!"
 
 
 def test_ctrl_c_and_ctrl_d_are_told_apart(keys: PipeInput) -> None:
-    keyboard = Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput())
+    keyboard = Keyboard({"help": ()}, lambda: "", keys=keys, screen=DummyOutput())
     keys.send_text("\x03")
     with pytest.raises(KeyboardInterrupt):
         keyboard.ask()
@@ -318,7 +489,7 @@ def test_ctrl_c_and_ctrl_d_are_told_apart(keys: PipeInput) -> None:
 
 def test_history_is_for_its_owner_alone(keys: PipeInput, tmp_path: Path) -> None:
     file = tmp_path / "state" / "history"
-    keyboard = Keyboard(["help"], lambda: "", file, keys=keys, screen=DummyOutput())
+    keyboard = Keyboard({"help": ()}, lambda: "", file, keys=keys, screen=DummyOutput())
     keys.send_text("secret\r")
     keyboard.ask()
     assert "secret" in file.read_text()
@@ -329,18 +500,17 @@ def test_talk_answers_until_ctrl_d_and_survives_errors(
     chat: Chat,
     screen: Any,
     keys: PipeInput,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     writes: Any,
 ) -> None:
     monkeypatch.setattr(
         session,
         "Keyboard",
-        lambda *_: Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput()),
+        lambda *_: Keyboard({"help": ()}, lambda: "", keys=keys, screen=DummyOutput()),
     )
     writes([*b"Hi"], TextDelta("Hi"), DONE)
     keys.send_text("hello\r/nonsense\r\r\x03/system Be brief.\r\x04")
-    session._talk(chat, screen.console, tmp_path)
+    session._talk(chat, screen.console)
     assert screen.stdout.getvalue() == "Hi\n"
     assert "unknown command `/nonsense`" in screen.stderr.getvalue()
     assert "Ctrl-C again" in screen.stderr.getvalue()
@@ -348,14 +518,65 @@ def test_talk_answers_until_ctrl_d_and_survives_errors(
     assert [message.text for message in chat.messages] == ["hello", "Hi"]
 
 
-def test_two_ctrl_c_leave(
-    chat: Chat, screen: Any, keys: PipeInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_message_is_edited_at_the_keyboard_and_kept_if_that_is_given_up(
+    chat: Chat, screen: Any, keys: PipeInput, monkeypatch: pytest.MonkeyPatch, writes: Any
 ) -> None:
     monkeypatch.setattr(
         session,
         "Keyboard",
-        lambda *_: Keyboard(["help"], lambda: "", keys=keys, screen=DummyOutput()),
+        lambda *_: Keyboard({"help": ()}, lambda: "", keys=keys, screen=DummyOutput()),
+    )
+    writes([*b"Hi"], TextDelta("Hi"), DONE)
+    keys.send_text("one\r/edit\r two\r/edit\r\x03\x04")
+    session._talk(chat, screen.console)
+    assert [message.text for message in chat.messages] == ["one two", "Hi"]
+    assert "nothing was changed" in screen.stderr.getvalue()
+
+
+def test_message_that_cannot_be_answered_is_taken_back(
+    chat: Chat, screen: Any, keys: PipeInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        session,
+        "Keyboard",
+        lambda *_: Keyboard({"help": ()}, lambda: "", keys=keys, screen=DummyOutput()),
+    )
+    keys.send_text("x" * 500 + "\rhello\r\x04")
+    session._talk(chat, screen.console)
+    assert "context holds 128" in screen.stderr.getvalue()
+    assert [message.role for message in chat.messages] == ["user", "assistant"]
+
+
+def test_status_names_model_temperature_context_and_tools(chat: Chat) -> None:
+    chat.name = "tiny/sft"
+    assert status(chat) == "tiny/sft · temperature 0 · context 1/128 (1%) · tools none"
+    chat.tools, chat.think = {"python": FakeTool()}, "hide"
+    assert status(chat).endswith("tools python · thinking hidden")
+
+
+def test_completion_offers_commands_words_and_files(tmp_path: Path) -> None:
+    words = {name: command.words for name, command in COMMANDS.items()}
+    completer = CommandCompleter(words)
+
+    def offered(text: str) -> list[str]:
+        return [c.text for c in completer.get_completions(Document(text), CompleteEvent())]
+
+    assert offered("/to") == ["tokens", "tools"]
+    assert offered("/think ") == ["show", "hide", "off"]
+    assert offered("/set temp") == ["temperature"]
+    (tmp_path / "chat.jsonl").touch()
+    assert offered(f"/load {tmp_path}/ch") == ["at.jsonl"]
+    assert offered("to") == offered("/help x") == offered("/nonsense ") == []
+
+
+def test_two_ctrl_c_leave(
+    chat: Chat, screen: Any, keys: PipeInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        session,
+        "Keyboard",
+        lambda *_: Keyboard({"help": ()}, lambda: "", keys=keys, screen=DummyOutput()),
     )
     keys.send_text("\x03\x03never\r")
-    session._talk(chat, screen.console, tmp_path)
+    session._talk(chat, screen.console)
     assert chat.messages == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import random
 import socket
@@ -16,10 +15,13 @@ from typing import Any
 import openai
 import pytest
 
+from llmpipe.apps.serve import server
+from llmpipe.apps.serve.address import is_loopback
 from llmpipe.apps.serve.limits import Limits
-from llmpipe.apps.serve.server import is_loopback, serve
+from llmpipe.apps.serve.server import default_tools, listen, serve
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
+from llmpipe.inference.engine import Engine
 
 
 def http(
@@ -50,10 +52,14 @@ def test_tokenize_and_back_with_hostile_text(served: Any) -> None:
 
 def test_key_covers_every_route_but_health(start: Callable[..., Any]) -> None:
     with start(key="s3cret-\xe9") as served:
-        for path in ("/v1/models", "/metrics", "/tokenize", "/no/such/route", "/v1/completions"):
+        closed = ("/v1/models", "/metrics", "/tokenize", "/no/such/route", "/v1/completions")
+        for path in (*closed, "/info", "/preferences", "/page"):
             assert http(served, path)[0] == 401
             assert http(served, path, headers={"authorization": "Bearer wrong"})[0] == 401
         assert http(served, "/health")[0] == 200
+        for path in ("/", "/page/main.js"):  # the page itself asks for the key
+            assert http(served, path)[0] == 200
+        assert http(served, "/page/..%2fapp.py")[0] == 404
         with pytest.raises(openai.AuthenticationError):
             served.client("wrong").models.list()
 
@@ -136,41 +142,6 @@ def test_random_bodies_never_break_the_server(served: Any) -> None:
     served.wait_until_idle()
 
 
-@pytest.mark.slow
-def test_concurrent_streams_with_disconnects_leak_nothing_and_mix_nothing_up(served: Any) -> None:
-    client = served.client()
-    settings: dict[str, Any] = {
-        "model": "run-sft",
-        "max_tokens": 40,
-        "temperature": 1.0,
-    }
-
-    def ask(seed: int) -> str:
-        answer = client.completions.create(prompt=f"q{seed % 5}", seed=seed, **settings)
-        return str(answer.choices[0].text)
-
-    expected = {seed: ask(seed) for seed in range(6)}
-
-    def stream(i: int) -> None:
-        rng, seed = random.Random(i), i % 6
-        n_wanted = rng.choice([0, 1, 5, 1000, 1000])
-        text = ""
-        with client.completions.create(
-            prompt=f"q{seed % 5}", seed=seed, stream=True, **settings
-        ) as events:
-            for k, event in enumerate(events):
-                if k >= n_wanted:
-                    assert expected[seed].startswith(text)
-                    return
-                text += event.choices[0].text
-        assert text == expected[seed]
-
-    with concurrent.futures.ThreadPoolExecutor(24) as pool:
-        list(pool.map(stream, range(96)))
-    served.wait_until_idle()
-    assert served.service.worker.n_failures == 0
-
-
 def test_client_that_leaves_before_the_whole_answer_frees_its_slot(served: Any) -> None:
     body = json.dumps({"prompt": "a", "max_tokens": 390, "logit_bias": {"120": 100}}).encode()
     raw = socket.create_connection(("127.0.0.1", served.port), timeout=5)
@@ -201,7 +172,7 @@ def test_failing_engine_costs_the_requests_in_it_and_no_others(
     with start() as served:
         body = json.dumps({"prompt": "a", "max_tokens": 2}).encode()
         with monkeypatch.context() as patch:
-            patch.setattr(served.model, "hidden", lambda *a, **k: 1 / 0)
+            patch.setattr(Engine, "_advance", lambda *a, **k: 1 / 0)
             status, _, data = http(served, "/v1/completions", body)
             assert status == 500 and "ZeroDivisionError" in data.decode()
         assert http(served, "/v1/completions", body)[0] == 200
@@ -238,3 +209,22 @@ def test_address_that_others_can_reach_needs_a_key(tmp_path: Path) -> None:
 def test_taken_port_is_an_error_with_a_hint(served: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{served.port}"):
         serve(tmp_path, port=served.port, console=Console(quiet=True))
+
+
+def test_small_answers_do_not_wait_for_an_acknowledgment() -> None:
+    """asyncio sets TCP_NODELAY on connections whose socket names its protocol."""
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_machine_without_a_sandbox_serves_without_tools(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def open_tools(*_: object) -> None:
+        raise UserError("there is nothing to build a sandbox from")
+
+    monkeypatch.setattr(server, "open_tools", open_tools)
+    assert default_tools(tmp_path, Console()) is None
+    assert "no tools: there is nothing" in capsys.readouterr().err
+    with pytest.raises(UserError, match="sandbox"):  # who asks for one is told
+        serve(tmp_path, tools=("python",), console=Console(quiet=True))

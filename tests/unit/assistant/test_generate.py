@@ -7,9 +7,26 @@ from contextlib import closing
 
 import pytest
 
-from llmpipe.assistant.generate import MAX_OUTPUT_TOKENS, answer_many, stream_reply
-from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, part_ids, render
-from llmpipe.assistant.reply import Done, Event, Reply, TextDelta, ToolCall, ToolResult, output_ids
+from llmpipe.assistant.generate import ANSWER_TOKENS, MAX_OUTPUT_TOKENS, answer_many, stream_reply
+from llmpipe.assistant.render import (
+    Message,
+    PythonCall,
+    Text,
+    Thought,
+    ToolOutput,
+    part_ids,
+    render,
+)
+from llmpipe.assistant.reply import (
+    Done,
+    Event,
+    Reply,
+    TextDelta,
+    ThinkDelta,
+    ToolCall,
+    ToolResult,
+    output_ids,
+)
 from llmpipe.core.errors import UserError
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
@@ -211,3 +228,77 @@ def test_conversation_that_does_not_fit_leaves_no_request_behind(
         answer_many(engine, tokenizer, [ASK, [Message("user", "x" * 999)]], GREEDY, {})
     assert engine.step() == []
     assert engine.n_free_slots == 1
+
+
+# -- thoughts ----------------------------------------------------------------------------------------
+
+
+def thought(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, ThinkDelta))
+
+
+def test_thought_is_kept_apart_from_the_answer(tokenizer: Tokenizer, scripted: Build) -> None:
+    parts = (Thought("37 is 30 and 7."), PythonCall("1"), ToolOutput("2"), Text("It is 82."))
+    script = turn(tokenizer, *parts)
+    reply = Reply(tokenizer)
+    tools = {"python": FakePython("2")}
+    events = list(stream_reply(scripted(ASK, script), tokenizer, ASK, GREEDY, tools, reply))
+    assert (thought(events), shown(events)) == ("37 is 30 and 7.", "It is 82.")
+    assert reply.message.parts == parts and reply.ids == script
+    assert reply.n_thought == len(tokenizer.encode("37 is 30 and 7."))
+    raw = Reply(tokenizer, show_special=True)
+    events = list(stream_reply(scripted(ASK, script), tokenizer, ASK, GREEDY, tools, raw))
+    assert shown(events).startswith("<|think_start|>37 is 30 and 7.<|think_end|><|python_start|>")
+    assert thought(events) == ""
+
+
+def test_thought_is_forgotten_once_the_user_speaks_again(tokenizer: Tokenizer) -> None:
+    asked = [*ASK, Message("assistant", (Thought("hm"), Text("82.")))]
+    begin = tokenizer.special["<|think_start|>"]
+    assert begin in render(asked, tokenizer).ids
+    assert begin not in render([*asked, Message("user", "And?")], tokenizer).ids
+
+
+@pytest.mark.parametrize("budget", [1, 5])
+def test_long_thought_is_closed_for_the_model(
+    tokenizer: Tokenizer, scripted: Build, budget: int
+) -> None:
+    end = tokenizer.special["<|think_end|>"]
+    thinking = part_ids(Thought("x" * budget), tokenizer)
+    assert thinking[-1] == end
+    engine = scripted(ASK, [*thinking, *turn(tokenizer, Text("Well."))])
+    # The model is not the one that closes: it is told so with a token that goes on thinking.
+    n_prompt = len(render(ASK, tokenizer, add_generation_prompt=True).ids)
+    engine.model._next[n_prompt - 1 + len(thinking) - 1] = tokenizer.encode("x")[0]
+    reply = Reply(tokenizer)
+    events = list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply, max_thought=budget))
+    assert (thought(events), shown(events)) == ("x" * budget, "Well.")
+    done = events[-1]
+    assert isinstance(done, Done) and done.n_tokens == len(reply.ids) - 1  # the forced one
+
+
+def test_unfinished_thought_is_no_answer(tokenizer: Tokenizer, scripted: Build) -> None:
+    engine = scripted(ASK, part_ids(Thought("abcdef"), tokenizer))
+    reply = Reply(tokenizer)
+    settings = Sampling(temperature=0.0, max_tokens=4)
+    events = list(stream_reply(engine, tokenizer, ASK, settings, {}, reply))
+    assert (thought(events), shown(events)) == ("abc", "")
+    assert reply.message.parts == (Thought("abc"),) and reply.message.text == ""
+
+
+def test_model_that_may_not_think_does_not_begin_to(tokenizer: Tokenizer, scripted: Build) -> None:
+    engine = scripted(ASK, turn(tokenizer, Thought("hm"), Text("Well.")))
+    reply = Reply(tokenizer)
+    list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply, max_thought=0))
+    assert tokenizer.special["<|think_start|>"] not in reply.ids and not reply.message.has_thought
+
+
+def test_tool_output_leaves_room_for_the_answer(tokenizer: Tokenizer, scripted: Build) -> None:
+    n_prompt = len(render(ASK, tokenizer, add_generation_prompt=True).ids)
+    call = part_ids(PythonCall("x"), tokenizer)
+    max_len = n_prompt + len(call) + 100
+    engine = scripted(ASK, call, max_len=max_len)
+    reply = Reply(tokenizer)
+    list(stream_reply(engine, tokenizer, ASK, GREEDY, {"python": FakePython("y" * 500)}, reply))
+    output = next(part for part in reply.message.parts if isinstance(part, ToolOutput))
+    assert len(output.text) == 100 - 1 - ANSWER_TOKENS - 2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmpipe.assistant.render import (
@@ -15,11 +13,16 @@ from llmpipe.assistant.render import (
     PythonCall,
     SearchCall,
     Text,
+    Thought,
     ToolOutput,
+    forget_thoughts,
     render,
+    render_for_training,
 )
+from llmpipe.assistant.tool_list import with_tool_list
 from llmpipe.core.errors import UserError
-from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.stages.sft.sources import read_conversations
+from llmpipe.tokenizer.bpe import Tokenizer, clean_text
 from llmpipe.tokenizer.special import SPECIAL_TOKENS
 
 HOSTILE = [
@@ -95,6 +98,7 @@ PARTS = st.lists(
         st.builds(Text, st.text(max_size=12)),
         st.builds(PythonCall, st.text(max_size=8)),
         st.builds(ToolOutput, st.text(max_size=8)),
+        st.builds(Thought, st.text(max_size=8)),
     ),
     max_size=4,
 )
@@ -114,6 +118,7 @@ def test_beginning_of_a_conversation_is_a_prefix_of_it(
     messages: list[Message], tokenizer: Tokenizer
 ) -> None:
     whole = render(messages, tokenizer)
+    messages = forget_thoughts(messages)
     for k in range(len(messages)):
         part = render(messages[:k], tokenizer)
         assert whole.ids[: len(part.ids)] == part.ids
@@ -135,42 +140,108 @@ def test_every_assistant_turn_trains_one_end_and_nothing_forced(
     assert not {"<|output_start|>", "<|output_end|>", "<|im_start|>", "<|bos|>"} & set(names)
 
 
-def real_conversations(folder: Path) -> list[list[Message]]:
-    conversations = []
-    with gzip.open(folder / "v1_sft_demo.jsonl.gz", "rt", encoding="utf-8") as file:
-        for line in file:
-            turns = json.loads(line)["messages"]
-            texts = ["".join(part["value"] for part in turn["content"]) for turn in turns]
-            conversations.append(
-                [Message(t["role"], text) for t, text in zip(turns, texts, strict=True)]
-            )
-    with gzip.open(folder / "glaive_toolcall_en_demo.json.gz", "rt", encoding="utf-8") as file:
-        for row in json.load(file):
-            messages = []
-            for turn in row["conversations"]:
-                who, text = turn["from"], turn["value"]
-                if who == "function_call":
-                    messages.append(Message("assistant", [PythonCall(text)]))
-                else:
-                    role = {"human": "user", "gpt": "assistant", "observation": "tool"}[who]
-                    messages.append(Message(role, text))
-            conversations.append(messages)
-    return conversations
+@pytest.fixture(scope="module")
+def real(test_data: Path) -> list[list[Message]]:
+    """A sample of every published file, without what is too long to look at a thousand times."""
+    messages = []
+    for path in sorted((test_data / "conversations").glob("*/*.gz")):
+        conversations, _ = read_conversations(path, path.name, limit=400)
+        messages += [list(c.messages) for c in conversations[::3]]
+    assert len(messages) > 800
+    return messages
 
 
+def spoken(message: Message) -> str:
+    """What is trained of a turn, by another road: its parts spelled out."""
+    names = {PythonCall: "python", SearchCall: "search", Thought: "think"}
+    text = ""
+    for part in message.parts:
+        if isinstance(part, Text):
+            text += part.text
+        elif not isinstance(part, ToolOutput):
+            [words] = vars(part).values()
+            text += f"<|{names[type(part)]}_start|>{words}<|{names[type(part)]}_end|>"
+    return text + "<|im_end|>"
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
 def test_real_conversations_train_the_assistants_words_alone(
-    test_data: Path, tokenizer: Tokenizer
+    real: list[list[Message]], tokenizer: Tokenizer, data: st.DataObject
 ) -> None:
-    conversations = real_conversations(test_data / "conversations" / "llamafactory")
-    assert len(conversations) > 100
-    for messages in conversations[::7]:
-        spoken = ""
-        for message in messages:
-            for part in message.parts if message.role == "assistant" else ():
-                is_call = isinstance(part, PythonCall)
-                spoken += f"<|python_start|>{part.code}<|python_end|>" if is_call else part.text
-            spoken += "<|im_end|>" if message.role == "assistant" else ""
-        assert trained_text(messages, tokenizer) == spoken
+    """Over all sequences of a conversation each turn is trained once, with its thoughts."""
+    messages = data.draw(st.sampled_from(real))
+    trained = ""
+    for rendered in render_for_training(messages, tokenizer):
+        pairs = zip(rendered.ids, rendered.mask, strict=True)
+        trained += tokenizer.decode(id for id, on in pairs if on)
+    said = "".join(spoken(m) for m in messages if m.role == "assistant" and m.is_trained)
+    assert trained == clean_text(said)[0]
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_real_conversations_are_prefixes_of_what_they_become(
+    real: list[list[Message]], tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    messages = data.draw(st.sampled_from(real))
+    k = data.draw(st.integers(0, len(messages)))
+    whole = render(messages, tokenizer)
+    # The thoughts that the whole has forgotten are no part of its beginning either.
+    part = render(forget_thoughts(messages)[:k], tokenizer)
+    assert whole.ids[: len(part.ids)] == part.ids
+    assert whole.mask[: len(part.mask)] == part.mask
+
+
+def test_thoughts_are_forgotten_when_the_user_speaks_again(tokenizer: Tokenizer) -> None:
+    turn = Message("assistant", [Thought("hm"), PythonCall("1"), ToolOutput("1"), Text("One.")])
+    first = [Message("user", "a"), turn]
+    assert "<|think_start|>hm<|think_end|>" in tokenizer.decode(render(first, tokenizer).ids)
+    more = [*first, Message("user", "b"), Message("assistant", [Thought("oh"), Text("Two.")])]
+    text = tokenizer.decode(render(more, tokenizer).ids)
+    assert "hm" not in text
+    assert text.endswith("<|think_start|>oh<|think_end|>Two.<|im_end|>\n")
+    assert "<|python_start|>1<|python_end|>" in text
+
+
+def test_each_turn_is_trained_once_as_it_is_written(tokenizer: Tokenizer) -> None:
+    messages = [
+        Message("user", "a"),
+        Message("assistant", "One."),
+        Message("user", "b"),
+        Message("assistant", [Thought("hm"), Text("Two.")]),
+        Message("user", "c"),
+        Message("assistant", "Three."),
+    ]
+    first, second = render_for_training(messages, tokenizer)
+    assert second.ids == render(messages, tokenizer).ids
+    trained = [
+        tokenizer.decode(id for id, on in zip(r.ids, r.mask, strict=True) if on)
+        for r in (first, second)
+    ]
+    assert trained == [
+        "One.<|im_end|><|think_start|>hm<|think_end|>Two.<|im_end|>",
+        "Three.<|im_end|>",
+    ]
+
+
+def test_turns_that_are_not_to_be_trained_are_read_alone(tokenizer: Tokenizer) -> None:
+    quiet = Message("assistant", "One.", is_trained=False)
+    loud = Message("assistant", "Two.")
+    messages = [Message("user", "a"), quiet, Message("user", "b"), loud]
+    assert trained_text(messages, tokenizer) == "Two.<|im_end|>"
+
+
+def test_a_tool_list_is_a_line_of_the_system_message() -> None:
+    assert with_tool_list([Message("user", "Hi")], [])[0] == Message("system", "Tools: none.")
+    told = with_tool_list(
+        [Message("system", "Be kind."), Message("user", "Hi")], ["python", "search"]
+    )
+    assert [m.text for m in told] == ["Be kind.\nTools: python, search.", "Hi"]
 
 
 def test_unknown_role_and_misplaced_tool_call_are_named() -> None:

@@ -13,11 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmpipe.assistant.render import Message, render
 from llmpipe.core.errors import ExpectationError, InputError, UserError
 from llmpipe.export import export as exporting
 from llmpipe.export.export import export_model
 from llmpipe.export.hugging_face import read_source
-from llmpipe.model.weights import load_model
+from llmpipe.inference.engine import Engine
+from llmpipe.inference.sampling import Sampling
+from llmpipe.model.weights import load_model, save_model
+from llmpipe.tokenizer.bpe import Tokenizer
 
 PATTERN_OF = {"gpt2": "gpt2", "llama": "llama3", "qwen3": "qwen2"}
 
@@ -36,6 +40,50 @@ def test_reloaded_export_gives_the_same_tokens_and_log_probabilities(
     checks = export_model(folder, to, tmp_path / "out", verify=True).checks  # type: ignore[arg-type]
     assert "64 of 64 greedy tokens equal" in checks[-1]
     assert checks[-1].startswith("transformers" if to == "hf" else "llama.cpp")
+
+
+@pytest.mark.slow
+def test_llama_cpp_answers_a_chat_as_the_engine_does(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A model trained on four conversations, through llama.cpp's own reading of the chat template."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    folder = make_folder()
+    tokenizer, model = Tokenizer.load(folder), load_model(folder).train()
+    talks = {
+        "Hi": "Hello, you.",
+        "2+3?": "It is 5.",
+        "Bye": "See you 😀!",
+        "Who?": "A small model.",
+    }
+    rendered = [
+        render([Message("user", asked), Message("assistant", answer)], tokenizer)
+        for asked, answer in talks.items()
+    ]
+    width = max(len(of.ids) for of in rendered)
+    ids = torch.tensor([[*of.ids, *[tokenizer.pad_id] * (width - len(of.ids))] for of in rendered])
+    is_trained = torch.tensor([[*of.mask, *[False] * (width - len(of.mask))] for of in rendered])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        logits = model(ids)[:, :-1][is_trained[:, 1:]]
+        torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_trained[:, 1:]]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_model(model.eval(), folder)
+    out = export_model(folder, "gguf", tmp_path / "out", verify=True).folder
+
+    llama = llama_cpp.Llama(str(out / "model.gguf"), n_ctx=128, verbose=False)
+    engine = Engine(model)
+    greedy = Sampling(temperature=0.0, max_tokens=30)
+    stops = [tokenizer.special["<|im_end|>"]]
+    for asked, learned in [*talks.items(), ("Who are you?", None)]:
+        prompt = render([Message("user", asked)], tokenizer, add_generation_prompt=True).ids
+        ours = tokenizer.decode(engine.generate([prompt], greedy, stops)[0].ids)
+        messages = [{"role": "user", "content": asked}]
+        theirs = llama.create_chat_completion(messages, temperature=0.0, max_tokens=30)
+        assert theirs["choices"][0]["message"]["content"] == ours
+        assert learned in (None, ours)
+    llama.close()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "q8_0"])
@@ -98,6 +146,10 @@ def test_modelfile_has_template_and_stops(make_folder: Callable[..., Path], tmp_
         '{{ end }}<|im_start|>assistant\n"""' in text
     )
     assert re.findall(r'PARAMETER stop "(.*)"', text) == ["<|im_end|>", "<|im_start|>"]
+    # Ollama's docs/modelfile.md: an instruction and its arguments a line, texts of several in """.
+    outside = re.sub(r'"""[\s\S]*?"""', "TEXT", text)
+    known = r'FROM \./\S+|TEMPLATE TEXT|PARAMETER num_ctx \d+|PARAMETER stop "[^"]+"'
+    assert all(re.fullmatch(known, line) for line in outside.splitlines())
 
 
 def test_model_card_tells_the_run_and_the_scores_of_this_model_alone(

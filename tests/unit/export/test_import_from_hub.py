@@ -23,7 +23,9 @@ def test_a_name_that_is_no_folder_is_asked_of_the_hub(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", give)
     with pytest.raises(InputError, match=r"cache.*tokenizer\.json"):  # it went on with that folder
         import_model(Path("openai-community/gpt2"), tmp_path / "out")
-    assert asked == [("openai-community/gpt2", ["*.json", "*.safetensors", "*.jinja"])]
+    assert asked == [
+        ("openai-community/gpt2", ["*.json", "*.safetensors", "*.jinja", "merges.txt"])
+    ]
 
 
 def test_without_a_network_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def test_next_turn_computes_only_what_is_new(
         return hidden(self, ids, **arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Transformer, "hidden", counting)
-    engine = Engine(model, max_batch=2)
+    engine = Engine(model, max_batch=2, is_compiled=False)
     prompt = list(range(12))
     answer = engine.generate([prompt], GREEDY)[0].ids
     widths.clear()
@@ -213,7 +213,7 @@ def test_group_computes_its_prompt_once_and_writes_what_single_requests_write(
         return hidden(self, ids, **arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Transformer, "hidden", counting)
-    engine = Engine(model, max_batch=3)
+    engine = Engine(model, max_batch=3, is_compiled=False)
     requests = engine.submit_group(prompt, samplings)
     got: dict[int, list[int]] = {request: [] for request in requests}
     for token in engine.run():

@@ -1,6 +1,8 @@
 """Sampling against probabilities worked out by hand or by plain Python."""
 
 import math
+import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -146,3 +148,94 @@ def test_bias_and_penalties_shift_the_logits_by_the_formula() -> None:
     assert draw(logits, banned, 1) == [1]
     assert draw(logits, Sampling(temperature=0.0, logit_bias=((3, 5.6),)), 1) == [3]
     assert logits.tolist()[0] == pytest.approx([0.5, 0.4, 0.0, -5.0])  # the input is left alone
+
+
+def shifted_row_by_row(
+    logits: torch.Tensor,
+    samplings: list[Sampling],
+    histories: list[list[int]],
+    n_prompts: list[int],
+) -> torch.Tensor:
+    """Plain Python over every token, in the documented order."""
+    values = logits.tolist()
+    for row, own, history, n in zip(values, samplings, histories, n_prompts, strict=True):
+        for id, bias in own.logit_bias:
+            row[id] += bias
+        for id in set(history):
+            row[id] *= own.repetition_penalty ** (-1 if row[id] > 0 else 1)
+        for id in set(history[n:]):
+            row[id] -= own.presence_penalty + own.frequency_penalty * history[n:].count(id)
+    return torch.tensor(values)
+
+
+def kept_by_sorting(row: list[float], own: Sampling) -> set[int]:
+    """Plain Python: order, cut at k, then keep until p is reached."""
+    order = sorted(range(len(row)), key=lambda id: -row[id])[: own.top_k]
+    weights = [math.exp(row[id]) for id in order]
+    kept, before = set(), 0.0
+    for id, weight in zip(order, weights, strict=True):
+        if kept and before >= (own.top_p or 2.0) * sum(weights):
+            break
+        kept.add(id)
+        before += weight
+    return kept
+
+
+def test_a_mixed_batch_is_chosen_as_row_by_row() -> None:
+    rng = random.Random(6)
+    n_vocab = 3000
+    samplings = [
+        Sampling(
+            temperature=rng.choice([0.0, 0.7, 1.0]),
+            top_k=rng.choice([None, 5, 700]),
+            top_p=rng.choice([None, 0.8, 0.999]),
+            min_p=rng.choice([None, 0.05]),
+            repetition_penalty=rng.choice([1.0, 1.4]),
+            presence_penalty=rng.choice([0.0, 0.6]),
+            frequency_penalty=rng.choice([0.0, -0.3]),
+            logit_bias=rng.choice([(), ((3, 2.5), (9, -4.0), (3, 1.0))]),
+            seed=seed,
+        )
+        for seed in range(40)
+    ]
+    logits = 2 * torch.randn(40, n_vocab, generator=torch.Generator().manual_seed(1))
+    histories = [[rng.randrange(20) for _ in range(rng.randrange(1, 9))] for _ in samplings]
+    n_prompts = [rng.randrange(len(history) + 1) for history in histories]
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(own.seed) for own in samplings]
+
+    together = choose_tokens(logits, samplings, generators(), histories, n_prompts)
+    plain = shifted_row_by_row(logits, samplings, histories, n_prompts)
+    bare = [
+        replace(
+            own, logit_bias=(), repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
+        )
+        for own in samplings
+    ]
+    alone = [
+        choose_tokens(plain[i : i + 1], [bare[i]], [generators()[i]], [()])[0] for i in range(40)
+    ]
+    assert together == alone
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 40, 511, 512, 513, 700])
+@pytest.mark.parametrize("top_p", [0.3, 0.99])
+def test_filters_of_a_large_vocabulary_equal_sorting(
+    top_k: int | None, top_p: float | None
+) -> None:
+    logits = torch.randn(2, 3000, generator=torch.Generator().manual_seed(2))
+    logits[1] *= 4  # one row where few tokens are enough, one where they are not
+    own = Sampling(top_k=top_k, top_p=top_p)
+    got = probabilities(logits, [own, own])
+    for row, probs in zip(logits.tolist(), got, strict=True):
+        assert set(probs.nonzero()[:, 0].tolist()) == kept_by_sorting(row, own)
+
+
+def test_top_p_of_one_keeps_every_token() -> None:
+    """Clients send it as a default; the sum of float32 probabilities passes 1 before the rarest ones."""
+    logits = 3 * torch.randn(1, 3000, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(
+        probabilities(logits, [Sampling(top_p=1.0)]), probabilities(logits, [Sampling()])
+    )
+    assert (probabilities(logits, [Sampling(top_p=1.0, top_k=2999)]) > 0).sum() == 2999

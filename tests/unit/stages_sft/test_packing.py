@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 
@@ -10,8 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, render
+from llmpipe.core.distributed import runtime
 from llmpipe.model.transformer import Transformer
-from llmpipe.stages.sft.packing import Sample, fit_length, make_batch, make_sample, pack
+from llmpipe.stages.sft import loop, packing
+from llmpipe.stages.sft.loop import Rows
+from llmpipe.stages.sft.packing import (
+    Sample,
+    fit_length,
+    make_batch,
+    make_sample,
+    pack,
+    refold,
+)
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.training.loss import IGNORE
 from llmpipe.training.step import batch_loss
@@ -50,6 +61,51 @@ def test_every_conversation_is_packed_once_and_rows_hold() -> None:
     assert sorted(i for row in rows for i in row) == list(range(2000))
     assert max(sum(lengths[i] for i in row) for row in rows) <= 256
     assert sum(lengths) / (len(rows) * 256) > 0.98
+
+
+@given(st.lists(st.integers(1, 1024), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_folding_keeps_every_conversation_in_a_row_that_holds_it(lengths: list[int]) -> None:
+    samples = [Sample(np.full(n, i), np.ones(n, bool), "x") for i, n in enumerate(lengths)]
+    folded = refold(samples, 1024)
+    assert set(folded) <= {256, 512, 1024}
+    assert list(folded) == sorted(folded, reverse=True)
+    seen = []
+    for n_time, rows in folded.items():
+        for row in rows:
+            assert sum(len(sample.ids) for sample in row) <= n_time
+            assert max(len(sample.ids) for sample in row) > (n_time // 2 if n_time > 256 else 0)
+            seen += [int(sample.ids[0]) for sample in row]
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_folding_leaves_short_rows_as_long_as_they_are() -> None:
+    samples = [Sample(np.arange(9), np.ones(9, bool), "x")] * 3
+    assert list(refold(samples, 256)) == [256]
+    assert list(refold(samples, 300)) == [300]
+    assert list(refold(samples, 512)) == [256]
+
+
+@pytest.mark.parametrize("n_processes", [1, 2, 3])
+def test_folded_rows_train_the_same(
+    model: Transformer, tokenizer: Tokenizer, n_processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all processes the loss of folded rows is that of the rows as they were."""
+    samples = conversations(tokenizer) * 2
+    rows = [samples[:3], samples[3:]]
+    expected = float(batch_loss(model, make_batch(rows, 256, tokenizer.pad_id)).detach())
+    for module in (packing, loop):
+        monkeypatch.setattr(module, "SHORTEST_ROW", 64)
+    total, shapes = 0.0, set()
+    with runtime("cpu") as where:
+        for rank in range(n_processes):
+            ranks = dataclasses.replace(where.ranks, rank=rank, world_size=n_processes)
+            mine = dataclasses.replace(where, ranks=ranks)
+            for batch in Rows(rows, {}, 256, tokenizer.pad_id).batches(rows, 2, mine):
+                total += float(batch_loss(model, batch).detach())
+                shapes.add(batch.ids.shape[1])
+    assert shapes < {64, 128, 256}
+    assert total == pytest.approx(expected, rel=1e-5)
 
 
 def conversations(tokenizer: Tokenizer) -> list[Sample]:

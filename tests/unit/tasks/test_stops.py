@@ -23,7 +23,7 @@ def test_truth_table(answer: Answer, right: bool) -> None:
     assert ended(Example("Hi", "a stop token"), answer) is right
 
 
-def test_prompts_come_from_held_out_conversations_too(tmp_path: Path) -> None:
+def test_prompts_come_from_held_out_conversations(tmp_path: Path) -> None:
     path = tmp_path / "held_out.jsonl"
     messages = [
         {"role": "system", "content": "Be short."},
@@ -32,8 +32,9 @@ def test_prompts_come_from_held_out_conversations_too(tmp_path: Path) -> None:
     ]
     path.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
     questions = [example.question for example in stop_examples(Facts("Pebble", path), 5000, 1)]
-    assert "Only I am asked." in questions
-    assert len(questions) == len(set(questions))
+    assert questions == ["Only I am asked."]
+    without = [example.question for example in stop_examples(Facts("Pebble"), 5000, 1)]
+    assert len(without) == len(set(without)) > 100
 
 
 def test_the_table_names_tasks_by_their_names() -> None:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
-from llmpipe.apps.chat.state import Chat
-from llmpipe.apps.chat.token_view import token_view
+from llmpipe.apps.chat.probabilities import answer_choices, probability_table
+from llmpipe.apps.chat.state import Chat, ThinkMode
+from llmpipe.apps.chat.terminal import PATH
+from llmpipe.apps.chat.token_view import raw_view, token_view
+from llmpipe.apps.chat.tools import tool_names
+from llmpipe.assistant.render import Message
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError, did_you_mean
 from llmpipe.inference.sampling import Sampling
 
-Next = Literal["ask", "reply", "quit"]
-"""What follows a command: the keyboard, an answer, or the end."""
+Next = Literal["ask", "reply", "edit", "quit"]
+"""What follows a command: the keyboard, an answer, the last message to be changed, or the end."""
+
+Word = TypeVar("Word", bound=str)
+
+THINK_MODES: tuple[ThinkMode, ...] = get_args(ThinkMode)
+N_TOP = 4
+"""Tokens that `/probs` shows beside each one."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command: what it takes, what it does in words, and the function that does it."""
+    """One command: what it takes, what it does in words, and the function that does it.
+
+    Attributes:
+        words: offered after its name; see `Keyboard`.
+    """
 
     argument: str
     summary: str
     run: Callable[[Chat, str, Console], Next]
+    words: tuple[str, ...] = ()
 
 
 def run_command(line: str, chat: Chat, console: Console) -> Next:
@@ -41,7 +56,7 @@ def run_command(line: str, chat: Chat, console: Console) -> Next:
 
 def _help(chat: Chat, argument: str, console: Console) -> Next:
     for name, command in COMMANDS.items():
-        console.out(f"  {f'/{name} {command.argument}':<20} {command.summary}")
+        console.out(f"  {f'/{name} {command.argument}':<26} {command.summary}")
     console.out(
         "  Enter sends, Alt-Enter (or Esc, Enter) starts a new line; pasted lines stay together."
     )
@@ -60,9 +75,9 @@ def _set(chat: Chat, argument: str, console: Console) -> Next:
     if argument:
         name, _, value = argument.partition(" ")
         chat.sampling = changed(chat.sampling, name, value.strip())
-    for setting in fields(Sampling):
-        value = getattr(chat.sampling, setting.name)
-        console.out(f"  {setting.name:<20} {'off' if value is None else value}")
+    for name in _SETTINGS:
+        value = getattr(chat.sampling, name)
+        console.out(f"  {name:<20} {'off' if value is None else value}")
     return "ask"
 
 
@@ -72,7 +87,7 @@ def changed(sampling: Sampling, name: str, value: str) -> Sampling:
     Raises:
         UserError: if there is no such setting, or the value is not one for it.
     """
-    types = {setting.name: str(setting.type) for setting in fields(Sampling)}
+    types = {s.name: str(s.type) for s in fields(Sampling) if s.name in _SETTINGS}
     if name not in types:
         hint = did_you_mean(name, types) or f"settings are {', '.join(types)}"
         raise UserError(f"unknown setting `{name}`", hint=hint)
@@ -95,6 +110,15 @@ def _regen(chat: Chat, argument: str, console: Console) -> Next:
     chat.sampling = replace(chat.sampling, seed=chat.sampling.seed + 1)
     if chat.sampling.temperature == 0:
         console.info("temperature is 0, so the answer stays the same: `/set temperature 0.8`")
+    return "reply"
+
+
+def _edit(chat: Chat, argument: str, console: Console) -> Next:
+    chat.last_question()  # there must be one
+    if not argument:
+        return "edit"
+    chat.undo()
+    chat.messages.append(Message("user", argument))
     return "reply"
 
 
@@ -134,9 +158,63 @@ def _tokens(chat: Chat, argument: str, console: Console) -> Next:
 
 
 def _raw(chat: Chat, argument: str, console: Console) -> Next:
-    chat.raw = not chat.raw
-    console.info(f"control tokens are {'shown' if chat.raw else 'hidden'}")
+    if argument:
+        chat.raw = _one_of(argument, ("on", "off")) == "on"
+        console.info(f"control tokens are {'shown' if chat.raw else 'hidden'} in answers")
+    else:
+        console.out(raw_view(chat.rendered(True), chat.loaded.tokenizer, console.has_colour))
     return "ask"
+
+
+def _probs(chat: Chat, argument: str, console: Console) -> Next:
+    if argument and not (argument.isascii() and argument.isdigit() and int(argument)):
+        raise UserError(f"`{argument}` is not a number of tokens", hint="for example `/probs 10`")
+    choices = answer_choices(chat, int(argument or N_TOP))
+    console.out(probability_table(choices, chat, console.has_colour))
+    return "ask"
+
+
+def _think(chat: Chat, argument: str, console: Console) -> Next:
+    if argument.isascii() and argument.isdigit() and int(argument):
+        chat.max_thought = int(argument)
+        chat.think = "show" if chat.think == "off" else chat.think
+    elif argument:
+        chat.think = think_mode(argument)
+    state = {"show": "shown", "hide": "hidden", "off": "not had"}[chat.think]
+    bound = "" if chat.max_thought is None else f", up to {chat.max_thought:,} tokens"
+    console.info(f"thoughts are {state}{bound}")
+    return "ask"
+
+
+def think_mode(word: str) -> ThinkMode:
+    """Return the mode of that name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    return _one_of(word, THINK_MODES)
+
+
+def _tools(chat: Chat, argument: str, console: Console) -> Next:
+    if argument:
+        names = tuple(chat.tools) if argument == "all" else tuple(tool_names(argument))
+        if missing := [name for name in names if name not in chat.tools]:
+            raise UserError(
+                f"the tool `{missing[0]}` was not opened",
+                hint=f"leave, and start with `--tools {','.join([*chat.tools, *missing])}`",
+            )
+        chat.offered = names
+    console.info(f"tools: {', '.join(chat.usable_tools) or 'none'}")
+    if closed := [name for name in chat.tools if name not in chat.usable_tools]:
+        console.info(f"could be used: {', '.join(closed)}")
+    return "ask"
+
+
+def _one_of(word: str, known: Sequence[Word]) -> Word:
+    for one in known:
+        if word == one:
+            return one
+    raise UserError(f"`{word}` is not one of {', '.join(known)}")
 
 
 def _stats(chat: Chat, argument: str, console: Console) -> Next:
@@ -155,17 +233,34 @@ def _quit(chat: Chat, argument: str, console: Console) -> Next:
     return "quit"
 
 
+_SETTINGS = tuple(
+    setting.name for setting in fields(Sampling) if setting.name not in ("logit_bias", "n_logprobs")
+)
+
 COMMANDS: dict[str, Command] = {
     "help": Command("", "list the commands", _help),
-    "system": Command("[TEXT|off]", "show, set or remove the system message", _system),
-    "set": Command("[NAME VALUE]", "show or change temperature, top_k, top_p, seed ...", _set),
+    "system": Command("[TEXT|off]", "show, set or remove the system message", _system, ("off",)),
+    "set": Command("[NAME VALUE]", "show or change temperature, top_k, seed ...", _set, _SETTINGS),
     "regen": Command("", "answer the last message again, with the next seed", _regen),
+    "edit": Command("[TEXT]", "change the last message and have it answered", _edit),
     "undo": Command("", "take back the last message and its answer", _undo),
     "clear": Command("", "begin a new conversation", _clear),
-    "save": Command("FILE", "write the conversation as a line of JSON", _save),
-    "load": Command("FILE", "go on with a saved conversation", _load),
-    "tokens": Command("", "show the conversation as the model reads it", _tokens),
-    "raw": Command("", "show or hide control tokens in answers", _raw),
+    "save": Command("FILE", "write the conversation as a line of JSON", _save, (PATH,)),
+    "load": Command("FILE", "go on with a saved conversation", _load, (PATH,)),
+    "tokens": Command("", "show the ids of the conversation, and which are trained", _tokens),
+    "probs": Command("[N]", "show how likely each token of the last answer was", _probs),
+    "raw": Command(
+        "[on|off]", "show what the model reads; control tokens in answers", _raw, ("on", "off")
+    ),
+    "think": Command(
+        "[show|hide|off|N]", "show thoughts or not, bound their tokens", _think, THINK_MODES
+    ),
+    "tools": Command(
+        "[NAMES|all|none]",
+        "show or choose what may be called",
+        _tools,
+        ("python", "search", "all", "none"),
+    ),
     "stats": Command("", "show context used and speed", _stats),
     "quit": Command("", "leave", _quit),
 }

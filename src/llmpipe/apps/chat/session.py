@@ -1,24 +1,22 @@
-"""`llmpipe chat`: a conversation at the terminal, or one answer for a pipe."""
+"""`llmpipe chat`: a conversation at the terminal, or answers for a pipe."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 
 from llmpipe.apps.chat.commands import COMMANDS, run_command
-from llmpipe.apps.chat.state import Chat
-from llmpipe.apps.chat.terminal import HISTORY_FILE, Interrupts, Keyboard
-from llmpipe.apps.chat.token_view import token_view
+from llmpipe.apps.chat.once import answer_once, read_questions
+from llmpipe.apps.chat.reply_printer import print_reply
+from llmpipe.apps.chat.state import Chat, ThinkMode
+from llmpipe.apps.chat.terminal import HISTORY_FILE, Keyboard
+from llmpipe.apps.chat.tools import ToolOptions, open_chat_tools
 from llmpipe.apps.load import load
-from llmpipe.apps.printable import printable
-from llmpipe.assistant.render import Message, PythonCall, SearchCall, ToolOutput
-from llmpipe.assistant.reply import Reply, TextDelta, ToolCall, ToolResult
-from llmpipe.assistant.tools.python import PythonTool
+from llmpipe.assistant.frames import frame_for
+from llmpipe.assistant.render import Message
 from llmpipe.core.console import Console
-from llmpipe.core.errors import InputError, Interrupted, LlmpipeError, UserError
+from llmpipe.core.errors import InputError, LlmpipeError
 from llmpipe.inference.sampling import Sampling
-from llmpipe.tokenizer.special import IM_END, IM_START
 
 
 def run_chat(
@@ -27,6 +25,9 @@ def run_chat(
     prompt: str | None = None,
     system: str | None = None,
     sampling: Sampling,
+    tools: ToolOptions | None = None,
+    think: ThinkMode = "show",
+    max_thought: int | None = None,
     show_tokens: bool = False,
     device: str = "auto",
     console: Console,
@@ -38,6 +39,9 @@ def run_chat(
         prompt: the only message; None asks at the terminal, or reads stdin if there is none.
         system: system message.
         sampling: how to choose tokens.
+        tools: what may be called.
+        think: whether thoughts are shown.
+        max_thought: tokens a thought may have.
         show_tokens: show the ids of the conversation after every reply.
         device: `auto`, `cpu` or `cuda`.
         console: answers go to its stdout, everything else to its stderr.
@@ -46,79 +50,38 @@ def run_chat(
         The exit code.
     """
     is_terminal = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
-    text = None if is_terminal else _only_message(prompt)
+    questions = [] if is_terminal else read_questions(prompt, console.json_output)
+    if is_terminal:
+        console.info(f"loading {folder}")
     loaded = load(folder, device)
-    for name in (IM_START, IM_END):
+    frame = frame_for(loaded.tokenizer)
+    for name in (frame.start, frame.end):
         if name not in loaded.tokenizer.special:
             raise InputError(
                 f"{folder} has no token {name}, so it cannot chat",
                 hint="let it go on with a text: `llmpipe sample`",
             )
-    with PythonTool() as python:
-        chat = Chat(loaded, {"python": python}, sampling, system, show_tokens=show_tokens)
-        if text is None:
-            _talk(chat, console, folder)
-        else:
-            _answer_once(chat, text, console)
+    tools = tools or ToolOptions()
+    with open_chat_tools(tools, folder, console) as opened:
+        chat = Chat(
+            loaded, opened, sampling, system, think=think, max_thought=max_thought, show_tokens=show_tokens
+        )  # fmt: skip
+        chat.name = "/".join(folder.resolve().parts[-2:])
+        chat.offered = None if tools.names is None else tuple(opened)
+        if is_terminal:
+            _talk(chat, console)
+        for messages in questions:
+            chat.begin(messages)
+            chat.system = chat.system or system
+            answer_once(chat, console)
     return 0
 
 
-def _only_message(prompt: str | None) -> str:
-    text = sys.stdin.read() if prompt is None else prompt
-    if not text.strip():
-        raise UserError("there is no message to answer", hint="give one with `-p`, or on stdin")
-    return text.removesuffix("\n")
-
-
-def _answer_once(chat: Chat, text: str, console: Console) -> None:
-    """Print the answer to one message on stdout, and nothing else there."""
-    chat.messages.append(Message("user", text))
-    reply = Reply(chat.loaded.tokenizer)
-    with Interrupts() as interrupts, contextlib.closing(chat.reply(reply)) as events:
-        for event in events:
-            if isinstance(event, TextDelta) and not console.json_output:
-                console.write(printable(event.text))
-            elif isinstance(event, ToolCall | ToolResult):
-                console.debug(f"{_label(event)} {printable(event.text)}")
-            if interrupts.requested:
-                raise Interrupted("stopped by Ctrl-C")
-    chat.messages.append(reply.message)
-    if console.json_output:
-        console.document(_as_json(chat, reply))
-        return
-    console.out()
-    if chat.show_tokens:
-        console.info(token_view(chat.rendered(), chat.loaded.tokenizer, console.has_colour))
-
-
-def _as_json(chat: Chat, reply: Reply) -> dict[str, object]:
-    assert chat.last, "a reply that was not stopped has an end"
-    tools = []
-    for part in reply.message.parts:
-        match part:
-            case PythonCall(text):
-                tools.append({"tool": "python", "input": text})
-            case SearchCall(text):
-                tools.append({"tool": "search", "input": text})
-            case ToolOutput(text) if tools:
-                tools[-1]["output"] = text
-    document: dict[str, object] = {
-        "answer": reply.message.text,
-        "tools": tools,
-        "reason": chat.last.reason,
-        "n_tokens": chat.last.n_tokens,
-        "tok_per_s": round(chat.last.tok_per_s, 1),
-    }
-    if chat.show_tokens:
-        rendered = chat.rendered()
-        document |= {"ids": rendered.ids, "mask": rendered.mask}
-    return document
-
-
-def _talk(chat: Chat, console: Console, folder: Path) -> None:
+def _talk(chat: Chat, console: Console) -> None:
     """Ask and answer until the person leaves."""
-    console.info(f"{folder}: `/help` lists the commands, Ctrl-D leaves")
-    keyboard = Keyboard(COMMANDS, lambda: _status(chat), Path.home() / HISTORY_FILE)
+    console.info(f"{chat.name}: `/help` lists the commands, Ctrl-D leaves")
+    words = {name: command.words for name, command in COMMANDS.items()}
+    keyboard = Keyboard(words, lambda: status(chat), Path.home() / HISTORY_FILE)
     was_interrupted = False
     while True:
         try:
@@ -131,60 +94,59 @@ def _talk(chat: Chat, console: Console, folder: Path) -> None:
             was_interrupted = True
             console.info("Ctrl-C again, or Ctrl-D, leaves")
             continue
-        was_interrupted = False
         try:
-            if line.startswith("/"):
-                following = run_command(line, chat, console)
-            elif line:
-                chat.messages.append(Message("user", line))
-                following = "reply"
-            else:
-                continue
+            following = _take(line, chat, console, keyboard)
             if following == "quit":
                 return
-            if following == "reply":
-                was_interrupted = not print_reply(chat, console)
+            was_interrupted = following == "reply" and not print_reply(chat, console)
         except KeyboardInterrupt:  # the second Ctrl-C within one reply
             return
         except LlmpipeError as error:
             console.error(error.message, error.hint)
+            _take_back_unanswered(chat, console)
+            was_interrupted = False
 
 
-def print_reply(chat: Chat, console: Console) -> bool:
-    """Stream the answer to the last message and keep it, whole or partial.
-
-    Returns:
-        False if Ctrl-C stopped it.
-    """
-    if n_dropped := chat.make_room():
-        console.info(f"the context is full: the {n_dropped} oldest messages are forgotten")
-    reply = Reply(chat.loaded.tokenizer, chat.raw)
-    with Interrupts() as interrupts, contextlib.closing(chat.reply(reply)) as events:
-        for event in events:
-            if isinstance(event, TextDelta):
-                console.write(printable(event.text))
-            elif isinstance(event, ToolCall | ToolResult) and not chat.raw:
-                console.out(f"  {_label(event)} {printable(event.text)}")
-            if interrupts.requested:
-                break
-    console.out(" [stopped]" if interrupts.requested else "")
-    if reply.message.parts != Message("assistant", "").parts:
-        chat.messages.append(reply.message)
-    if chat.last and chat.last.reason != "stop" and not interrupts.requested:
-        limit = "max_tokens" if chat.last.reason == "length" else "the end of the context"
-        console.info(f"the answer was cut at {limit}")
-    if chat.show_tokens:
-        console.out(token_view(chat.rendered(), chat.loaded.tokenizer, console.has_colour))
-    return not interrupts.requested
+def _take(line: str, chat: Chat, console: Console, keyboard: Keyboard) -> str:
+    """Do what a line says; return what follows: `ask`, `reply` or `quit`."""
+    if not line:
+        return "ask"
+    if not line.startswith("/"):
+        chat.messages.append(Message("user", line))
+        return "reply"
+    following = run_command(line, chat, console)
+    if following != "edit":
+        return following
+    try:
+        text = keyboard.ask(chat.last_question()).strip()
+    except (KeyboardInterrupt, EOFError):
+        text = ""
+    if not text:
+        console.info("nothing was changed")
+        return "ask"
+    chat.undo()
+    chat.messages.append(Message("user", text))
+    return "reply"
 
 
-def _label(event: ToolCall | ToolResult) -> str:
-    return f"[{event.tool}]" if isinstance(event, ToolCall) else "[result]"
+def _take_back_unanswered(chat: Chat, console: Console) -> None:
+    """Take back a message that cannot be answered, such as one longer than the context."""
+    if chat.messages and chat.messages[-1].role == "user":
+        chat.messages.pop()
+        console.info("the message was taken back")
 
 
-def _status(chat: Chat) -> str:
-    parts = [f"context {len(chat.rendered().ids)}/{chat.loaded.engine.max_len}"]
+def status(chat: Chat) -> str:
+    """Return the line at the bottom: model, temperature, context used, tools, speed."""
+    n_used, n_most = len(chat.rendered().ids), chat.loaded.engine.max_len
+    parts = [
+        chat.name,
+        f"temperature {chat.sampling.temperature:g}",
+        f"context {n_used:,}/{n_most:,} ({n_used / n_most:.0%})",
+        f"tools {' '.join(chat.usable_tools) or 'none'}",
+    ]
+    if chat.think != "show":
+        parts.append(f"thinking {'hidden' if chat.think == 'hide' else 'off'}")
     if chat.last:
-        parts.append(f"{chat.last.n_tokens} tokens, {chat.last.tok_per_s:,.0f} tokens/s")
-    parts.append(f"temperature {chat.sampling.temperature:g}")
-    return "  ".join(parts)
+        parts.append(f"{chat.last.tok_per_s:,.0f} tokens/s")
+    return " · ".join(parts)

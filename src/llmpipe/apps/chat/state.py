@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator
-from dataclasses import dataclass, field
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmpipe.apps.load import Loaded
 from llmpipe.assistant.generate import Tools, stream_reply
 from llmpipe.assistant.render import Message, Rendered, render
-from llmpipe.assistant.reply import Done, Event, Reply
+from llmpipe.assistant.reply import OPENINGS, Done, Event, Reply
+from llmpipe.assistant.tool_list import with_tool_list
+from llmpipe.assistant.tools import TOOL_NAMES, ToolName
 from llmpipe.core.artifact import write_atomic
 from llmpipe.core.errors import InputError, LlmpipeError, UserError
 from llmpipe.inference.sampling import Sampling
@@ -21,12 +24,20 @@ from llmpipe.stages.sft.conversation import Conversation, part_from_json
 MIN_ANSWER_TOKENS = 32
 """Room that is kept free for the answer when old turns are dropped."""
 
+ThinkMode = Literal["show", "hide", "off"]
+
 
 @dataclass
 class Chat:
     """What commands change and replies are made from.
 
     Attributes:
+        tools: those that are open.
+        name: of the model, for the status line.
+        offered: names of the tools the assistant is told of; None tells it nothing, and leaves it with
+            what it was trained with.
+        think: whether thoughts are shown, hidden, or not had at all.
+        max_thought: tokens a thought may have.
         messages: the conversation without its system message.
         raw: print control tokens by their spelling.
         show_tokens: print the ids of the conversation after every reply.
@@ -37,6 +48,10 @@ class Chat:
     tools: Tools
     sampling: Sampling
     system: str | None = None
+    name: str = ""
+    offered: Sequence[ToolName] | None = None
+    think: ThinkMode = "show"
+    max_thought: int | None = None
     messages: list[Message] = field(default_factory=list)
     raw: bool = False
     show_tokens: bool = False
@@ -44,14 +59,26 @@ class Chat:
     n_replies: int = 0
     n_tokens: int = 0
 
+    @property
+    def usable_tools(self) -> Tools:
+        """The open tools that may be called."""
+        if self.offered is None:
+            return self.tools
+        return {name: tool for name, tool in self.tools.items() if name in self.offered}
+
     def all_messages(self) -> list[Message]:
         """Return the conversation with its system message."""
         system = [Message("system", self.system)] if self.system else []
         return [*system, *self.messages]
 
+    def prompt_messages(self) -> list[Message]:
+        """Return the conversation with what the assistant is told of its tools."""
+        messages = self.all_messages()
+        return messages if self.offered is None else with_tool_list(messages, self.offered)
+
     def rendered(self, add_generation_prompt: bool = False) -> Rendered:
         """Return the conversation as the model reads it."""
-        return render(self.all_messages(), self.loaded.tokenizer, add_generation_prompt)
+        return render(self.prompt_messages(), self.loaded.tokenizer, add_generation_prompt)
 
     def make_room(self) -> int:
         """Drop the oldest turns until an answer fits; return how many messages went.
@@ -74,9 +101,14 @@ class Chat:
 
     def reply(self, reply: Reply) -> Generator[Event, None, None]:
         """Yield the answer to the last message; `reply` holds what is there of it at any time."""
-        loaded = self.loaded
         events = stream_reply(
-            loaded.engine, loaded.tokenizer, self.all_messages(), self.sampling, self.tools, reply
+            self.loaded.engine,
+            self.loaded.tokenizer,
+            self.prompt_messages(),
+            self._sampling(),
+            self.usable_tools,
+            reply,
+            max_thought=0 if self.think == "off" else self.max_thought,
         )
         with contextlib.closing(events):
             for event in events:
@@ -86,13 +118,33 @@ class Chat:
                     self.n_tokens += event.n_tokens
                 yield event
 
-    def undo(self) -> None:
-        """Take back the last message of the user and what came after it.
+    def _sampling(self) -> Sampling:
+        """Return the settings, with calls of tools ruled out that were taken away."""
+        if self.offered is None:
+            return self.sampling
+        special = self.loaded.tokenizer.special
+        openings = [OPENINGS[name] for name in TOOL_NAMES if name not in self.usable_tools]
+        bias = tuple((special[name], -math.inf) for name in openings if name in special)
+        return replace(self.sampling, logit_bias=self.sampling.logit_bias + bias)
+
+    def undo(self) -> Message:
+        """Take back the last message of the user and what came after it, and return that message.
 
         Raises:
             UserError: if there is none.
         """
-        del self.messages[self._last_user() :]
+        at = self._last_user()
+        message = self.messages[at]
+        del self.messages[at:]
+        return message
+
+    def last_question(self) -> str:
+        """Return the text of the last message of the user.
+
+        Raises:
+            UserError: if there is none.
+        """
+        return self.messages[self._last_user()].text
 
     def take_back_reply(self) -> None:
         """Take back what came after the last message of the user.
@@ -126,26 +178,32 @@ class Chat:
         Raises:
             InputError: if the file is missing or holds no conversation.
         """
-        messages = read_messages(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise InputError(f"{path} cannot be read: {reason}") from error
+        self.begin(read_messages(text, str(path)))
+
+    def begin(self, messages: list[Message]) -> None:
+        """Replace the conversation; a system message at its front becomes that of the chat."""
         is_system = bool(messages) and messages[0].role == "system"
         self.system = messages[0].text if is_system else None
         self.messages = messages[1:] if is_system else messages
 
 
-def read_messages(path: Path) -> list[Message]:
-    """Return the messages of a file with one conversation.
+def read_messages(text: str, where: str) -> list[Message]:
+    """Return the messages of a conversation in JSON.
 
     Raises:
-        InputError: if the file is missing or holds something else.
+        InputError: if it is something else.
     """
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = json.loads(text)
         return [Message(item["role"], _content(item["content"])) for item in row["messages"]]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, LlmpipeError) as error:
         raise InputError(
-            f"{path} holds no conversation: {error}",
+            f"{where} holds no conversation: {error}",
             hint='expected one line {"messages": [{"role": "user", "content": "..."}, ...]}',
         ) from error
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable
+import sys
+import termios
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.application import get_app
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -17,6 +22,8 @@ from prompt_toolkit.output import Output
 
 HISTORY_FILE = Path(".local/state/llmpipe/chat_history")
 """Below the home folder; readable by its owner alone."""
+
+PATH = "PATH"
 
 
 class Keyboard:
@@ -26,7 +33,8 @@ class Keyboard:
     for Enter (bracketed paste).
 
     Args:
-        commands: words offered after a slash.
+        commands: words offered after a slash, each with the words that may follow; `PATH` stands
+            for the name of a file.
         status: text of the line at the bottom, asked for at every key.
         history: file of earlier messages; None keeps none.
         keys: where keys come from; the terminal by default.
@@ -35,18 +43,17 @@ class Keyboard:
 
     def __init__(
         self,
-        commands: Iterable[str],
+        commands: Mapping[str, Sequence[str]],
         status: Callable[[], str],
         history: Path | None = None,
         keys: Input | None = None,
         screen: Output | None = None,
     ) -> None:
-        completer = WordCompleter([f"/{name}" for name in commands], sentence=True)
         self._session: PromptSession[str] = PromptSession(
             multiline=True,
             key_bindings=_bindings(),
-            completer=completer,
-            complete_while_typing=False,
+            completer=CommandCompleter(commands),
+            complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
             history=FileHistory(_private(history)) if history else None,
             bottom_toolbar=status,
             prompt_continuation="  ",
@@ -54,14 +61,46 @@ class Keyboard:
             output=screen,
         )
 
-    def ask(self) -> str:
+    def ask(self, text: str = "") -> str:
         """Return what was typed.
+
+        Args:
+            text: stands there already, to be changed.
 
         Raises:
             KeyboardInterrupt: on Ctrl-C.
             EOFError: on Ctrl-D.
         """
-        return self._session.prompt("> ")
+        return self._session.prompt("> ", default=text)
+
+
+class CommandCompleter(Completer):
+    """Offers commands after a slash, and then the words or files that may follow.
+
+    Args:
+        commands: as in `Keyboard`.
+    """
+
+    def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
+        self._commands = commands
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+        """Yield what the text up to the cursor may go on with."""
+        text = document.text_before_cursor
+        if not text.startswith("/"):
+            return
+        name, space, rest = text[1:].partition(" ")
+        if not space:
+            words, typed = list(self._commands), name
+        else:
+            words, typed = list(self._commands.get(name, ())), rest
+            if words == [PATH]:
+                yield from self._paths.get_completions(Document(rest), event)
+                return
+        for word in words:
+            if word.startswith(typed):
+                yield Completion(word, start_position=-len(typed))
 
 
 def _bindings() -> KeyBindings:
@@ -89,15 +128,18 @@ def _private(path: Path) -> str:
 class Interrupts:
     """While open, the first Ctrl-C sets `requested`; a second one raises KeyboardInterrupt.
 
-    A reply can so be ended between two tokens, with everything in order. Must be opened in the main thread.
+    A reply can so be ended between two tokens, with everything in order. Keys that are typed meanwhile
+    do not show up in the reply; they wait for the next question. Must be opened in the main thread.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self._before: Any = None
+        self._echo: list[Any] | None = None
 
     def __enter__(self) -> Interrupts:
         self._before = signal.signal(signal.SIGINT, self._note)
+        self._echo = _without_echo()
         return self
 
     def __exit__(
@@ -107,8 +149,21 @@ class Interrupts:
         trace: TracebackType | None,
     ) -> None:
         signal.signal(signal.SIGINT, self._before)
+        if self._echo:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, self._echo)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+
+def _without_echo() -> list[Any] | None:
+    """Let the terminal show no keys; return how it was, or None without a terminal."""
+    if not sys.stdin.isatty():
+        return None
+    before = termios.tcgetattr(sys.stdin)
+    quiet = before.copy()
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    return before

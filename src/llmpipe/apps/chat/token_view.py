@@ -8,6 +8,7 @@ import shutil
 from rich.console import Console as RichConsole
 from rich.text import Text
 
+from llmpipe.apps.printable import printable
 from llmpipe.assistant.render import Rendered
 from llmpipe.tokenizer.bpe import Tokenizer
 
@@ -23,7 +24,7 @@ def token_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> st
     control = set(tokenizer.special.values())
     view = Text()
     for id, is_trained in zip(rendered.ids, rendered.mask, strict=True):
-        shown = _spelling(tokenizer.token_bytes(id), id in control)
+        shown = spelling(tokenizer.token_bytes(id), id in control)
         style = "green" if is_trained else "magenta" if id in control else ""
         view.append(f"{'+' if is_trained else ''}{shown}", style)
         view.append(f"\N{NO-BREAK SPACE}{id}", "dim")
@@ -42,7 +43,30 @@ def token_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> st
     return page.getvalue().rstrip("\n")
 
 
-def _spelling(token: bytes, is_control: bool) -> str:
+def raw_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> str:
+    """Return the whole sequence as one text, as the model reads it, with the borders of its tokens.
+
+    Args:
+        rendered: the conversation.
+        tokenizer: gives the text of each id.
+        has_colour: show tokens by alternating colours instead of `|` between them.
+    """
+    control = set(tokenizer.special.values())
+    decoder = tokenizer.stream_decoder()
+    pieces = []
+    for i, id in enumerate(rendered.ids):
+        # A character of several tokens appears where it ends, as in a streamed answer.
+        text = printable(decoder.push(id)).replace("\n", "⏎\n")
+        if has_colour:
+            code = "35;1" if id in control else ("44;97", "42;30", "43;30", "46;30")[i % 4]
+            lines = [f"\x1b[{code}m{line}\x1b[0m" if line else "" for line in text.split("\n")]
+            pieces.append("\n".join(lines))
+        else:
+            pieces.append(text)
+    return ("" if has_colour else "|").join(pieces) + f"\n{len(rendered.ids)} tokens"
+
+
+def spelling(token: bytes, is_control: bool) -> str:
     """Return a token as Python would write it: text where it is text, bytes where it is not."""
     try:
         text = token.decode("utf-8")

@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmpipe.apps.serve.chat import chat_completions
 from llmpipe.apps.serve.completions import completions
 from llmpipe.apps.serve.errors import ApiError, json_response
-from llmpipe.apps.serve.parse import field, parse_json
+from llmpipe.apps.serve.page import info, page, preferences
 from llmpipe.apps.serve.service import Service
+from llmpipe.apps.serve.tokenize import detokenize, tokenize, tokenizer_info
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -40,7 +41,7 @@ def build_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        service.worker.close()
+        service.close()
 
     routes = [
         Route("/health", _handled(service, _health), methods=["GET"]),
@@ -49,8 +50,13 @@ def build_app(
         Route("/v1/models/{id:path}", _handled(service, _model), methods=["GET"]),
         Route("/v1/chat/completions", _handled(service, chat_completions), methods=["POST"]),
         Route("/v1/completions", _handled(service, completions), methods=["POST"]),
-        Route("/tokenize", _handled(service, _tokenize), methods=["POST"]),
-        Route("/detokenize", _handled(service, _detokenize), methods=["POST"]),
+        Route("/tokenize", _handled(service, tokenize), methods=["POST"]),
+        Route("/detokenize", _handled(service, detokenize), methods=["POST"]),
+        Route("/tokenizer_info", _handled(service, tokenizer_info), methods=["GET"]),
+        Route("/", _handled(service, page), methods=["GET"]),
+        Route("/page/{name}", _handled(service, page), methods=["GET"]),
+        Route("/info", _handled(service, info), methods=["GET"]),
+        Route("/preferences", _handled(service, preferences), methods=["POST"]),
     ]
     app = Starlette(
         routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error}
@@ -59,7 +65,7 @@ def build_app(
 
 
 class _Guard:
-    """Checks host and key before anything else is looked at, unknown routes included."""
+    """Checks host, origin and key before anything else is looked at, unknown routes included."""
 
     def __init__(self, app: ASGIApp, key: str | None, hosts: Collection[str] | None) -> None:
         self._app = app
@@ -77,11 +83,23 @@ class _Guard:
         host = _without_port(headers.get(b"host", b"").decode("latin-1"))
         if self._hosts is not None and host not in self._hosts:
             return ApiError(403, "this server is not called by that name", "host_not_allowed")
-        if self._key is not None and scope["path"] != "/health":
+        # A browser names the site that sends a request. Foreign ones cannot read the answer, and
+        # shall not make the model work, run tools or write preferences either.
+        origin = headers.get(b"origin")
+        if scope["method"] == "POST" and origin is not None:
+            _, _, sender = origin.rpartition(b"//")
+            if sender.lower() != headers.get(b"host", b"").lower():
+                return ApiError(403, "this page may not use this server", "origin_not_allowed")
+        if self._key is not None and not _is_open(scope["path"]):
             given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
             if not hmac.compare_digest(given, self._key):
                 return ApiError(401, "the API key is missing or wrong", "invalid_api_key")
         return None
+
+
+def _is_open(path: str) -> bool:
+    """Tell whether a path needs no key: health, and the page's files, which ask for the key."""
+    return path in ("/health", "/") or path.startswith("/page/")
 
 
 def _without_port(host: str) -> str:
@@ -135,27 +153,3 @@ async def _models(service: Service, request: Request) -> Response:
 async def _model(service: Service, request: Request) -> Response:
     service.check_model(request.path_params["id"])
     return json_response(_card(service))
-
-
-async def _tokenize(service: Service, request: Request) -> Response:
-    """Return the ids of a text, for which special tokens are ordinary characters."""
-    body = parse_json(await service.read_body(request))
-    service.check_model(body.get("model"))
-    text = field(body, "prompt", str, None)
-    if text is None:
-        raise ApiError(400, "`prompt` is missing", param="prompt")
-    tokens = service.tokenizer.encode(text)
-    if field(body, "add_special_tokens", bool, True):
-        tokens = [service.tokenizer.bos_id, *tokens]
-    max_len = service.worker.engine.max_len
-    return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": max_len})
-
-
-async def _detokenize(service: Service, request: Request) -> Response:
-    body = parse_json(await service.read_body(request))
-    service.check_model(body.get("model"))
-    tokens = field(body, "tokens", list, [])
-    n_ids = service.tokenizer.vocab_size
-    if not all(type(id) is int and 0 <= id < n_ids for id in tokens):
-        raise ApiError(400, f"token ids are 0 to {n_ids - 1}", param="tokens")
-    return json_response({"prompt": service.tokenizer.decode(tokens)})

@@ -10,8 +10,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmpipe.apps.serve.choice import Choice, Piece, completion_logprobs
+from llmpipe.apps.serve.choice import Choice, Piece
 from llmpipe.apps.serve.errors import ApiError
+from llmpipe.apps.serve.logprobs import chat_logprobs, completion_logprobs, token_fields
 from llmpipe.apps.serve.parse import (
     COMPLETION_FIELDS,
     answer_tokens,
@@ -57,8 +58,14 @@ async def completions(service: Service, request: Request) -> Response:
             400, "`echo` with `logprobs` cannot be streamed", "unsupported_value", "stream"
         )
     scores_prompt = echo and n_logprobs is not None
-    tasks = [Task(p.ids, common.samplings, service.stop_ids, scores_prompt) for p in prompts]
-    choices = [Choice(service.tokenizer, common.stops, has_parts=False) for _ in range(n_choices)]
+    tasks = [
+        Task(p.ids, common.samplings, service.stop_ids, prompt_logprobs=scores_prompt)
+        for p in prompts
+    ]
+    choices = [
+        Choice(service.tokenizer, common.stops, has_parts=False, keeps_end=common.wants_ids)
+        for _ in range(n_choices)
+    ]
     answer = Answer(service, "completions", common, tasks, choices)
     asked = _Asked(prompts, echo, max_tokens, n_logprobs is not None)
     head = {
@@ -125,12 +132,25 @@ class _Asked:
                 entries += answer.prompt_logprobs.get(i, ())
             entries += choice.whole.logprobs if self.max_tokens else []
             logprobs = completion_logprobs(entries, prompt.ids[0], tokenizer, 0)
-        return {
+            if answer.common.wants_ids:
+                known = [entry for entry in entries if entry is not None]
+                logprobs |= chat_logprobs(known, tokenizer, with_ids=True)
+        made = {
             "index": i,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": choice.finish_reason if self.max_tokens else "length",
         }
+        piece = choice.whole if self.max_tokens else Piece()
+        return made | self._ids(answer, i, piece, with_prompt=True)
+
+    def _ids(self, answer: Answer, i: int, piece: Piece, with_prompt: bool) -> dict[str, Any]:
+        """Return the fields of `return_token_ids`."""
+        fields = token_fields(answer.common, "", piece.ids, answer.service.tokenizer)
+        if fields and with_prompt:
+            prompt = self._prompt(answer, i).ids
+            fields |= token_fields(answer.common, "prompt_", prompt, answer.service.tokenizer)
+        return fields
 
     def chunks(self, answer: Answer, i: int, piece: Piece) -> list[dict[str, Any]]:
         """Return the events of one piece of a streamed answer."""
@@ -140,15 +160,18 @@ class _Asked:
         if self.echo and is_first:
             prompt = self._prompt(answer, i)
             text = answer.service.tokenizer.decode(prompt.ids[prompt.n_hidden :]) + text
-        if not (text or piece.logprobs or choice.finish_reason):
+        if not (text or piece.logprobs or choice.finish_reason or answer.common.wants_ids):
             return []
         logprobs = None
         if self.wants_logprobs:
             offset = len(choice.whole.text) - len(piece.text)
             entries: list[LogProb | None] = list(piece.logprobs)
             logprobs = completion_logprobs(entries, None, answer.service.tokenizer, offset)
+            if answer.common.wants_ids:
+                logprobs |= chat_logprobs(piece.logprobs, answer.service.tokenizer, with_ids=True)
         reason = choice.finish_reason
-        return [{"index": i, "text": text, "logprobs": logprobs, "finish_reason": reason}]
+        made = {"index": i, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return [made | self._ids(answer, i, piece, with_prompt=is_first)]
 
     def _prompt(self, answer: Answer, i: int) -> _Prompt:
         return self.prompts[i // len(answer.common.samplings)]

@@ -8,37 +8,58 @@ is an assistant's turn that goes on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmpipe.apps.serve.choice import TOOL_ARGUMENTS
 from llmpipe.apps.serve.errors import ApiError
+from llmpipe.apps.serve.offered import Offered, offered_tools
+from llmpipe.apps.serve.parse import field
+from llmpipe.assistant.frames import frame_for
 from llmpipe.assistant.render import (
     Message,
     Part,
     PythonCall,
+    Rendered,
     SearchCall,
     Text,
+    Thought,
     ToolOutput,
     part_ids,
     render,
 )
+from llmpipe.assistant.tool_list import with_tool_list
 from llmpipe.tokenizer.bpe import Tokenizer
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-def prompt_ids(
-    messages: list[Any], tokenizer: Tokenizer, continue_final: bool, add_generation_prompt: bool
-) -> list[int]:
-    """Return the ids that the model goes on from.
+def can_chat(tokenizer: Tokenizer) -> bool:
+    """Tell whether a vocabulary has the tokens that mark turns."""
+    frame = frame_for(tokenizer)
+    return {frame.start, frame.end} <= tokenizer.special.keys()
+
+
+def render_request(
+    body: Mapping[str, Any], tokenizer: Tokenizer, own_tools: Sequence[str]
+) -> tuple[Rendered, Offered]:
+    """Return the ids that the model goes on from, and the tools that it may use.
+
+    A request that says which tools there are has them listed in the system message.
 
     Args:
-        messages: as they came.
+        body: with `messages`, and what else says how they are to be read.
         tokenizer: of the model.
-        continue_final: leave the last assistant's message open.
-        add_generation_prompt: open an assistant's turn at the end.
+        own_tools: names of those that run here.
     """
+    if not can_chat(tokenizer):
+        raise ApiError(400, "this model cannot chat; use /v1/completions", "unsupported_value")
+    messages = field(body, "messages", list, [])
+    if not messages:
+        raise ApiError(400, "`messages` is empty", param="messages")
+    continue_final = field(body, "continue_final_message", bool, False)
+    add_generation_prompt = field(body, "add_generation_prompt", bool, True)
+    offered = offered_tools(body, own_tools)
     turns: list[tuple[str, list[Part]]] = []
     is_open = False  # the last turn waits to be gone on with
     for i, message in enumerate(messages):
@@ -55,7 +76,8 @@ def prompt_ids(
         if not isinstance(role, str) or role not in _ROLES:
             known = ", ".join((*_ROLES, "tool"))
             raise ApiError(400, f"{where}.role must be one of {known}", param=f"{where}.role")
-        parts: list[Part] = [Text(_text(message, where))] if message.get("content") else []
+        parts = _thoughts(message, where)
+        parts += [Text(_text(message, where))] if message.get("content") else []
         parts += _calls(message, where)
         if is_open and role == "assistant":
             turns[-1][1].extend(parts)
@@ -67,10 +89,13 @@ def prompt_ids(
 
     closed = turns[:-1] if is_open else turns
     whole = [Message(role, parts) for role, parts in closed]  # type: ignore[arg-type]
-    ids = render(whole, tokenizer, add_generation_prompt=is_open or add_generation_prompt).ids
+    if offered.is_explicit:
+        whole = with_tool_list(whole, sorted(offered.all))
+    rendered = render(whole, tokenizer, add_generation_prompt=is_open or add_generation_prompt)
     if is_open:
-        ids += [id for part in turns[-1][1] for id in part_ids(part, tokenizer)]
-    return ids
+        for part in turns[-1][1]:
+            rendered.add(part_ids(part, tokenizer), trained=not isinstance(part, ToolOutput))
+    return rendered, offered
 
 
 def _text(message: Mapping[str, Any], where: str) -> str:
@@ -85,6 +110,16 @@ def _text(message: Mapping[str, Any], where: str) -> str:
     raise ApiError(
         400, f"{where}.content must be a string or a list of texts", param=f"{where}.content"
     )
+
+
+def _thoughts(message: Mapping[str, Any], where: str) -> list[Part]:
+    text = message.get("reasoning_content")
+    if not text or message["role"] != "assistant":
+        return []
+    if not isinstance(text, str):
+        where = f"{where}.reasoning_content"
+        raise ApiError(400, f"{where} must be a string", param=where)
+    return [Thought(text)]
 
 
 def _calls(message: Mapping[str, Any], where: str) -> list[Part]:

@@ -18,10 +18,12 @@ MAX_TOP_LOGPROBS = 20  # Source: OpenAI's API reference, `top_logprobs`
 _SHARED = {
     "model", "stream", "stream_options", "n", "seed", "stop", "temperature", "top_p", "top_k", "min_p",
     "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "user",
+    "return_token_ids", "return_token_strs",
 }  # fmt: skip
 CHAT_FIELDS = _SHARED | {
     "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "response_format",
     "add_generation_prompt", "continue_final_message", "parallel_tool_calls",
+    "continue_token_ids", "echo",
 }  # fmt: skip
 COMPLETION_FIELDS = _SHARED | {"prompt", "echo", "best_of", "suffix"}
 
@@ -36,6 +38,8 @@ class Common:
         stream: whether tokens are sent as they come.
         include_usage: whether the stream ends with token counts.
         ignored: fields that are not known here.
+        wants_ids: whether token ids are sent with the text.
+        wants_strings: whether they are spelled out as well.
     """
 
     samplings: list[Sampling]
@@ -43,6 +47,8 @@ class Common:
     stream: bool
     include_usage: bool
     ignored: list[str]
+    wants_ids: bool
+    wants_strings: bool
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
@@ -74,10 +80,11 @@ def number(body: Mapping[str, Any], name: str, default: float | None) -> float |
     return value
 
 
-def refuse(body: Mapping[str, Any], name: str, *allowed: Any) -> None:
+def refuse(body: Mapping[str, Any], name: str, *allowed: Any, why: str = "") -> None:
     """Refuse a field that asks for what this server does not do."""
     if body.get(name) not in (None, *allowed):
-        raise ApiError(400, f"this `{name}` is not supported", "unsupported_value", name)
+        message = f"this `{name}` is not supported" + (f": {why}" if why else "")
+        raise ApiError(400, message, "unsupported_value", name)
 
 
 def parse_common(
@@ -127,6 +134,8 @@ def parse_common(
         stream=field(body, "stream", bool, False),
         include_usage=field(options, "include_usage", bool, False),
         ignored=sorted(str(name)[:40] for name in body.keys() - known),
+        wants_ids=field(body, "return_token_ids", bool, False),
+        wants_strings=field(body, "return_token_strs", bool, False),
     )
 
 
@@ -157,6 +166,14 @@ def _stops(body: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
             param="stop",
         )
     return tuple(stops)
+
+
+def token_ids(body: Mapping[str, Any], name: str, n_ids: int) -> list[int]:
+    """Return a list of ids, each below `n_ids`."""
+    ids: list[int] = field(body, name, list, [])
+    if not all(type(id) is int and 0 <= id < n_ids for id in ids):
+        raise ApiError(400, f"token ids are 0 to {n_ids - 1}", param=name)
+    return ids
 
 
 def answer_tokens(body: Mapping[str, Any], default: int, *names: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import logging
 import socket
 from collections.abc import Collection
 from pathlib import Path
@@ -15,12 +15,18 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmpipe.apps.load import load
+from llmpipe.apps.serve.address import check_key, is_loopback, model_name
 from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app
 from llmpipe.apps.serve.limits import Limits
+from llmpipe.apps.serve.preferences import Preferences
 from llmpipe.apps.serve.service import Service
+from llmpipe.apps.serve.tools import ToolRunner
 from llmpipe.apps.serve.worker import Worker
+from llmpipe.assistant.tools import ToolName, open_tools
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
+
+PREFERENCES_FILE = "preferences.jsonl"
 
 
 def serve(
@@ -35,6 +41,8 @@ def serve(
     max_batch: int = 16,
     max_len: int | None = None,
     int8: bool = False,
+    tools: tuple[ToolName, ...] | None = None,
+    preferences: Path | None = None,
     limits: Limits | None = None,
     console: Console,
 ) -> int:
@@ -51,6 +59,9 @@ def serve(
         max_batch: answers written at the same time.
         max_len: tokens of prompt and answer together; by default the model's own limit.
         int8: turn the matrices into 8 bits.
+        tools: names of those that run here, within answers. By default `python` where only this
+            machine can reach the server, and none elsewhere.
+        preferences: file for orders of answers; by default `preferences.jsonl` in the run's folder.
         limits: on requests.
         console: told the address; never a prompt or an answer.
 
@@ -59,44 +70,68 @@ def serve(
     """
     limits = limits or Limits()
     is_local = is_loopback(host)
-    if not is_local and not key:
-        raise UserError(
-            f"other machines can reach {host}, and there is no key",
-            hint="set LLMPIPE_API_KEY, or listen on 127.0.0.1",
-        )
-    listener = _listen(host, port)
+    check_key(host, key)
+    if tools is None:
+        tool_runner = default_tools(folder, console) if is_local else None
+    else:
+        tool_runner = _tool_runner(folder, tools)
+    listener = listen(host, port)
     with listener:
         loaded = load(folder, device, max_batch=max_batch, max_len=max_len, int8=int8)
         service = Service(
-            model=name or "-".join(folder.resolve().parts[-2:]),
+            model=name or model_name(folder),
             tokenizer=loaded.tokenizer,
             worker=Worker(loaded.engine),
             stop_ids=loaded.stop_ids,
             limits=limits,
+            tools=tool_runner,
+            preferences=Preferences(preferences or folder.resolve().parent / PREFERENCES_FILE),
         )
         # With a key, a foreign page that gets here by rebinding a name has nothing to show.
         hosts = {*LOOPBACK_NAMES, *allowed_hosts} if is_local or allowed_hosts else None
         server = make_server(build_app(service, key, hosts), limits)
-        address = f"{host}:{listener.getsockname()[1]}"
-        console.info(f"{service.model} at http://{address}/v1; Ctrl-C ends")
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        console.info(f"{service.model}: chat at {address}/, API at {address}/v1; Ctrl-C ends")
+        # It would warn about every client that leaves in the middle of an answer.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         asyncio.run(server.serve(sockets=[listener]))
     console.info("all answers are finished")
     return 0
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
+def default_tools(folder: Path, console: Console) -> ToolRunner | None:
+    """Return Python, or say why there is none: a machine without a sandbox can serve all the same."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return _tool_runner(folder, ("python",))
+    except UserError as error:
+        console.warn(f"no tools: {error}")
+        return None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _tool_runner(folder: Path, names: tuple[ToolName, ...]) -> ToolRunner | None:
+    """Return what runs the tools; `search` looks through the corpus of the model's run.
+
+    Raises:
+        UserError: if a tool cannot work here.
+    """
+    if not names:
+        return None
+    run = folder.resolve().parent
+    with open_tools(names, run):  # says what is missing now, and not in the middle of an answer
+        pass
+    return ToolRunner(lambda wanted: open_tools(wanted, run), names)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that connections can be made to.
+
+    Raises:
+        UserError: if the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named because asyncio turns Nagle's algorithm off for connections that have it:
+    # an answer in two packets would wait 40 ms for the client's acknowledgment of the first.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,13 @@ from llmpipe.apps.serve.errors import ApiError, json_response
 from llmpipe.apps.serve.limits import Limits
 from llmpipe.apps.serve.metrics import Metrics
 from llmpipe.apps.serve.parse import Common
-from llmpipe.apps.serve.worker import Task, Worker
+from llmpipe.apps.serve.preferences import Preferences
+from llmpipe.apps.serve.tools import MAX_OUTPUT_TOKENS, ToolRunner
+from llmpipe.apps.serve.worker import Forced, Item, Job, Task, Worker
+from llmpipe.assistant.reply import output_ids
+from llmpipe.assistant.tools import ToolName
 from llmpipe.core.errors import LlmpipeError
-from llmpipe.inference.engine import LogProb
+from llmpipe.inference.engine import LogProb, Token
 from llmpipe.tokenizer.bpe import Tokenizer
 
 
@@ -34,6 +38,8 @@ class Service:
         worker: runs the engine.
         stop_ids: where its answers end.
         limits: on requests.
+        tools: that it runs itself.
+        preferences: where orders of answers are written to.
         metrics: counts.
         created: seconds since 1970, as OpenAI's API wants it.
     """
@@ -43,8 +49,27 @@ class Service:
     worker: Worker
     stop_ids: tuple[int, ...]
     limits: Limits
+    tools: ToolRunner | None = None
+    preferences: Preferences | None = None
     metrics: Metrics = field(default_factory=Metrics)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def tool_names(self) -> tuple[ToolName, ...]:
+        """Tools that it runs itself."""
+        return self.tools.names if self.tools else ()
+
+    async def run_tool(self, name: ToolName, text: str) -> list[int]:
+        """Run a tool; return its output as ids, ready to be put into an answer."""
+        assert self.tools, "only tools that are there can be waited for"
+        output = await self.tools.run(name, text)
+        return output_ids(output, self.tokenizer, MAX_OUTPUT_TOKENS)
+
+    def close(self) -> None:
+        """End the engine and the tools."""
+        self.worker.close()
+        if self.tools:
+            self.tools.close()
 
     def check_model(self, name: object) -> None:
         """Refuse a request for another model; one that names none gets this one."""
@@ -112,24 +137,32 @@ class Answer:
             raise ApiError(429, "too many requests are waiting", "queue_full", retry_after_s=1)
         started = time.monotonic()
         n_left, is_first = len(self.choices), True
+        job = worker.new_job()
+        running: set[asyncio.Task[None]] = set()
         try:
             async with (
                 asyncio.timeout(limits.answer_timeout_s),
-                contextlib.aclosing(worker.answer(self.tasks)) as tokens,
+                contextlib.aclosing(worker.answer(job, self.tasks)) as items,
             ):
-                async for i, token in tokens:
+                async for i, item in items:
                     if is_first:
                         self.service.metrics.first_token(time.monotonic() - started)
                         is_first = False
-                    if token.prompt_logprobs is not None:
-                        self.prompt_logprobs[i] = token.prompt_logprobs
+                        for k, choice in enumerate(self.choices):
+                            for piece in choice.given:
+                                yield k, piece
                     choice = self.choices[i]
-                    was_open = choice.finish_reason is None
-                    piece = choice.push(token)
-                    if was_open:
-                        yield i, piece
-                        n_left -= choice.finish_reason is not None
-                    if not n_left:  # a stop string may have ended the last one
+                    if choice.finish_reason:
+                        continue
+                    yield i, self._push(i, item)
+                    if choice.finish_reason:
+                        n_left -= 1
+                        worker.drop(job, i)  # where a stop string has ended it
+                    elif isinstance(item, Token) and item.is_paused:
+                        task = asyncio.create_task(self._go_on(job, i))
+                        running.add(task)
+                        task.add_done_callback(running.discard)
+                    if not n_left:
                         return
         except TimeoutError:
             raise ApiError(504, f"no answer within {limits.answer_timeout_s:g} s") from None
@@ -137,6 +170,24 @@ class Answer:
             raise ApiError(400, str(error)) from None
         except RuntimeError as error:
             raise ApiError(500, str(error)) from None
+        finally:
+            for task in running:
+                task.cancel()
+
+    def _push(self, i: int, item: Item) -> Piece:
+        choice = self.choices[i]
+        if isinstance(item, Forced):
+            return choice.push_output(item.ids, item.is_over)
+        if item.prompt_logprobs is not None:
+            self.prompt_logprobs[i] = item.prompt_logprobs
+        return choice.push(item)
+
+    async def _go_on(self, job: Job, i: int) -> None:
+        """Give an answer that has paused what it waits for."""
+        call = self.choices[i].waits_for
+        # A closing token that closes nothing pauses, too: there is nothing to put in.
+        ids = await self.service.run_tool(*call) if call else []
+        self.service.worker.force(job, i, ids)
 
     def usage(self) -> dict[str, int]:
         """Count tokens as OpenAI does: each prompt once, all answers."""
@@ -154,6 +205,7 @@ class Answer:
         head: dict[str, Any],
         whole: Callable[[Answer], list[dict[str, Any]]],
         chunks: Callable[[Answer, int, Piece], list[dict[str, Any]]],
+        extra: Mapping[str, Any] | None = None,
     ) -> Response:
         """Return the answer, streamed if that was asked for.
 
@@ -162,6 +214,7 @@ class Answer:
             head: fields of every object sent.
             whole: makes `choices` of the finished answer.
             chunks: makes the `choices` of the events that a piece becomes.
+            extra: fields of the whole answer, or of the first event.
         """
         headers = {}
         if self.common.ignored:
@@ -169,7 +222,8 @@ class Answer:
         if not self.common.stream:
             await self._finish_or_leave(request)
             return json_response(
-                head | {"choices": whole(self), "usage": self.usage()}, headers=headers
+                head | {"choices": whole(self), "usage": self.usage(), **(extra or {})},
+                headers=headers,
             )
         pieces = self.pieces()
         # The first piece is waited for: errors up to here still have a status.
@@ -178,7 +232,7 @@ class Answer:
         except BaseException:
             await pieces.aclose()
             raise
-        events = self._events(first, pieces, head, chunks)
+        events = self._events(first, pieces, head, chunks, extra or {})
         headers |= {"cache-control": "no-store"}
         return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
@@ -212,13 +266,15 @@ class Answer:
         pieces: AsyncGenerator[tuple[int, Piece], None],
         head: dict[str, Any],
         chunks: Callable[[Answer, int, Piece], list[dict[str, Any]]],
+        once: Mapping[str, Any],
     ) -> AsyncIterator[str]:
         """Yield server-sent events; closing this (the client has gone) ends the work."""
         extra = {"usage": None} if self.common.include_usage else {}
         async with contextlib.aclosing(pieces):
             try:
                 for choice in chunks(self, *first):
-                    yield _event(head | {"choices": [choice]} | extra)
+                    yield _event(head | {"choices": [choice]} | extra | dict(once))
+                    once = {}
                 async for i, piece in pieces:
                     for choice in chunks(self, i, piece):
                         yield _event(head | {"choices": [choice]} | extra)

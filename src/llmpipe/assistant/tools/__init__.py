@@ -2,12 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+from llmpipe.core.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from llmpipe.assistant.tools.search import Backend
+
+ToolName = Literal["python", "search"]
+TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
 
 
 class Tool(Protocol):
-    """What a reply can call; errors come back as text that begins with `error:`."""
+    """What a reply can call; whatever goes wrong comes back as text too."""
 
     def run(self, text: str) -> str:
         """Return what the tool has to say about `text`, in bounded time."""
         ...
+
+
+@contextlib.contextmanager
+def open_tools(
+    names: Sequence[str],
+    corpus: Path | None = None,
+    *,
+    search_url: str | None = None,
+    search_hosts: Sequence[str] = (),
+    unsafe: bool = False,
+) -> Iterator[Mapping[ToolName, Tool]]:
+    """Open tools by name for as long as the context lasts; may be called from several threads.
+
+    Processes and indexes are made at the first call of each tool, not here.
+
+    Args:
+        names: of `python` and `search`.
+        corpus: what `search` looks through: a corpus artifact, or a run that has one.
+        search_url: of an HTTP service that `search` asks instead of a corpus.
+        search_hosts: hosts it may be on, besides loopback.
+        unsafe: run Python programs where there is nothing to build a sandbox from.
+
+    Raises:
+        UserError: if a name is unknown, there is nothing to search, or there can be no sandbox.
+        InputError: if `corpus` is none.
+    """
+    from llmpipe.assistant.tools.python import PythonTool
+    from llmpipe.assistant.tools.search import SearchTool
+
+    tools: dict[ToolName, Tool] = {}
+    with contextlib.ExitStack() as open_ones:
+        for name in dict.fromkeys(names):
+            if name == "python":
+                tools["python"] = open_ones.enter_context(PythonTool(unsafe=unsafe))
+            elif name == "search":
+                tools["search"] = SearchTool(_backend(corpus, search_url, search_hosts))
+            else:
+                hint = did_you_mean(name, TOOL_NAMES) or f"tools are {', '.join(TOOL_NAMES)}"
+                raise UserError(f"unknown tool `{name}`", hint=hint)
+        yield tools
+
+
+def _backend(corpus: Path | None, url: str | None, hosts: Sequence[str]) -> Backend:
+    from llmpipe.assistant.tools.search import CorpusBackend, HttpBackend
+
+    if url:
+        return HttpBackend(url, hosts)
+    if corpus:
+        return CorpusBackend(corpus)
+    raise UserError(
+        "the tool `search` has nothing to look through",
+        hint="name a corpus, such as runs/tiny/corpus",
+    )

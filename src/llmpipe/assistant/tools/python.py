@@ -1,64 +1,113 @@
-"""The `python` tool: the assistant's code, run in another process.
+"""The `python` tool: programs the assistant writes, run where they can do no harm.
 
-For now "Python" means arithmetic expressions (see `calculator.py`): all that the child process can do
-is compute numbers, which is why it needs no isolation from the system beyond resource limits. Running
-arbitrary Python takes real isolation by the kernel; until that is there, it is not offered.
-
-The child is started once and kept. One that does not answer in time is killed, and the next call
-starts another.
+`policy.py` says what a program may do, `zygote.py` is the process it is forked from, and this file
+talks to that process. A call is answered with what the program printed and, as at a Python prompt, the
+value of an expression that ends it; an error comes as the last line of its traceback. Nothing is kept
+from one call to the next.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import select
+import signal
+import socket
 import subprocess
 import sys
+import textwrap
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
 
-_CALCULATOR = Path(__file__).with_name("calculator.py")
+from llmpipe.assistant.tools.policy import Kernel, build_filter, examine_kernel, require
+from llmpipe.core.errors import UserError
 
-TIMEOUT_S = 5.0
-"""The calculator answers within a millisecond by its own limits. This one is for a child that is
-stuck, and generous: on a busy machine it must not change what a model is told."""
+_ZYGOTE = Path(__file__).with_name("zygote.py")
+
+CPU_S = 5.0
+"""Of computing by one program."""
+
+WALL_S = 15.0
+"""From a call to its answer, for programs that wait. Generous beside `CPU_S`: on a busy machine it must
+not change what a model is told."""
+
+START_S = 30.0
+"""For the first answer of a new process, which has to load Python."""
+
+MEMORY_BYTES = 256 << 20
+"""Of address space; Python itself takes about 30 MB of it."""
+
+MAX_PROGRAM_BYTES = 64_000
+MAX_RESULT_BYTES = 4_000
+"""Some 1,000 tokens; `generate.py` cuts further to what the context has room for."""
+
+# Without Landlock no file can be opened, so what programs like to import is there already.
+_LOADED_BEFOREHAND = (
+    "bisect,calendar,cmath,collections,copy,dataclasses,datetime,decimal,enum,fractions,functools,"
+    "heapq,itertools,json,math,operator,random,re,statistics,string,textwrap,time,typing,unicodedata"
+)
 
 
 class PythonTool:
-    """Evaluates expressions in a child process.
+    """Runs programs in a sandbox; may be called from several threads.
 
     Args:
-        timeout_s: seconds a call may take.
-        program: what the child runs; it answers JSON lines with JSON lines.
+        cpu_s: seconds of computing a program may take.
+        wall_s: seconds a call may take.
+        max_result_bytes: more than this of a program's output is not kept.
+        unsafe: run programs without a sandbox, with limits on time and memory only.
+        kernel: what the system offers; found out by default.
+
+    Raises:
+        UserError: if the system has nothing to build a sandbox from.
     """
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, program: Path = _CALCULATOR) -> None:
-        self._timeout_s = timeout_s
-        self._program = program
-        self._child: subprocess.Popen[bytes] | None = None
+    def __init__(
+        self,
+        cpu_s: float = CPU_S,
+        wall_s: float = WALL_S,
+        max_result_bytes: int = MAX_RESULT_BYTES,
+        unsafe: bool = False,
+        kernel: Kernel | None = None,
+    ) -> None:
+        self._cpu_s = cpu_s
+        self._wall_s = wall_s
+        self._max_result_bytes = max_result_bytes
+        self._kernel = kernel or examine_kernel()
+        self._unsafe = unsafe
+        if not unsafe:
+            require(self._kernel)
+        self._zygote: _Zygote | None = None
+        self._lock = threading.Lock()
 
     def run(self, text: str) -> str:
-        """Return the value of an expression as text, or a line that begins with `error:`."""
-        try:
-            return self._ask(text)
-        except TimeoutError:
-            self.close()
-            return f"error: no result within {self._timeout_s:g} s"
-        except (BrokenPipeError, EOFError, ValueError):
-            self.close()
-            return "error: the tool has crashed"
+        """Return what a program prints, in bounded time and length."""
+        program = textwrap.dedent(text).encode("utf-8", "surrogatepass")
+        if len(program) > MAX_PROGRAM_BYTES:
+            return f"error: the program is longer than {MAX_PROGRAM_BYTES:,} bytes"
+        with self._lock:
+            zygote = self._started()
+            try:
+                output, exit_code = zygote.run(program, self._wall_s, self._max_result_bytes)
+            except TimeoutError:
+                self._stop()
+                return f"TimeoutError: no result within {self._wall_s:g} s"
+            except OSError:
+                self._stop()
+                return "error: the tool has crashed"
+        return self._answer(output, exit_code)
+
+    def in_force(self) -> str:
+        """Start the process and return what it says shuts programs in."""
+        with self._lock:
+            return self._started().in_force
 
     def close(self) -> None:
-        """End the child process, if there is one."""
-        if self._child is None:
-            return
-        self._child.kill()
-        self._child.wait()
-        assert self._child.stdin and self._child.stdout
-        self._child.stdin.close()
-        self._child.stdout.close()
-        self._child = None
+        """End the process, if there is one."""
+        with self._lock:
+            self._stop()
 
     def __enter__(self) -> PythonTool:
         return self
@@ -71,35 +120,122 @@ class PythonTool:
     ) -> None:
         self.close()
 
-    def _ask(self, text: str) -> str:
-        child = self._started()
-        assert child.stdin and child.stdout
-        # Below 64 kB, the size of a Linux pipe, the write cannot block; the calculator refuses
-        # anything that long, whatever it is.
-        child.stdin.write(json.dumps(text[:5000]).encode() + b"\n")
-        deadline = time.monotonic() + self._timeout_s
-        answer = b""
-        while not answer.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([child.stdout], [], [], left)[0]:
-                raise TimeoutError
-            piece = child.stdout.read(1 << 16)
-            if not piece:
-                raise EOFError
-            answer += piece
-        return str(json.loads(answer))
+    def _answer(self, output: bytes, exit_code: int) -> str:
+        is_cut = len(output) > self._max_result_bytes
+        text = output[: self._max_result_bytes].decode("utf-8", "replace").rstrip("\n")
+        if is_cut:
+            return f"{text}\n[cut after {self._max_result_bytes:,} bytes]"
+        ending = ""
+        if exit_code in (-9, -24):  # SIGKILL, SIGXCPU
+            ending = f"TimeoutError: no result within {self._cpu_s:g} s of computing"
+        elif exit_code:
+            ending = f"error: the program crashed ({exit_code})"
+        return f"{text}\n{ending}".strip("\n") if ending else text
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._child is None or self._child.poll() is not None:
-            self.close()
-            self._child = subprocess.Popen(
-                # -I: no user folders or environment; -S: no site-packages.
-                [sys.executable, "-I", "-S", str(self._program)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+    def _started(self) -> _Zygote:
+        if self._zygote is None or not self._zygote.is_alive:
+            self._stop()
+            self._zygote = _Zygote(self._arguments())
+        return self._zygote
+
+    def _arguments(self) -> list[str]:
+        filter_hex, landlock = "", 0
+        if not self._unsafe:
+            landlock = self._kernel.landlock
+            filter_hex = build_filter(self._kernel.machine, can_open=landlock > 0).hex()
+        modules = "" if landlock or self._unsafe else _LOADED_BEFOREHAND
+        cpu_s = str(max(1, round(self._cpu_s)))  # the kernel counts whole seconds
+        return [filter_hex, str(landlock), str(MEMORY_BYTES), cpu_s, modules]
+
+    def _stop(self) -> None:
+        if self._zygote:
+            self._zygote.close()
+            self._zygote = None
+
+
+class _Zygote:
+    """The process that forks: its socket, and one program after the other."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                # -S: no site-packages; -P and -s: no modules of the user's. Warnings go nowhere.
+                [sys.executable, "-s", "-S", "-P", "-B", "-X", "utf8", str(_ZYGOTE), *arguments],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                bufsize=0,  # a read returns what is there, as `select` promised
-                env={},
+                env={"PYTHONHASHSEED": "0"},  # sets print in the same order every time
                 start_new_session=True,  # Ctrl-C in the terminal is for the chat
             )
-        return self._child
+        try:
+            hello = self._line(time.monotonic() + START_S).decode()
+        except OSError:  # a TimeoutError among them
+            hello = ""
+        kind, _, self.in_force = hello.strip().partition(": ")
+        if kind != "ready":
+            self.close()
+            raise UserError(
+                f"the sandbox of the python tool cannot be set up: {self.in_force or 'no answer'}",
+                hint="`llmpipe doctor --sandbox` says what this system offers",
+            )
+
+    @property
+    def is_alive(self) -> bool:
+        # Not `poll`: that would give the number free while a child of the group may live on.
+        return not select.select([self._control], [], [], 0)[0]
+
+    def run(self, program: bytes, wall_s: float, max_bytes: int) -> tuple[bytes, int]:
+        """Return a program's output, one byte more than `max_bytes` at most, and how it ended.
+
+        Raises:
+            TimeoutError: if it takes longer than `wall_s`.
+            OSError: if the zygote is gone.
+        """
+        deadline = time.monotonic() + wall_s
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+            # The zygote may be gone or the program may not wait to be read: both show below.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                ours.sendall(program)
+                ours.shutdown(socket.SHUT_WR)
+            output = b""
+            while len(output) <= max_bytes:
+                piece = _receive(ours, deadline, max_bytes + 1 - len(output))
+                if not piece:
+                    break
+                output += piece
+        # The socket is closed now, so a program that prints on is ended by SIGPIPE.
+        ended = self._line(deadline)
+        if not ended:
+            raise OSError("the zygote is gone")
+        return output, int(ended)
+
+    def close(self) -> None:
+        """End the zygote and its child."""
+        if self._process.returncode is None:  # until it is waited for, its number is its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._control.close()
+
+    def _line(self, deadline: float) -> bytes:
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = _receive(self._control, deadline, 1 << 10)
+            if not piece:
+                return b""
+            line += piece
+        return line
+
+
+def _receive(connection: socket.socket, deadline: float, n: int) -> bytes:
+    left = deadline - time.monotonic()
+    if left <= 0 or not select.select([connection], [], [], left)[0]:
+        raise TimeoutError
+    try:
+        return connection.recv(n)
+    except ConnectionResetError:
+        return b""

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmpipe.assistant.frames import frame_for
 from llmpipe.assistant.generate import Answer as Generated
 from llmpipe.assistant.generate import Tools, answer_many
 from llmpipe.assistant.render import Message, PythonCall, SearchCall, render
+from llmpipe.core.errors import UserError
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
 from llmpipe.tasks.base import Answer, Example, Task, score
 from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.special import IM_END
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,18 @@ def run_task(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Ask all examples of a task.
 
+    Raises:
+        UserError: there is no example.
+
     Returns:
         The task's score, and one record per question with the answer and the verdict.
     """
-    conversations = [[Message("user", example.question)] for example in examples]
+    if not examples:
+        raise UserError(
+            f"the task `{task.name}` has no questions for this assistant",
+            "its questions are held-out conversations of a source that was not trained",
+        )
+    conversations = [opening(example) for example in examples]
     records: list[dict[str, Any]] = []
     verdicts: list[bool] = []
     for example, generated in zip(examples, assistant.answer(conversations), strict=True):
@@ -68,16 +77,22 @@ def run_task(
     return numbers, records
 
 
+def opening(example: Example) -> list[Message]:
+    """Return the conversation that asks an example."""
+    system = [] if example.system is None else [Message("system", example.system)]
+    return [*system, Message("user", example.question)]
+
+
 def judgeable(generated: Generated, tokenizer: Tokenizer) -> Answer:
     """Reduce a reply to what tasks look at.
 
-    Only `<|im_end|>` counts as having stopped: a model that begins another turn or document is
+    Only the token that ends a turn counts as having stopped: a model that begins another turn or document is
     stopped by the engine, but has not ended its own.
     """
     message = generated.message
     return Answer(
         text=message.text,
-        stopped=generated.ids[-1:] == [tokenizer.special[IM_END]],
+        stopped=generated.ids[-1:] == [tokenizer.special[frame_for(tokenizer).end]],
         tool_calls=tuple(
             part.code if isinstance(part, PythonCall) else part.query
             for part in message.parts

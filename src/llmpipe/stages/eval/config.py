@@ -9,7 +9,18 @@ from annotated_types import Ge, Gt
 
 from llmpipe.core.config import schema
 
-TaskName = Literal["arithmetic", "identity", "stops"]
+TaskName = Literal[
+    "arithmetic",
+    "identity",
+    "stops",
+    "multiplication",
+    "letters",
+    "characters",
+    "lookups",
+    "no_tools",
+]
+
+ToolName = Literal["python", "search"]
 
 
 @schema
@@ -21,6 +32,8 @@ class EvalConfig:
     """Which tasks to run; see `llmpipe/tasks`."""
     examples: Annotated[int, Gt(0)] = 100
     """Questions per task, at most; some tasks have fewer."""
+    tools: tuple[ToolName, ...] = ("python",)
+    """What the assistant may call; `search` looks through the run's corpus."""
     name: str | None = None
     """What the assistant should call itself; None is the name it was trained with."""
     max_tokens: Annotated[int, Gt(0)] = 80

@@ -22,7 +22,7 @@ def run(config: EvalConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     import json
     from dataclasses import replace
 
-    from llmpipe.assistant.tools.python import PythonTool
+    from llmpipe.assistant.tools import open_tools
     from llmpipe.core.distributed import runtime
     from llmpipe.inference.engine import Engine
     from llmpipe.inference.sampling import Sampling
@@ -35,14 +35,15 @@ def run(config: EvalConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     facts = known_facts(config, model_artifact)
     scores: dict[str, Any] = {}
     records: list[dict[str, Any]] = []
-    with runtime(ctx.device) as where, PythonTool() as python:
+    corpus = inputs["corpus"].path if "corpus" in inputs else None
+    with runtime(ctx.device) as where, open_tools(config.tools, corpus) as tools:
         model = load_model(model_artifact.path, where.device).eval()
         sampling = Sampling(config.temperature, seed=ctx.seed, max_tokens=config.max_tokens)
         assistant = Assistant(
             Engine(model, max_batch=config.batch_size),
             Tokenizer.load(model_artifact.path),
             sampling,
-            {"python": python},
+            tools,
         )
         with ctx.console.progress("eval", len(config.tasks), "task") as progress:
             for done, name in enumerate(config.tasks, start=1):
@@ -81,14 +82,16 @@ def known_facts(config: EvalConfig, model: Artifact) -> Any:
 
 
 def needs(config: EvalConfig) -> dict[str, Need]:
-    """Name the input: a chat model."""
-    return {"model": Need("model", "sft")}
+    """Name the inputs: a chat model, and the corpus where it is to search."""
+    corpus = {"corpus": Need("corpus", "corpus")} if "search" in config.tools else {}
+    return {"model": Need("model", "sft"), **corpus}
 
 
 def plan(config: EvalConfig, inputs: Inputs) -> dict[str, str]:
     """Tell what a run would do."""
     return {
         "tasks": ", ".join(config.tasks),
+        "tools": ", ".join(config.tools) or "none",
         "questions": f"up to {config.examples} per task, {len(config.conversation)} in a conversation",
     }
 

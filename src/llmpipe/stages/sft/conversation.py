@@ -17,13 +17,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmpipe.assistant.render import Message, Part, PythonCall, SearchCall, Text, ToolOutput
+from llmpipe.assistant.render import (
+    Message,
+    Part,
+    PythonCall,
+    SearchCall,
+    Text,
+    Thought,
+    ToolOutput,
+)
 
-PART_TYPES: dict[str, type[Text] | type[PythonCall] | type[SearchCall] | type[ToolOutput]] = {
+PART_TYPES: dict[
+    str, type[Text] | type[PythonCall] | type[SearchCall] | type[ToolOutput] | type[Thought]
+] = {
     "text": Text,
     "python": PythonCall,
     "search": SearchCall,
     "output": ToolOutput,
+    "thought": Thought,
 }
 _TYPE_NAMES = {part_type: name for name, part_type in PART_TYPES.items()}
 
@@ -37,13 +48,20 @@ class Conversation:
 
     def to_json(self) -> str:
         """Return the conversation as one line of JSON."""
-        messages = [{"role": m.role, "content": _content_to_json(m)} for m in self.messages]
+        messages = [
+            {"role": m.role, "content": _content_to_json(m)}
+            | ({} if m.is_trained else {"loss_weight": 0})
+            for m in self.messages
+        ]
         return json.dumps({"source": self.source, "messages": messages}, ensure_ascii=False)
 
 
-def ask(question: str, answer: str | tuple[Part, ...], source: str) -> Conversation:
+def ask(
+    question: str, answer: str | tuple[Part, ...], source: str, system: str | None = None
+) -> Conversation:
     """Return the conversation of one question and one answer."""
-    return Conversation((Message("user", question), Message("assistant", answer)), source)
+    before = () if system is None else (Message("system", system),)
+    return Conversation((*before, Message("user", question), Message("assistant", answer)), source)
 
 
 def part_from_json(part: Mapping[str, Any]) -> Part:
@@ -73,5 +91,5 @@ def _words(part: Part) -> str:
             return code
         case SearchCall(query):
             return query
-        case Text(text) | ToolOutput(text):
+        case Text(text) | ToolOutput(text) | Thought(text):
             return text

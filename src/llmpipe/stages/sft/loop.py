@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmpipe.assistant.generate import answer_many
+from llmpipe.assistant.generate import Tools, answer_many
 from llmpipe.assistant.render import Message
-from llmpipe.assistant.tools.python import PythonTool
+from llmpipe.assistant.tools import open_tools
 from llmpipe.core.distributed import Runtime, resolve_dtype
 from llmpipe.core.errors import UserError
 from llmpipe.core.stage import Context
@@ -23,7 +23,7 @@ from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
 from llmpipe.model.transformer import Transformer
 from llmpipe.stages.sft.config import SFTConfig
-from llmpipe.stages.sft.packing import Sample, make_batch
+from llmpipe.stages.sft.packing import SHORTEST_ROW, Sample, make_batch, refold
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from llmpipe.training.evaluate import evaluate
@@ -49,15 +49,30 @@ class Rows:
     def batches(
         self, rows: Sequence[Sequence[Sample]], micro: int, runtime: Runtime
     ) -> list[Batch]:
-        """Deal rows to all processes and return this one's micro-batches."""
+        """Deal rows to all processes and return this one's micro-batches.
+
+        A micro-batch has at most the tokens of `micro` rows.
+        """
         n_processes = runtime.ranks.world_size
-        n_batches = n_processes * math.ceil(len(rows) / (n_processes * micro))
-        parts = np.array_split(np.arange(len(rows)), n_batches)
-        mine = my_share(parts, runtime.ranks)
+        cut: list[tuple[int, Sequence[Sequence[Sample]]]]  # (length of the rows, rows)
+        mine: Sequence[tuple[int, Sequence[Sequence[Sample]]]]
+        if self.n_time < 2 * SHORTEST_ROW:
+            n_parts = n_processes * math.ceil(len(rows) / (n_processes * micro))
+            parts = np.array_split(np.arange(len(rows)), n_parts)
+            cut = [(self.n_time, [rows[i] for i in part]) for part in parts]
+            mine = my_share(cut, runtime.ranks)
+        else:
+            # All processes fold the same, and take every n-th of the parts, which come by length.
+            folded = refold([sample for row in rows for sample in row], self.n_time)
+            cut = []
+            for length, laid in folded.items():
+                n_rows = micro * self.n_time // length
+                cut += [(length, laid[i : i + n_rows]) for i in range(0, len(laid), n_rows)]
+            mine = cut[runtime.ranks.rank :: n_processes]
         return [
-            make_batch([rows[i] for i in part], self.n_time, self.pad_id)
-            for part in mine
-            if len(part)  # with few rows and many processes, some have nothing to do
+            make_batch(part, length, self.pad_id)
+            for length, part in mine
+            if part  # with few rows and many processes, some have nothing to do
         ]
 
 
@@ -138,7 +153,7 @@ def train(
     # steps
 
     model.train()
-    with ctx.console.progress("sft", n_steps, "step") as progress, PythonTool() as python:
+    with ctx.console.progress("sft", n_steps, "step") as progress, open_tools(("python",)) as tools:
         for step in range(first_step, n_steps):
             speed.start()
             in_step = rows.train[step * rows_per_step : (step + 1) * rows_per_step]
@@ -162,7 +177,7 @@ def train(
                     val_losses[name], _ = evaluate(model, of_source, no_bytes, runtime, dtype)
                     log[f"val_loss_{name}"] = val_losses[name]
             if (done % config.sample_every == 0 or is_last) and runtime.ranks.is_main:
-                samples.append({"step": done, "answers": ask(model, tokenizer, config, python)})
+                samples.append({"step": done, "answers": ask(model, tokenizer, config, tools)})
 
             # log
             ctx.metrics.log(done, **log)
@@ -183,7 +198,7 @@ def train(
 
 
 def ask(
-    model: Transformer, tokenizer: Tokenizer, config: SFTConfig, python: PythonTool
+    model: Transformer, tokenizer: Tokenizer, config: SFTConfig, tools: Tools
 ) -> list[dict[str, str]]:
     """Put the fixed questions to the model as it is now, and take the likeliest answers."""
     model.eval()
@@ -193,7 +208,7 @@ def ask(
         tokenizer,
         [[Message("user", question)] for question in config.questions],
         Sampling(temperature=0.0, max_tokens=MAX_SAMPLE_TOKENS),
-        {"python": python},
+        tools,
     )
     model.train()
     return [

@@ -27,8 +27,9 @@ class Source:
     pool: Pool
     weight: float
     max_epochs: float
-    may_join: bool
-    """Whether its conversations may become turns of longer ones; those from files stay as they are."""
+    is_own: bool
+    """Whether we made it: its conversations may then become turns of longer ones."""
+    license: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,34 +39,12 @@ class Share:
     name: str
     n_available: int
     n_used: int
+    license: str | None = None
 
     @property
     def epochs(self) -> float:
         """How often the source is seen."""
         return self.n_used / self.n_available if self.n_available else 0.0
-
-
-def deduplicate(sources: Sequence[Source]) -> tuple[list[Source], int]:
-    """Keep the first of equal conversations, over all sources, and return how many went.
-
-    A conversation that is held out is never trained either.
-    """
-    held_out = {c.messages for source in sources for c in source.pool.held_out}
-    seen = set(held_out)
-    kept_sources, n_dropped = [], 0
-    for source in sources:
-        kept = []
-        for conversation in source.pool.train:
-            if conversation.messages in seen:
-                n_dropped += 1
-            else:
-                seen.add(conversation.messages)
-                kept.append(conversation)
-        pool = Pool(kept, source.pool.held_out)
-        kept_sources.append(
-            Source(source.name, pool, source.weight, source.max_epochs, source.may_join)
-        )
-    return kept_sources, n_dropped
 
 
 def split_held_out(conversations: list[Conversation], frac: float) -> Pool:
@@ -97,8 +76,11 @@ def mix(
         available = source.pool.train
         wanted = round(total * source.weight / total_weight) if available else 0
         n_used = min(wanted, round(len(available) * source.max_epochs))
-        (joinable if source.may_join else alone).extend(_draw(available, n_used, rng))
-        shares.append(Share(source.name, len(available), n_used))
+        for conversation in _draw(available, n_used, rng):
+            # A system message stands at the beginning, so what has one is not put behind others.
+            may_join = source.is_own and conversation.messages[0].role != "system"
+            (joinable if may_join else alone).append(conversation)
+        shares.append(Share(source.name, len(available), n_used, source.license))
     rng.shuffle(joinable)
     mixed = alone + join(joinable, joined_frac, rng)
     rng.shuffle(mixed)

@@ -5,6 +5,10 @@ still has room for it. Conversations stay whole. In a row every conversation is 
 that attends only to itself, so the loss of a packed row is the sum of the losses of its
 conversations, as if each had stood alone.
 
+A token's attention costs as much as its row is long, and most conversations are much shorter than the
+longest one. So what one update holds is laid out once more (`refold`): conversations that fit into a
+row of half the length, or a quarter, and are not needed to fill a longer one, stand in such rows.
+
 Source: best-fit packing for training without cut documents, Ding et al. 2024, arXiv:2404.10830.
 """
 
@@ -80,6 +84,44 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
                 bisect.insort(rooms, left)
             rows_with.setdefault(left, []).append(row)
     return rows
+
+
+SHORTEST_ROW = 256
+"""Below this length attention costs little beside the rest, and larger batches are worth more."""
+
+
+def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample]]]:
+    """Lay conversations out in rows of `n_time` tokens, or a half, a quarter, … of it.
+
+    Best fit, decreasing: a conversation goes into the fullest row with room for it, or opens a row
+    of the shortest length that holds it.
+
+    Returns:
+        The rows by their length, the longest first.
+    """
+    lengths = [n_time]
+    while lengths[-1] % 2 == 0 and lengths[-1] // 2 >= SHORTEST_ROW:
+        lengths.append(lengths[-1] // 2)
+    rows: list[list[Sample]] = []
+    capacities: list[int] = []
+    rooms: list[tuple[int, int]] = []  # (what is left, number of the row), ascending
+    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
+        n = len(sample.ids)
+        place = bisect.bisect_left(rooms, (n, 0))
+        if place < len(rooms):
+            room, row = rooms.pop(place)
+        else:
+            row, room = len(rows), min(length for length in lengths if length >= n)
+            rows.append([])
+            capacities.append(room)
+        rows[row].append(sample)
+        bisect.insort(rooms, (room - n, row))
+    folded: dict[int, list[list[Sample]]] = {}
+    for capacity, row_samples in sorted(
+        zip(capacities, rows, strict=True), key=lambda pair: -pair[0]
+    ):
+        folded.setdefault(capacity, []).append(row_samples)
+    return folded
 
 
 def make_batch(rows: Sequence[Sequence[Sample]], n_time: int, pad_id: int) -> Batch:

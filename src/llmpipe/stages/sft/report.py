@@ -7,14 +7,16 @@ from typing import Any
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.metrics import read_metrics
-from llmpipe.core.report import Block, Code, LinePlot, Section, Table, Text, Transcript
+from llmpipe.core.report import Block, Cell, Code, LinePlot, Section, Table, Text, Transcript
 
 
 def report(artifact: Artifact) -> list[Section]:
     """Describe how the assistant was made."""
     return [
         Section("Fine-tuning", [_summary(artifact.stats), _curve(artifact)]),
-        Section("Conversations", [*_mixture(artifact.stats), *_example(artifact)]),
+        Section(
+            "Conversations", [*_mixture(artifact.stats), *_lint(artifact), *_example(artifact)]
+        ),
         Section("Answers while training", _samples(artifact)),
     ]
 
@@ -25,7 +27,8 @@ def _summary(stats: Any) -> Text:
         f"{stats['conversations']:,} conversations in {stats['rows']:,} rows, "
         f"{stats['packing_efficiency']:.1%} of the places filled. {stats['trained_tokens']:,} of "
         f"{stats['tokens']:,} tokens ({trained:.0%}) are the assistant's and were trained on. "
-        f"{stats['duplicates']:,} duplicates and {stats['bad_rows']:,} unusable rows were left out, "
+        f"{stats['duplicates']:,} duplicates, {stats['bad_rows']:,} unusable rows and "
+        f"{stats['contaminated']:,} conversations that an evaluation holds were left out, "
         f"{stats['cut']:,} conversations cut and {stats['dropped']:,} dropped for their length."
     )
 
@@ -43,13 +46,31 @@ def _curve(artifact: Artifact) -> LinePlot:
 
 def _mixture(stats: Any) -> list[Block]:
     sources = [
-        [row["source"], row["available"], row["used"], row["epochs"]] for row in stats["mixture"]
+        [row["source"], row["available"], row["used"], row["epochs"], row.get("license", "")]
+        for row in stats["mixture"]
     ]
     tokens = sorted(stats["trained_by_source"].items(), key=lambda item: -item[1])
     return [
-        Table(["source", "conversations there are", "used", "epochs"], sources),
+        Table(["source", "conversations there are", "used", "epochs", "license"], sources),
         Text("Some of them were joined into conversations of several turns. Trained tokens:"),
         Table(["source", "trained tokens"], [list(item) for item in tokens]),
+    ]
+
+
+def _lint(artifact: Artifact) -> list[Block]:
+    """Show what the linter has found in conversations of others."""
+    found = artifact.stats["lint"]
+    if not found:
+        return []
+    lines = artifact.file("lint.jsonl").read_text(encoding="utf-8").splitlines()
+    findings = [json.loads(line) for line in lines]
+    rows: list[list[Cell]] = []
+    for rule, by_source in found.items():
+        first = next(finding for finding in findings if finding["rule"] == rule)
+        rows.append([rule, sum(by_source.values()), ", ".join(by_source), first["excerpt"]])
+    return [
+        Text("The linter does not leave anything out; it says what to look at (`lint.jsonl`):"),
+        Table(["finding", "times", "in", "for example"], rows),
     ]
 
 
@@ -79,7 +100,8 @@ def show_mask(messages: list[dict[str, Any]]) -> str:
 def _show_part(part: dict[str, str]) -> str:
     if part["type"] == "text":
         return f">>{part['text']}<<"
-    spelled = f"<|{part['type']}_start|>{part['text']}<|{part['type']}_end|>"
+    name = "think" if part["type"] == "thought" else part["type"]
+    spelled = f"<|{name}_start|>{part['text']}<|{name}_end|>"
     return spelled if part["type"] == "output" else f">>{spelled}<<"
 
 

@@ -1,38 +1,33 @@
-"""Reading conversations from files, in the four shapes that published data sets have.
+"""Rows of conversation files, and the conversations in them.
 
-    messages           {"messages": [{"role": "user", "content": "…"}, …]}
-    ShareGPT           {"conversations": [{"from": "human", "value": "…"}, …]}
-    Alpaca             {"instruction": "…", "input": "…", "output": "…"}
-    prompt-completion  {"prompt": "…", "completion": "…"}
+    JSON lines    .jsonl, .json, .ndjson        plain, .gz or .zst      FILE:LINE
+    JSON array    the same                                              FILE: row N
+    Parquet       .parquet                                              FILE: row N
+    a folder      of such files, or one saved by `datasets`             FOLDER: row N
+    hf:NAME       a data set of the Hugging Face hub                    hf:NAME: row N
 
-A file is JSON lines or one JSON array, plain or gzipped, and every row may have another shape. A row
-that cannot be used is named with its place in the file and the reason, never passed over in silence.
+Every row may have another shape (`shapes.py`). A row that cannot be used is named with its place and
+the reason, never passed over in silence.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmpipe.assistant.render import Message, Role
 from llmpipe.core.errors import InputError, LlmpipeError
-from llmpipe.stages.sft.conversation import Conversation, part_from_json
+from llmpipe.stages.sft.conversation import Conversation
+from llmpipe.stages.sft.shapes import parse_row
 
-SHARE_GPT_ROLES: dict[str, Role] = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-}
+HUB = "hf:"
+_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+_PARQUET_ROWS = 1000  # at a time
 
 
 @dataclass(frozen=True)
@@ -46,15 +41,25 @@ class RowError:
         return f"{self.where}: {self.reason}"
 
 
-def read_conversations(path: Path, source: str) -> tuple[list[Conversation], list[RowError]]:
-    """Read all rows of a file.
+def read_conversations(
+    path: Path | str, source: str, split: str = "train", limit: int | None = None
+) -> tuple[list[Conversation], list[RowError]]:
+    """Read the rows of a source.
+
+    Args:
+        path: a file, a folder, or `hf:` and the name of a data set.
+        source: the name that the conversations bear.
+        split: part of a data set that has parts.
+        limit: rows to read at most.
 
     Raises:
-        InputError: the file as a whole cannot be read.
+        InputError: the source as a whole cannot be read.
     """
     conversations: list[Conversation] = []
     errors: list[RowError] = []
-    for where, row in _rows(path):
+    for number, (where, row) in enumerate(_rows(str(path), split)):
+        if limit is not None and number >= limit:
+            break
         try:
             value = json.loads(row) if isinstance(row, str) else row
             conversations.append(Conversation(parse_row(value), source))
@@ -67,103 +72,120 @@ def read_conversations(path: Path, source: str) -> tuple[list[Conversation], lis
     return conversations, errors
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (place, row): text for JSON lines, values for an array."""
+def source_files(path: str) -> list[str]:
+    """Return the files of a source, whose contents decide the result; none for a data set of the hub."""
+    if path.startswith(HUB):
+        return []
+    folder = Path(path)
+    if not folder.is_dir():
+        return [path]
+    return [str(file) for file in sorted(folder.rglob("*")) if file.is_file()]
+
+
+def _rows(name: str, split: str) -> Iterator[tuple[str, Any]]:
+    """Yield (place, row): text for JSON lines, values for everything else."""
+    path = Path(name)
+    if name.startswith(HUB):
+        yield from _hub_rows(name.removeprefix(HUB), split)
+    elif path.is_dir():
+        yield from _folder_rows(path, split)
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+    else:
+        yield from _json_rows(path)
+
+
+# ------------------------------------------------------------------------------------------
+# JSON
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        text = _unpack(path).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"`{path}` cannot be read: {error}") from None
     if text.lstrip().startswith("["):
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-        yield from ((f"{path} item {i}", row) for i, row in enumerate(rows, start=1))
+        yield from ((f"{path}: row {i}", row) for i, row in enumerate(rows, start=1))
     else:
         # Not `splitlines`, which also splits at separators that may stand inside a JSON string.
         lines = enumerate(text.split("\n"), start=1)
         yield from ((f"{path}:{number}", line) for number, line in lines if line.strip())
 
 
-def parse_row(row: object) -> tuple[Message, ...]:
-    """Return the messages of a row of any known shape.
+def _unpack(path: Path) -> bytes:
+    """Read a file, packed or not."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        return gzip.decompress(data)
+    if path.suffix == ".zst":
+        import zstandard
 
-    Raises:
-        ValueError: the row cannot be used, with the reason.
-    """
-    if not isinstance(row, Mapping):
-        raise ValueError(f"expected an object, got {type(row).__name__}")
-    if "messages" in row:
-        messages = tuple(_message(item) for item in _list(row, "messages"))
-    elif "conversations" in row:
-        messages = tuple(_share_gpt(item) for item in _list(row, "conversations"))
-    elif "instruction" in row and "output" in row:
-        extra = row.get("input") or ""
-        question = _text(row, "instruction") + (f"\n\n{extra}" if extra else "")
-        messages = Message("user", question), Message("assistant", _text(row, "output"))
-    elif "prompt" in row and "completion" in row:
-        messages = (
-            Message("user", _text(row, "prompt")),
-            Message("assistant", _text(row, "completion")),
-        )
-    else:
-        raise ValueError(f"no known shape among the keys {', '.join(sorted(map(str, row)))}")
-    _check(messages)
-    return messages
+        try:
+            # The stream reader goes on over several frames and needs no size in the header.
+            reader = zstandard.ZstdDecompressor().stream_reader(
+                io.BytesIO(data), read_across_frames=True
+            )
+            return reader.read()
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
+    return data
 
 
-def _check(messages: tuple[Message, ...]) -> None:
-    if not any(message.role == "user" and message.text.strip() for message in messages):
-        raise ValueError("nobody asks anything: no user message with words")
-    if not any(message.role == "assistant" for message in messages):
-        raise ValueError("no message of the assistant, so nothing to train on")
-    for i, message in enumerate(messages, start=1):
-        if message.role == "assistant" and not any(_has_words(part) for part in message.parts):
-            raise ValueError(f"message {i}: the assistant says nothing")
+# ------------------------------------------------------------------------------------------
+# Tables
 
 
-def _has_words(part: object) -> bool:
-    return any(value.strip() for value in vars(part).values())
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"`{path}` cannot be read: {error}") from None
 
 
-def _message(item: object) -> Message:
-    if not isinstance(item, Mapping):
-        raise ValueError(f"expected a message, got {type(item).__name__}")
-    if item.get("tool_calls"):
-        raise ValueError("`tool_calls` are not read; use parts of type `python` or `search`")
-    content = item.get("content")
-    if isinstance(content, str):
-        return Message(_role(item.get("role")), content)
-    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
-        return Message(_role(item.get("role")), tuple(part_from_json(part) for part in content))
-    raise ValueError("a message's `content` must be a text or a list of parts")
+def _folder_rows(folder: Path, split: str) -> Iterator[tuple[str, Any]]:
+    """Read what `datasets` has saved, or every file with rows."""
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        import datasets
+
+        loaded = datasets.load_from_disk(str(folder))
+        if isinstance(loaded, datasets.DatasetDict):
+            if split not in loaded:
+                raise InputError(f"`{folder}` has no split `{split}`, only {', '.join(loaded)}")
+            loaded = loaded[split]
+        yield from ((f"{folder}: row {i}", row) for i, row in enumerate(loaded, start=1))
+        return
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and _holds_rows(f)]
+    if not files:
+        raise InputError(f"`{folder}` has no JSON or Parquet files")
+    for file in files:
+        yield from _rows(str(file), split)
 
 
-def _role(role: object) -> Role:
-    match role:
-        case "system" | "user" | "assistant" | "tool":
-            return role
-        case _:
-            raise ValueError(f"unknown role `{role}`")
+def _holds_rows(path: Path) -> bool:
+    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    return name.endswith((".parquet", *_JSON_SUFFIXES)) and not name.startswith(".")
 
 
-def _share_gpt(item: object) -> Message:
-    if not isinstance(item, Mapping):
-        raise ValueError(f"expected a message, got {type(item).__name__}")
-    speaker = item.get("from")
-    if speaker not in SHARE_GPT_ROLES:
-        raise ValueError(f"unknown speaker `{speaker}`")
-    return Message(SHARE_GPT_ROLES[speaker], _text(item, "value"))
+def _hub_rows(name: str, split: str) -> Iterator[tuple[str, Any]]:
+    import datasets
 
-
-def _list(row: Mapping[str, Any], key: str) -> list[Any]:
-    if not isinstance(row[key], list) or not row[key]:
-        raise ValueError(f"`{key}` must be a list with messages")
-    return list(row[key])
-
-
-def _text(row: Mapping[str, Any], key: str) -> str:
-    if not isinstance(row.get(key), str):
-        raise ValueError(f"`{key}` must be a text")
-    return str(row[key])
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(
+            f"the data set `{name}` cannot be loaded: {error}",
+            "without a network, name a local folder",
+        ) from None
+    yield from ((f"{HUB}{name}: row {i}", row) for i, row in enumerate(rows, start=1))

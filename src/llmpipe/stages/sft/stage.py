@@ -8,30 +8,33 @@ from typing import Any
 
 from llmpipe.core.artifact import write_atomic
 from llmpipe.core.stage import Context, Inputs, Need, StageSpec
-from llmpipe.stages.sft.config import SFTConfig
+from llmpipe.stages.sft.config import FileSource, SFTConfig
 from llmpipe.stages.sft.report import report
+
+LINTED_ROWS = 2000
+"""Of each source, for `--dry-run`, which should not take long; a run looks at all."""
 
 
 def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Make the conversations, train on them, and write a complete model artifact."""
     import json
     import random
+    from functools import partial
 
-    from llmpipe.assistant.template import CHAT_TEMPLATE
+    from llmpipe.assistant.frames import frame_for
+    from llmpipe.assistant.template import chat_template
     from llmpipe.core.distributed import runtime
     from llmpipe.core.errors import UserError
     from llmpipe.model.config import n_parameters
     from llmpipe.model.weights import load_model, save_generation_config, save_model
+    from llmpipe.stages.sft.gather import gather, lint_table, mixture_table, system_words
+    from llmpipe.stages.sft.interview import ask_earlier
     from llmpipe.stages.sft.loop import Rows, train
-    from llmpipe.stages.sft.prepare import (
-        by_source,
-        gather,
-        mixture_table,
-        pack_conversations,
-    )
+    from llmpipe.stages.sft.prepare import by_source, pack_conversations
+    from llmpipe.stages.sft.probing import Probed, teach
     from llmpipe.tokenizer.bpe import Tokenizer
-    from llmpipe.tokenizer.special import IM_END
 
+    as_json = partial(json.dumps, ensure_ascii=False)
     base = inputs["model"].path
     with runtime(ctx.device) as where:
         tokenizer = Tokenizer.load(base)
@@ -42,7 +45,12 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
             raise UserError(f"sft.max_seq_len ({max_seq_len}) is over the model's own ({limit})")
 
         facts = known_facts(config, n_parameters(model.config), inputs["corpus"].stats)
-        gathered = gather(config, facts, inputs["corpus"].path, ctx.seed)
+        corpus = inputs["corpus"].path
+        probed: list[Probed] = []
+        if config.mixture.probed:
+            probed = ask_earlier(inputs["probed"].path, corpus, config, where.device, ctx.seed)
+        taught = teach(probed, random.Random(f"sft probed {ctx.seed}"))
+        gathered = gather(config, facts, corpus, tokenizer, ctx.seed, taught)
         rng = random.Random(f"sft rows {ctx.seed}")
         packed = pack_conversations(gathered.train, tokenizer, config, max_seq_len, rng)
         held_out = {
@@ -54,18 +62,23 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
 
         if where.ranks.is_main:
             save_model(model, out)
-            tokenizer.save(out, CHAT_TEMPLATE)
-            stop_ids = [tokenizer.special[IM_END], tokenizer.bos_id]
-            save_generation_config(out, tokenizer.bos_id, stop_ids, tokenizer.pad_id)
-            for name, conversations in (
-                ("conversations.jsonl", gathered.train),
-                ("held_out.jsonl", gathered.held_out),
-            ):
-                lines = "".join(f"{conversation.to_json()}\n" for conversation in conversations)
-                write_atomic(out / name, lines)
-            lines = "".join(json.dumps(sample) + "\n" for sample in trained.samples)
-            write_atomic(out / "samples.jsonl", lines)
+            system = None if config.system is None else system_words(config.system, facts)
+            tokenizer.save(out, chat_template(frame_for(tokenizer), system))
+            # `<|im_start|>` ends an answer too, but is no mark of a regular end.
+            stops = [tokenizer.special[frame_for(tokenizer).end], tokenizer.bos_id]
+            save_generation_config(out, tokenizer.bos_id, stops, tokenizer.pad_id)
+            files: dict[str, list[str]] = {
+                "conversations.jsonl": [c.to_json() for c in gathered.train],
+                "held_out.jsonl": [c.to_json() for c in gathered.held_out],
+                "set_aside.jsonl": [as_json(vars(row)) for row in gathered.aside],
+                "lint.jsonl": [as_json({"source": s, **vars(f)}) for s, f in gathered.findings],
+                "probed.jsonl": [as_json(vars(one)) for one in probed],
+                "samples.jsonl": [json.dumps(sample) for sample in trained.samples],
+            }
+            for name, lines in files.items():
+                write_atomic(out / name, "".join(f"{line}\n" for line in lines))
 
+    licenses = sorted({share.license for share in gathered.shares if share.license})
     n_places = len(packed.rows) * max_seq_len
     return {
         "parameters": n_parameters(model.config),
@@ -76,7 +89,13 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
         "conversations": len(gathered.train),
         "held_out_conversations": len(gathered.held_out),
         "duplicates": gathered.n_duplicates,
-        "bad_rows": gathered.n_bad_rows,
+        "bad_rows": len(gathered.aside) - gathered.n_contaminated,
+        "contaminated": gathered.n_contaminated,
+        "lint": lint_table(gathered.findings),
+        "probed": {
+            verdict: sum(one.verdict == verdict for one in probed)
+            for verdict in ("known", "unsure", "unknown")
+        },
         "cut": packed.n_cut,
         "dropped": packed.n_dropped,
         "rows": len(packed.rows),
@@ -84,6 +103,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
         "trained_tokens": packed.n_trained,
         "packing_efficiency": round(packed.n_tokens / n_places, 4),
         "mixture": mixture_table(gathered),
+        "licenses": licenses,
         "trained_by_source": packed.trained_by_source(),
     }
 
@@ -105,24 +125,50 @@ def known_facts(
 
 def needs(config: SFTConfig) -> dict[str, Need]:
     """Name the inputs: a base model, and the corpus that questions are made from."""
-    return {"model": Need("model", "base"), "corpus": Need("corpus", "corpus")}
+    probed = {"probed": Need("model", "probed")} if config.mixture.probed else {}
+    return {"model": Need("model", "base"), "corpus": Need("corpus", "corpus"), **probed}
 
 
 def files(config: SFTConfig) -> list[str]:
     """Name the files whose contents decide the result."""
-    return [source.path for source in config.sources]
+    from llmpipe.stages.sft.sources import source_files
+
+    named = [file for source in config.sources for file in source_files(source.path)]
+    return [*named, *config.decontamination.files]
 
 
 def plan(config: SFTConfig, inputs: Inputs) -> dict[str, str]:
-    """Tell what a run would do."""
+    """Tell what a run would do, and what the linter says of the first rows of the sources."""
     weights = vars(config.mixture) | {s.path: s.weight for s in config.sources}
     total = sum(weights.values()) or 1.0
-    return {
+    planned = {
         "conversations": f"{config.conversations:,}",
         "mixture": ", ".join(f"{name} {w / total:.0%}" for name, w in weights.items() if w),
         "batch": f"{config.global_batch_tokens:,} tokens per update",
         "optimizer": f"{config.optim.kind}, learning rate {config.optim.lr:g}",
     }
+    for source in config.sources:
+        planned[f"lint {source.path}"] = lint_source(source, config.identity.name)
+    return planned
+
+
+def lint_source(source: FileSource, own_name: str) -> str:
+    """Say in a line what the linter finds in the first rows of a source."""
+    from llmpipe.stages.sft.lint import count_findings, lint
+    from llmpipe.stages.sft.sources import HUB, read_conversations
+
+    if source.path.startswith(HUB):
+        return "on the hub, looked at when it is read"
+    read, errors = read_conversations(source.path, "", source.split, limit=LINTED_ROWS)
+    findings = [finding for conversation in read for finding in lint(conversation, own_name)]
+    counts = {rule: n for rule, n in count_findings(findings).items() if n}
+    told = [f"{n:,} {rule}" for rule, n in counts.items()]
+    if errors:
+        told.append(f"{len(errors):,} unusable rows, the first {errors[0]}")
+    for rule in counts:
+        first = next(finding for finding in findings if finding.rule == rule)
+        told.append(f"{rule}: `{first.excerpt}`")
+    return f"{len(read):,} conversations looked at; " + ("; ".join(told) or "nothing found")
 
 
 def headline(stats: Mapping[str, Any]) -> str:
@@ -136,7 +182,7 @@ def headline(stats: Mapping[str, Any]) -> str:
 
 SPEC = StageSpec(
     name="sft",
-    version=1,
+    version=2,
     summary="Base model + conversations -> chat model",
     config=SFTConfig,
     folder="sft",

@@ -1,6 +1,6 @@
-"""Arithmetic that is handed to the Python tool.
+"""Arithmetic that is handed to the Python tool: up to two digits, and products of three.
 
-A model of this size cannot add two-digit numbers reliably, and need not: it has to notice that a
+A model of a few million parameters cannot add two-digit numbers reliably, and need not: it has to notice that a
 calculation is wanted, copy the two numbers into a call, and copy the result into its answer.
 Copying is learned from variety, not from repetition, so pairs of numbers are drawn anew for every
 conversation and there are many wordings.
@@ -98,12 +98,40 @@ def make_arithmetic(n: int, n_held_out: int, rng: random.Random) -> Pool:
     )
 
 
-def solve(problem: Problem, question: str) -> Conversation:
-    """Return the conversation in which the question is answered through the tool."""
+def make_multiplication(
+    n: int, n_held_out: int, rng: random.Random, with_tool: bool = True
+) -> Pool:
+    """Draw products of three-digit numbers, as `make_arithmetic` does.
+
+    Args:
+        n: to train on.
+        n_held_out: with pairs that are never trained.
+        rng: decides which.
+        with_tool: without it the answers are given at once, for comparison.
+    """
+
+    def draw(n: int, held_out: bool) -> list[Conversation]:
+        found: dict[str, Conversation] = {}
+        while len(found) < n:
+            problem = Problem(rng.randrange(100, 1000), rng.randrange(100, 1000), "*")
+            if is_held_out(problem.a, problem.b) == held_out:
+                question = _wording("*", rng).format(a=problem.a, b=problem.b, op="*")
+                found[question] = solve(problem, question, "multiplication", with_tool)
+        return list(found.values())
+
+    return Pool(draw(n, held_out=False), draw(n_held_out, held_out=True))
+
+
+def solve(
+    problem: Problem, question: str, source: str = "arithmetic", with_tool: bool = True
+) -> Conversation:
+    """Return the conversation in which the question is answered, usually through the tool."""
     result = str(problem.result)
     sentence = f"{problem.a} {problem.operator} {problem.b} is {result}."
+    if not with_tool:
+        return ask(question, sentence, source)
     answer = (PythonCall(problem.expression), ToolOutput(result), Text(sentence))
-    return ask(question, answer, "arithmetic")
+    return ask(question, answer, source)
 
 
 def _draw(n: int, rng: random.Random, held_out: bool) -> list[Conversation]:

@@ -5,11 +5,12 @@ A question meets every answer of its topic once, so that a wording is not tied t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from llmpipe.assistant.render import Message
 from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
-from llmpipe.tasks.templates import fill, load_topics
+from llmpipe.tasks.templates import fill, load_dialogues, load_topics
 
 
 def make_from_templates(name: str, facts: Mapping[str, str | None]) -> Pool:
@@ -25,7 +26,18 @@ def make_from_templates(name: str, facts: Mapping[str, str | None]) -> Pool:
         answers = [text for answer in topic.answers if (text := fill(answer, facts)) is not None]
         pool.train.extend(_pairs(topic.questions, answers, name))
         pool.held_out.extend(_pairs(topic.held_out, answers[:1], name))
+    for turns in load_dialogues(name):
+        filled = [fill(turn, facts) for turn in turns]
+        said = [turn for turn in filled if turn is not None]
+        if len(said) == len(turns):
+            pool.train.append(_dialogue(said, name))
     return pool
+
+
+def _dialogue(turns: Sequence[str], source: str) -> Conversation:
+    """Return the conversation of turns of the user and the assistant, one after the other."""
+    messages = [Message("assistant" if i % 2 else "user", text) for i, text in enumerate(turns)]
+    return Conversation(tuple(messages), source)
 
 
 def _pairs(questions: tuple[str, ...], answers: list[str], source: str) -> list[Conversation]:

@@ -1,0 +1,328 @@
+"""`llmpipe bench infer`: how fast a model writes here, beside the other engines that are installed.
+
+All get the same prompts and write greedily. Each batch is run for one token and then for all; the difference is
+what decoding takes, and the first run the time to first tokens. Decoding cannot be faster than reading all
+weights once per step, so the speed of memory is measured as well, and the share of it that is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmpipe.apps.load import load, pick_device
+from llmpipe.core.console import Console, format_bytes
+from llmpipe.core.errors import UserError
+from llmpipe.inference.engine import Engine
+from llmpipe.inference.sampling import Sampling
+from llmpipe.tokenizer.bpe import Tokenizer
+
+BATCHES = (1, 8, 64, 256)
+N_REPEATS = 3
+_STREAM_BYTES = 256_000_000
+"""Read to measure the speed of memory: several times what the caches of a processor hold."""
+
+Generate = Callable[[list[list[int]], int], Any]
+"""Write a number of tokens after each prompt."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one program is with one number of sequences.
+
+    Attributes:
+        program: llmpipe or another.
+        batch: sequences written at the same time.
+        first_token_s: from the prompts to the first token of all of them.
+        tokens_per_s: of all sequences together, after the first token.
+        bandwidth_frac: share of the measured speed of memory that reading the weights takes.
+        memory_bytes: most memory of the process so far on a CPU, of this run on a GPU.
+    """
+
+    program: str
+    batch: int
+    first_token_s: float
+    tokens_per_s: float
+    bandwidth_frac: float
+    memory_bytes: int
+
+
+def run_bench_infer(
+    folder: Path,
+    *,
+    batches: Sequence[int] = BATCHES,
+    n_prompt: int = 32,
+    n_new: int = 32,
+    int8: bool = False,
+    peers: bool = True,
+    device: str = "auto",
+    console: Console,
+) -> None:
+    """Measure and print a table, or with `--json` a document.
+
+    Args:
+        folder: of the model.
+        batches: numbers of sequences to try.
+        n_prompt: tokens of each prompt.
+        n_new: tokens to write after each.
+        int8: turn our matrices into 8 bits.
+        peers: also run transformers, llama.cpp and vLLM where they are installed.
+        device: `auto`, `cpu` or `cuda`.
+        console: for the table and for what is going on.
+
+    Raises:
+        UserError: if prompt and answer do not fit into the model's context.
+    """
+    device = pick_device(device)
+    loaded = load(folder, device, max_batch=max(batches), max_len=n_prompt + n_new + 1, int8=int8)
+    if n_prompt + n_new + 1 > loaded.engine.max_len or n_new < 2:
+        raise UserError(
+            f"{n_prompt} and {n_new} tokens do not fit into a context of {loaded.engine.max_len}",
+            hint="2 new tokens at least; choose with `--prompt-tokens` and `--new-tokens`",
+        )
+    bench = _Bench(
+        prompts=_prompts(loaded.tokenizer, max(batches), n_prompt),
+        n_new=n_new,
+        weight_bytes=_weight_bytes(loaded.engine),
+        memory_bytes_per_s=memory_rate(device),
+        device=device,
+        console=console,
+    )
+    speeds = [bench.measure("llmpipe", size, _ours(loaded.engine)) for size in batches]
+    if peers:
+        for name, sizes, opened in _peers(folder, device, batches, n_prompt + n_new + 1):
+            try:
+                with opened as generate:
+                    speeds += [bench.measure(name, size, generate) for size in sizes]
+            except Exception as error:  # of a program that is not ours; ours has been measured
+                reason = str(error).strip() or type(error).__name__
+                console.warn(f"{name} failed: {reason.splitlines()[0]}")
+    if console.json_output:
+        console.document(
+            {
+                "model": str(folder),
+                "device": device,
+                "n_threads": torch.get_num_threads(),
+                "prompt_tokens": n_prompt,
+                "new_tokens": n_new,
+                "weight_bytes": bench.weight_bytes,
+                "memory_bytes_per_s": bench.memory_bytes_per_s,
+                "speeds": [asdict(speed) for speed in speeds],
+            }
+        )
+        return
+    _table(bench, speeds, console)
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Read `1,8,64`.
+
+    Raises:
+        UserError: if it holds anything but numbers from 1 up.
+    """
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise UserError(f"`{text}` are no numbers of sequences", hint="for example `--batch 1,8`")
+    return tuple(map(int, words))
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all measurements have in common."""
+
+    prompts: list[list[int]]
+    n_new: int
+    weight_bytes: int
+    memory_bytes_per_s: float
+    device: str
+    console: Console
+
+    def measure(self, program: str, batch: int, generate: Generate) -> Speed:
+        """Time one program with one number of sequences."""
+        self.console.info(f"{program}, batch {batch}")
+        prompts = self.prompts[:batch]
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        generate(prompts, 2)  # what happens only once happens here
+        first, whole = [], []
+        for _ in range(N_REPEATS):
+            first.append(_seconds(generate, prompts, 1))
+            whole.append(_seconds(generate, prompts, self.n_new))
+        first_s = statistics.median(first)
+        step_s = max(statistics.median(whole) - first_s, 1e-9) / (self.n_new - 1)
+        return Speed(
+            program,
+            batch,
+            first_token_s=round(first_s, 5),
+            tokens_per_s=round(batch / step_s, 2),
+            bandwidth_frac=round(self.weight_bytes / step_s / self.memory_bytes_per_s, 4),
+            memory_bytes=_memory_bytes(self.device),
+        )
+
+
+def _seconds(generate: Generate, prompts: list[list[int]], n_new: int) -> float:
+    started = time.perf_counter()
+    generate(prompts, n_new)
+    return time.perf_counter() - started
+
+
+def _table(bench: _Bench, speeds: Sequence[Speed], console: Console) -> None:
+    console.out(
+        f"weights {format_bytes(bench.weight_bytes)}, memory is read at "
+        f"{format_bytes(bench.memory_bytes_per_s)}/s, {bench.device}, "
+        f"{torch.get_num_threads()} threads\n"
+    )
+    console.out(
+        f"{'program':<14}{'batch':>6}{'first token':>14}{'tokens/s':>12}{'of memory speed':>18}{'memory':>12}"
+    )
+    for speed in speeds:
+        console.out(
+            f"{speed.program:<14}{speed.batch:>6}{1000 * speed.first_token_s:>11,.0f} ms"
+            f"{speed.tokens_per_s:>12,.1f}{speed.bandwidth_frac:>18.0%}{format_bytes(speed.memory_bytes):>12}"
+        )
+
+
+# ----------------------------------------------------------------------------------------------
+# What is measured against
+
+
+def memory_rate(device: str) -> float:
+    """Return how many bytes per second this device reads, by all threads that torch uses."""
+    numbers = torch.ones(_STREAM_BYTES // 4, device=device)
+    rates = []
+    for _ in range(6):
+        _wait(device)
+        started = time.perf_counter()
+        if device == "cuda":
+            numbers.clone()  # reads and writes
+        else:
+            numbers.sum()
+        _wait(device)
+        rates.append(
+            _STREAM_BYTES * (2 if device == "cuda" else 1) / (time.perf_counter() - started)
+        )
+    return max(rates)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _weight_bytes(engine: Engine) -> int:
+    """Return the bytes of all matrices that a step multiplies with."""
+    head = engine.model.head
+    parts = [*engine.model.blocks.parameters(), *engine.model.blocks.buffers()]
+    parts += [*head.parameters(), *head.buffers()]
+    return sum(part.numel() * part.element_size() for part in parts)
+
+
+def _memory_bytes(device: str) -> int:
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, but on macOS bytes
+
+
+def _prompts(tokenizer: Tokenizer, n: int, n_prompt: int) -> list[list[int]]:
+    """Return prompts of arbitrary ordinary tokens: what they say has no influence on speed."""
+    rng = random.Random(0)
+    ordinary = sorted(tokenizer.ranks.values())
+    return [[rng.choice(ordinary) for _ in range(n_prompt)] for _ in range(n)]
+
+
+# ----------------------------------------------------------------------------------------------
+# The programs
+
+
+def _ours(engine: Engine) -> Generate:
+    def generate(prompts: list[list[int]], n_new: int) -> None:
+        engine.refresh()  # no prefix of the run before
+        engine.generate(prompts, Sampling(temperature=0.0, max_tokens=n_new))
+
+    return generate
+
+
+def _peers(
+    folder: Path, device: str, batches: Sequence[int], n_ctx: int
+) -> Iterator[tuple[str, Sequence[int], Any]]:
+    """Yield the programs that are installed: name, batches they can do, and how to open them."""
+    if importlib.util.find_spec("transformers"):
+        yield "transformers", batches, _transformers(folder, device)
+    # Its Python package writes one sequence at a time.
+    if importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf") and 1 in batches:
+        yield "llama.cpp", (1,), _llama_cpp(folder, device, n_ctx)
+    if importlib.util.find_spec("vllm") and device == "cuda":
+        yield "vLLM", batches, _vllm(folder, max(batches), n_ctx)
+
+
+@contextmanager
+def _transformers(folder: Path, device: str) -> Iterator[Generate]:
+    transformers: Any = importlib.import_module("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    model = (
+        transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval().to(device)
+    )
+
+    @torch.inference_mode()
+    def generate(prompts: list[list[int]], n_new: int) -> None:
+        ids = torch.tensor(prompts, device=device)
+        mask = torch.ones_like(ids)
+        limits = {"max_new_tokens": n_new, "min_new_tokens": n_new}
+        model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **limits)
+
+    yield generate
+
+
+@contextmanager
+def _llama_cpp(folder: Path, device: str, n_ctx: int) -> Iterator[Generate]:
+    from llmpipe.export.export import export_model
+    from llmpipe.export.gguf_file import FILE
+
+    llama_cpp: Any = importlib.import_module("llama_cpp")
+    with tempfile.TemporaryDirectory() as temporary:
+        exported = export_model(folder, "gguf", Path(temporary) / "gguf")
+        llama = llama_cpp.Llama(
+            str(exported.folder / FILE),
+            n_ctx=n_ctx,
+            n_threads=torch.get_num_threads(),
+            n_threads_batch=torch.get_num_threads(),
+            n_gpu_layers=-1 if device == "cuda" else 0,
+            verbose=False,
+        )
+
+        def generate(prompts: list[list[int]], n_new: int) -> None:
+            llama.reset()
+            for _, _ in zip(range(n_new), llama.generate(prompts[0], temp=0.0), strict=False):
+                pass
+
+        try:
+            yield generate
+        finally:
+            llama.close()
+
+
+@contextmanager
+def _vllm(folder: Path, max_batch: int, n_ctx: int) -> Iterator[Generate]:
+    vllm: Any = importlib.import_module("vllm")
+    engine = vllm.LLM(str(folder), max_num_seqs=max_batch, max_model_len=n_ctx)
+
+    def generate(prompts: list[list[int]], n_new: int) -> None:
+        sampling = vllm.SamplingParams(temperature=0.0, max_tokens=n_new, ignore_eos=True)
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        engine.generate(inputs, sampling, use_tqdm=False)
+
+    yield generate

@@ -1,0 +1,88 @@
+"""Which tools a chat has: those asked for, or those that this model and this machine allow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmpipe.assistant.tools import TOOL_NAMES, Tool, ToolName, open_tools
+from llmpipe.assistant.tools.policy import examine_kernel
+from llmpipe.core.console import Console
+from llmpipe.core.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class ToolOptions:
+    """What the command line says about tools.
+
+    Attributes:
+        names: joined by commas, or `none`; None takes what there is.
+        corpus: what `search` looks through; the corpus of the model's run by default.
+        search_url: of an HTTP service that `search` asks instead.
+        search_hosts: hosts it may be on, besides loopback.
+        unsafe: run Python programs without a sandbox.
+    """
+
+    names: str | None = None
+    corpus: Path | None = None
+    search_url: str | None = None
+    search_hosts: tuple[str, ...] = ()
+    unsafe: bool = False
+
+    @property
+    def has_search(self) -> bool:
+        """Whether something to search is named."""
+        return self.corpus is not None or self.search_url is not None
+
+
+@contextlib.contextmanager
+def open_chat_tools(
+    options: ToolOptions, model_folder: Path, console: Console
+) -> Iterator[Mapping[ToolName, Tool]]:
+    """Open the tools of a chat with the model in `model_folder`.
+
+    Raises:
+        UserError: if a tool was asked for that cannot be had.
+    """
+    own_corpus = model_folder.resolve().parent / "corpus"
+    corpus = options.corpus
+    if corpus is None and (own_corpus / "manifest.json").is_file():
+        corpus = own_corpus
+    if options.names is None:
+        names: Sequence[ToolName] = ["python"]
+        if not options.unsafe and not examine_kernel().is_enough:
+            console.info("no python tool: this system has no sandbox for it")
+            names = []
+        if corpus is not None or options.search_url is not None:
+            names = [*names, "search"]
+    else:
+        names = tool_names(options.names)
+        if options.has_search and "search" not in names:
+            raise UserError("something to search is named, and the tool `search` is not")
+    with open_tools(
+        names,
+        corpus,
+        search_url=options.search_url,
+        search_hosts=options.search_hosts,
+        unsafe=options.unsafe,
+    ) as tools:
+        yield tools
+
+
+def tool_names(text: str) -> list[ToolName]:
+    """Return the tools of a list such as `python,search`; `none` is an empty one.
+
+    Raises:
+        UserError: if one is unknown.
+    """
+    names: list[ToolName] = []
+    for word in text.replace(",", " ").split():
+        for name in TOOL_NAMES:
+            if word == name and name not in names:
+                names.append(name)
+        if word not in (*TOOL_NAMES, "none"):
+            hint = did_you_mean(word, TOOL_NAMES) or f"tools are {', '.join(TOOL_NAMES)}"
+            raise UserError(f"unknown tool `{word}`", hint=hint)
+    return names

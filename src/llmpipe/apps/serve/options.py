@@ -1,0 +1,106 @@
+"""What `llmpipe serve` was asked for, and which server answers to it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmpipe.apps.serve.address import check_key, model_name
+from llmpipe.apps.serve.vllm import become_vllm, vllm_launch
+from llmpipe.assistant.tools import TOOL_NAMES, ToolName
+from llmpipe.core.console import Console
+from llmpipe.core.errors import UserError, did_you_mean
+
+BACKENDS = ("llmpipe", "vllm")
+DEFAULT_MAX_BATCH = 16
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The options of the command, as they came; None where one was not given."""
+
+    folder: Path
+    host: str
+    port: int
+    key: str | None
+    allowed_hosts: tuple[str, ...]
+    name: str | None
+    tools: str | None
+    preferences: Path | None
+    max_batch: int | None
+    max_len: int | None
+    backend: str
+    device: str
+
+
+def run_serve(options: ServeOptions, console: Console) -> int:
+    """Serve until the end, or become vLLM.
+
+    Raises:
+        UserError: if an option is wrong, or says nothing to the backend.
+    """
+    if options.backend not in BACKENDS:
+        close = did_you_mean(options.backend, BACKENDS)
+        raise UserError(f"unknown backend `{options.backend}`", hint=close or "llmpipe or vllm")
+    tools = parse_tools(options.tools)
+    if options.backend == "vllm":
+        return _run_vllm(options, console)
+    from llmpipe.apps.serve.server import serve
+
+    return serve(
+        options.folder,
+        host=options.host,
+        port=options.port,
+        key=options.key,
+        allowed_hosts=options.allowed_hosts,
+        name=options.name,
+        device=options.device,
+        max_batch=options.max_batch or DEFAULT_MAX_BATCH,
+        max_len=options.max_len,
+        tools=tools,
+        preferences=options.preferences,
+        console=console,
+    )
+
+
+def parse_tools(text: str | None) -> tuple[ToolName, ...] | None:
+    """Return the names in `python,search` or `none`; None if nothing was given.
+
+    Raises:
+        UserError: if a name stands for no tool.
+    """
+    if text is None:
+        return None
+    if text == "none":
+        return ()
+    asked = [part.strip() for part in text.split(",")]
+    for name in asked:
+        if name not in TOOL_NAMES:
+            close = did_you_mean(name, (*TOOL_NAMES, "none"))
+            raise UserError(f"unknown tool `{name}`", hint=close or "tools are python and search")
+    return tuple(name for name in TOOL_NAMES if name in asked)
+
+
+def _run_vllm(options: ServeOptions, console: Console) -> int:
+    unused = {
+        "--tools": options.tools not in (None, "none"),
+        "--preferences": options.preferences is not None,
+        "--allow-host": bool(options.allowed_hosts),
+        "--device": options.device != "auto",
+    }
+    if given := [name for name, is_given in unused.items() if is_given]:
+        raise UserError(f"`{given[0]}` has no effect with `--backend vllm`", hint="leave it out")
+    check_key(options.host, options.key)
+    launch = vllm_launch(
+        options.folder,
+        host=options.host,
+        port=options.port,
+        key=options.key,
+        name=options.name or model_name(options.folder),
+        max_batch=options.max_batch,
+        max_len=options.max_len,
+        environment=os.environ,
+    )
+    become_vllm(launch, console)
+    return 0

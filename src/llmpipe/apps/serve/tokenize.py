@@ -1,0 +1,69 @@
+"""/tokenize, /detokenize and /tokenizer_info, in vLLM's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llmpipe.apps.serve.conversation import can_chat, render_request
+from llmpipe.apps.serve.errors import ApiError, json_response
+from llmpipe.apps.serve.logprobs import token_strings
+from llmpipe.apps.serve.parse import field, parse_json, token_ids
+from llmpipe.apps.serve.service import Service
+from llmpipe.assistant.frames import frame_for
+from llmpipe.assistant.template import chat_template
+
+
+async def tokenize(service: Service, request: Request) -> Response:
+    """Return the ids of a text, in which special tokens are ordinary characters, or of a conversation.
+
+    `mask` says which tokens of a conversation a model is trained to write.
+    """
+    body = parse_json(await service.read_body(request))
+    service.check_model(body.get("model"))
+    tokenizer = service.tokenizer
+    messages, text = field(body, "messages", list, None), field(body, "prompt", str, None)
+    answer: dict[str, Any]
+    if messages is not None:
+        rendered, _ = render_request(body, tokenizer, service.tool_names)
+        tokens = rendered.ids
+        answer = {"mask": rendered.mask}
+    elif text is not None:
+        tokens = tokenizer.encode(text)
+        if field(body, "add_special_tokens", bool, True):
+            tokens = [tokenizer.bos_id, *tokens]
+        answer = {}
+    else:
+        raise ApiError(400, "`prompt` or `messages` is missing", param="prompt")
+    answer |= {
+        "tokens": tokens,
+        "count": len(tokens),
+        "max_model_len": service.worker.engine.max_len,
+    }
+    if field(body, "return_token_strs", bool, False):
+        answer["token_strs"] = token_strings(tokens, tokenizer)
+    return json_response(answer)
+
+
+async def tokenizer_info(service: Service, request: Request) -> Response:
+    """Return the names of control tokens and the chat template: lm-eval asks for them."""
+    tokenizer = service.tokenizer
+    names = {id: name for name, id in tokenizer.special.items()}
+    frame = frame_for(tokenizer)
+    answer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": names[tokenizer.bos_id],
+        "eos_token": names.get(service.stop_ids[0]) if service.stop_ids else None,
+        "chat_template": chat_template(frame) if can_chat(tokenizer) else None,
+    }
+    return json_response(answer)
+
+
+async def detokenize(service: Service, request: Request) -> Response:
+    """Return the text of ids."""
+    body = parse_json(await service.read_body(request))
+    service.check_model(body.get("model"))
+    ids = token_ids(body, "tokens", service.tokenizer.vocab_size)
+    return json_response({"prompt": service.tokenizer.decode(ids)})

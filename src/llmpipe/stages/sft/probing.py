@@ -1,0 +1,83 @@
+"""What does an assistant know? Ask it several times, and teach "I do not know" where it does not.
+
+A model imitates the confident tone of its training conversations, whether it knows the answer or
+not. The cure is to find out what it knows: a question is asked several times at temperature 1 and
+the answers are compared with the right one. What comes out right (nearly) always is known; what
+never or hardly ever does is not, and becomes a conversation that ends in "I do not know". Questions
+in between teach nothing certain and are left out.
+
+The assistant asked is an earlier one, trained without these conversations: a base model does not
+answer questions.
+
+Source: Dubey et al. 2024, arXiv:2407.21783 (Llama 3), section 4.3.6.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llmpipe.stages.sft.config import Probing
+from llmpipe.stages.sft.conversation import Conversation, ask
+from llmpipe.stages.sft.generators import Pool
+from llmpipe.tasks.overlap import normalize_words
+
+REFUSALS = (
+    "I do not know.",
+    "I am sorry, I do not know that.",
+    "I do not know, and I do not want to guess.",
+    "Sorry, I do not remember that.",
+    "I am not sure, so I would rather not say.",
+)
+
+Answerer = Callable[[Sequence[str]], list[str]]
+"""Questions -> an answer to each, sampled at temperature 1."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A question with what came back."""
+
+    question: str
+    expected: str
+    answers: tuple[str, ...]
+    n_right: int
+    verdict: str
+    """`known`, `unknown` or `unsure`."""
+
+
+def probe(conversations: Sequence[Conversation], answer: Answerer, config: Probing) -> list[Probed]:
+    """Ask the questions of conversations with one turn, and judge the answers."""
+    asked = [(c.messages[0].text, c.messages[1].text) for c in conversations]
+    rounds = [answer([question for question, _ in asked]) for _ in range(config.samples)]
+    probed = []
+    for i, (question, expected) in enumerate(asked):
+        answers = tuple(one_round[i] for one_round in rounds)
+        n_right = sum(is_same_answer(text, expected) for text in answers)
+        probed.append(Probed(question, expected, answers, n_right, _judge(n_right, config)))
+    return probed
+
+
+def is_same_answer(answer: str, expected: str) -> bool:
+    """Whether an answer holds the words of the expected one, in order and together."""
+    given, wanted = normalize_words(answer), normalize_words(expected)
+    starts = range(len(given) - len(wanted) + 1)
+    return bool(wanted) and any(given[i : i + len(wanted)] == wanted for i in starts)
+
+
+def _judge(n_right: int, config: Probing) -> str:
+    if n_right >= config.min_right:
+        return "known"
+    return "unknown" if n_right == 0 else "unsure"
+
+
+def teach(probed: Sequence[Probed], rng: random.Random) -> Pool:
+    """Make conversations: what is known with its answer, what is not with a refusal."""
+    train = []
+    for one in probed:
+        if one.verdict == "known":
+            train.append(ask(one.question, one.expected, "probed"))
+        elif one.verdict == "unknown":
+            train.append(ask(one.question, rng.choice(REFUSALS), "probed"))
+    return Pool(train, [])

@@ -1,0 +1,74 @@
+"""Conversations whose system message lists the tools, and answers that obey it.
+
+A share of all conversations gets such a line (`assistant/tool_list.py`). In half of these the list
+has what the conversation calls, and nothing changes. In the others the calls' tool is not listed,
+and each answer that would have called it says that it cannot.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from llmpipe.assistant.render import Message, Part, PythonCall, SearchCall
+from llmpipe.assistant.tool_list import with_tool_list
+from llmpipe.stages.sft.conversation import Conversation
+
+TOOLS = ("python", "search")
+
+WITHOUT = {
+    "python": (
+        "I cannot work that out without Python.",
+        "Without Python I cannot tell.",
+        "I need Python for that, and I may not use it.",
+    ),
+    "search": (
+        "I do not know that, and I cannot search.",
+        "Without a search I cannot tell.",
+        "I would have to search for that, and I may not.",
+    ),
+}
+
+
+def tell_tools(
+    conversations: Sequence[Conversation], frac: float, rng: random.Random
+) -> list[Conversation]:
+    """Put a list of tools into a share of the conversations.
+
+    Args:
+        conversations: that were made here.
+        frac: the share.
+        rng: decides which, and what their lists hold.
+    """
+    return [c if rng.random() >= frac else _told(c, rng) for c in conversations]
+
+
+def _told(conversation: Conversation, rng: random.Random) -> Conversation:
+    used = {name for m in conversation.messages for p in m.parts if (name := called(p))}
+    is_allowed = rng.random() < 0.5
+    listed = [
+        name
+        for name in TOOLS
+        if (is_allowed if name in used else rng.random() < 0.3)  # the other one is there or not
+    ]
+    messages = [_obeying(message, listed, rng) for message in conversation.messages]
+    return Conversation(tuple(with_tool_list(messages, listed)), conversation.source)
+
+
+def _obeying(message: Message, listed: Sequence[str], rng: random.Random) -> Message:
+    for part in message.parts:
+        name = called(part)
+        if name and name not in listed:
+            return Message("assistant", rng.choice(WITHOUT[name]))
+    return message
+
+
+def called(part: Part) -> str | None:
+    """Return the name of the tool that a part calls."""
+    match part:
+        case PythonCall():
+            return "python"
+        case SearchCall():
+            return "search"
+        case _:
+            return None
