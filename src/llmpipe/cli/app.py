@@ -91,7 +91,11 @@ Force = Annotated[
     bool, typer.Option("--force", help="Replace what was made with other settings or inputs.")
 ]
 Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Discard unfinished work instead of resuming it.")
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Discard unfinished work, and what is kept of earlier builds, and begin anew.",
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be read, written and needed; do nothing.")
@@ -567,6 +571,10 @@ def tokens(
     explain: Annotated[
         bool, typer.Option("--explain", help="Walk through the first merges.")
     ] = False,
+    conversation: Annotated[
+        Path | None,
+        typer.Option(help="File of conversations: show the first, and what is trained of them."),
+    ] = None,
     web: Annotated[
         bool, typer.Option("--web", help="Serve a page on this machine instead.")
     ] = False,
@@ -583,6 +591,10 @@ def tokens(
         from llmpipe.apps.tokens.web import run_tokens_page
 
         run_tokens_page(names, port, console)
+    elif conversation is not None:
+        from llmpipe.apps.tokens.terminal import run_conversations
+
+        run_conversations(conversation, names, console)
     else:
         from llmpipe.apps.tokens.terminal import run_tokens
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmpipe.apps.tokens.find import find_tokenizer
-from llmpipe.apps.tokens.terminal import render, run_tokens
+from llmpipe.apps.tokens.terminal import render, run_conversations, run_tokens
 from llmpipe.apps.tokens.view import show, view_tokens
 from llmpipe.core.console import Console
 from llmpipe.core.errors import InputError, UserError
@@ -111,3 +111,29 @@ def test_a_vocabulary_that_is_not_here_says_where_to_get_it(
 def test_a_text_too_long_to_look_at_is_refused() -> None:
     with pytest.raises(UserError, match="100,001 characters is too long"):
         out_of(("x" * 100_001,), ())
+
+
+def test_conversations_of_a_file_show_what_is_trained_of_them(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path / "ours")
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "<|im_end|>"},
+                {"role": "assistant", "content": "hello"},
+            ]
+        },
+        {"neither": "nor"},
+    ]
+    path = tmp_path / "talk.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page, talk = io.StringIO(), io.StringIO()
+    run_conversations(path, (str(tmp_path / "ours"),), Console(stdout=page, stderr=talk))
+    assert (
+        "+'hello'\N{NO-BREAK SPACE}259" in page.getvalue()
+    )  # after 256 bytes: he, ll, hell, hello
+    assert "2 of them (+) the model is trained to write" in page.getvalue()  # with the stop token
+    assert page.getvalue().count("<|im_end|>") == 2  # the typed one stays text, in pieces
+    assert "talk.jsonl:2" in talk.getvalue()
+    with pytest.raises(InputError, match="no conversation can be read"):
+        path.write_text('{"neither": "nor"}\n')
+        run_conversations(path, (str(tmp_path / "ours"),), Console(stderr=talk))

@@ -12,11 +12,15 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
+from llmpipe.apps.chat.token_view import token_view
 from llmpipe.apps.tokens.find import OURS, find_tokenizer
 from llmpipe.apps.tokens.view import View, view_tokens
+from llmpipe.assistant.render import render as render_conversation
 from llmpipe.core.console import Console
-from llmpipe.core.errors import UserError
+from llmpipe.core.errors import InputError, UserError
+from llmpipe.stages.sft.sources import read_conversations
 from llmpipe.tokenizer import twin
+from llmpipe.tokenizer.special import IM_START
 
 _STYLES = ("black on cyan", "black on green", "black on yellow", "black on bright_blue")
 _SPECIAL = "white on magenta"
@@ -58,6 +62,40 @@ def run_tokens(
         return
     for views in shown:
         console.out(render(views, shutil.get_terminal_size().columns, console.has_colour))
+
+
+def run_conversations(
+    file: Path, tokenizers: tuple[str, ...], console: Console, limit: int = 3
+) -> None:
+    """Show the first conversations of a file as a model is trained on them.
+
+    Args:
+        file: in any form that `llmpipe sft` reads.
+        tokenizers: the name of one, with chat tokens; none means `ours`.
+        console: where to.
+        limit: how many.
+
+    Raises:
+        UserError: if the tokenizer has no chat tokens, or several are named.
+        InputError: if the file cannot be read, or none of its rows can.
+    """
+    if len(tokenizers) > 1:
+        raise UserError("conversations are shown with one tokenizer", f"try {tokenizers[0]} alone")
+    name = tokenizers[0] if tokenizers else OURS
+    tokenizer = find_tokenizer(name)
+    if IM_START not in tokenizer.special:
+        raise UserError(f"`{name}` has no chat tokens", "name one that `llmpipe tokenize` made")
+    conversations, errors = read_conversations(file, file.name, limit=limit)
+    for error in errors:
+        console.warn(f"{error.where}: {error.reason}")
+    if not conversations:
+        raise InputError(f"{file}: no conversation can be read")
+    rendered = [render_conversation(c.messages, tokenizer) for c in conversations]
+    if console.json_output:
+        console.document([{"ids": r.ids, "mask": r.mask} for r in rendered])
+        return
+    for one in rendered:
+        console.out(token_view(one, tokenizer, console.has_colour) + "\n")
 
 
 def _from_input() -> tuple[str, ...]:
