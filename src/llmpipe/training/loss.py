@@ -36,8 +36,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         vocab_size: int,
         scale: float | Tensor,
+        z_loss: float,
     ) -> Tensor:
-        """Return the scaled sum and keep both gradients."""
+        """Return the scaled sum and keep both gradients; only they know of `z_loss`."""
         needs_grad = any(ctx.needs_input_grad[:2])
         grad_hidden = torch.zeros_like(hidden if needs_grad else hidden[:0])
         grad_weight = torch.zeros_like(weight if needs_grad else weight[:0], dtype=torch.float32)
@@ -54,13 +55,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             of_target = logits.gather(1, index)
             exp = logits.sub_(top).exp_()  # in place: these are the largest tensors of the step
             sums = exp.sum(dim=-1, keepdim=True)
-            losses = (sums.log() + top - of_target).squeeze(1)
+            log_sums = sums.log() + top
+            losses = (log_sums - of_target).squeeze(1)
             total += torch.where(trained, losses, 0.0).sum()
             if not needs_grad:
                 continue
             # d loss / d logits = softmax - one_hot, for the trained tokens
             weight_of_token = trained[:, None] * scale
-            grad = exp.mul_(weight_of_token / sums)
+            # ... and softmax * 2 z log_sum for z log_sum²
+            grad = exp.mul_(weight_of_token * (1.0 + 2.0 * z_loss * log_sums) / sums)
             grad.scatter_add_(1, index, -weight_of_token.float())
             grad = grad.to(hidden.dtype)
             grad_hidden[start : start + n_rows] = grad @ weight
@@ -73,11 +76,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total * scale
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         """Scale what the forward pass made."""
         grad_hidden, grad_weight = ctx.saved_tensors
         factor = grad_outputs[0]
-        return grad_hidden * factor, grad_weight * factor, None, None, None
+        return grad_hidden * factor, grad_weight * factor, None, None, None, None
 
 
 def chunked_cross_entropy(
@@ -86,6 +89,7 @@ def chunked_cross_entropy(
     targets: Int[Tensor, "batch time"],
     vocab_size: int,
     scale: float | Tensor = 1.0,
+    z_loss: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Sum the cross-entropy of the trained tokens, in nats, times `scale`.
 
@@ -95,6 +99,9 @@ def chunked_cross_entropy(
         targets: Next tokens; `IGNORE` where there is nothing to learn.
         vocab_size: Number of real ids.
         scale: Usually one over the trained tokens of the whole global batch.
+        z_loss: Weight of the squared logarithm of each softmax's sum, which keeps logits from
+            drifting; it enters the gradients and not the result. Source: Chowdhery et al. 2022
+            (PaLM), section 5.
 
     Returns:
         A sum, not a mean: the caller knows over what to average.
@@ -104,7 +111,9 @@ def chunked_cross_entropy(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
-    loss: Tensor = _ChunkedCrossEntropy.apply(flat, weight, flat_targets, vocab_size, scale)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        flat, weight, flat_targets, vocab_size, scale, z_loss
+    )
     return loss
 
 

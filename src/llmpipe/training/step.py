@@ -191,7 +191,9 @@ def hidden_of(model: Transformer, batch: Batch) -> Float[Tensor, "batch time d_m
     return model.hidden(batch.ids, positions=positions, mask=document_mask(batch.segments))
 
 
-def batch_loss(model: Transformer, batch: Batch, scale: float | Tensor = 1.0) -> Tensor:
+def batch_loss(
+    model: Transformer, batch: Batch, scale: float | Tensor = 1.0, z_loss: float = 0.0
+) -> Tensor:
     """Sum the cross-entropy over the trained tokens of one micro-batch, times `scale`."""
     hidden, targets = hidden_of(model, batch), batch.targets
     if batch.segments is not None:
@@ -200,7 +202,7 @@ def batch_loss(model: Transformer, batch: Batch, scale: float | Tensor = 1.0) ->
         trained = targets != IGNORE
         hidden, targets = hidden[trained][None], targets[trained][None]
     weight = model.head.weight
-    return chunked_cross_entropy(hidden, weight, targets, model.config.vocab_size, scale)
+    return chunked_cross_entropy(hidden, weight, targets, model.config.vocab_size, scale, z_loss)
 
 
 def train_step(
@@ -212,6 +214,7 @@ def train_step(
     runtime: Runtime,
     dtype: torch.dtype = torch.float32,
     is_exact: bool = False,
+    z_loss: float = 0.0,
 ) -> StepResult:
     """Update `model` once, from this process's micro-batches and everyone else's.
 
@@ -225,6 +228,7 @@ def train_step(
         runtime: Device and processes.
         dtype: Matrix products are computed in this type; weights and sums are as the model's.
         is_exact: Sum in an order that does not depend on the number of processes.
+        z_loss: See `loss.chunked_cross_entropy`.
     """
     # Nothing below waits for the device until the update is under way.
     device = runtime.device
@@ -234,7 +238,7 @@ def train_step(
 
     def backward(batch: Batch) -> Tensor:
         with runtime.autocast(dtype):
-            loss = batch_loss(model, batch.to(device), scale)
+            loss = batch_loss(model, batch.to(device), scale, z_loss)
         torch.autograd.backward(loss)
         return loss.detach()
 

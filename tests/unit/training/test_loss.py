@@ -42,6 +42,19 @@ def test_loss_and_gradients_equal_the_plain_ones(
     torch.testing.assert_close(grads, expected_grads)
 
 
+def test_z_loss_enters_the_gradients_and_not_the_result(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    hidden, weight, targets = parts
+    ours = chunked_cross_entropy(hidden, weight, targets, VOCAB, scale=0.25, z_loss=0.1)
+    grads = torch.autograd.grad(ours, (hidden, weight))
+    log_sums = (hidden @ weight.T)[..., :VOCAB].logsumexp(dim=-1)[targets != IGNORE]
+    whole = 0.25 * (plain(hidden, weight, targets) + 0.1 * (log_sums**2).sum())
+    expected_grads = torch.autograd.grad(whole, (hidden, weight), retain_graph=True)
+    torch.testing.assert_close(ours, 0.25 * plain(hidden, weight, targets))
+    torch.testing.assert_close(grads, expected_grads)
+
+
 def test_padding_rows_and_ignored_tokens_get_no_gradient(
     parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:

@@ -181,6 +181,7 @@ def test_documents_without_a_mask_equal_those_with_one(
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", by_document)
     config = CONFIG if family == "qwen3" else GPT2
     model = Transformer(config)
+    initialize(model, torch.Generator().manual_seed(1))
     perturb(model)
     batch = random_batch(2)
     segments = torch.tensor([[1] * 5 + [2] * 11, [2] * 1 + [3] * 14 + [4]])

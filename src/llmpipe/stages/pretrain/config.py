@@ -152,6 +152,10 @@ class PretrainConfig:
     document_mask: bool = False
     """Let tokens attend only within their own document, where a row holds several."""
 
+    z_loss: Annotated[float, Ge(0)] = 0.0
+    """Weight of the squared logarithm of each softmax's sum, against drifting logits. 1e-4 in PaLM,
+    section 5; 0 leaves it out. The loss that is shown is without it."""
+
     eval_every: Annotated[int, Gt(0)] = 250
     """Steps between measurements of validation bits per byte; the last step is always measured."""
     eval_tokens: Annotated[int, Gt(0)] = 1_000_000

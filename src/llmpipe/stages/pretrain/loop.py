@@ -140,7 +140,15 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
             wait_s = time.monotonic() - waiting
             factor = lr_factor(step, n_steps, config.schedule) * (config.lr_scale or 1.0)
             result = train_step(
-                model, optimizer, batches, factor, guard, runtime, dtype, config.exact
+                model,
+                optimizer,
+                batches,
+                factor,
+                guard,
+                runtime,
+                dtype,
+                config.exact,
+                config.z_loss,
             )
             seconds = speed.stop(budget.n_rows * row_tokens)
             train_loss, done = result.loss, step + 1
