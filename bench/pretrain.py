@@ -64,7 +64,7 @@ def main(
             for _ in range(n_rounds)
         ]
         text += section(shape, [entry.name for entry in entries], rounds)
-    text += "\nOn a GPU: not yet measured.\n"
+    text += "On a GPU: not yet measured. What a model writes as it learns: [novels](novels.md).\n"
     results.mkdir(parents=True, exist_ok=True)
     (results / "pretrain.md").write_text(text, encoding="utf-8")
 
