@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -23,6 +24,15 @@ with pydoc_server() as (host, port):
     print(port, flush=True)
     time.sleep(60)
 """
+
+
+def test_pages_do_not_show_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVICE_KEY", "not-for-everyone")
+    with pydoc_server() as (host, port):
+        page = urllib.request.urlopen(f"http://{host}:{port}/os.html", timeout=10).read().decode()
+    assert "environ" in page
+    assert "SOME_SERVICE_KEY" not in page
+    assert "not-for-everyone" not in page
 
 
 def is_listening(port: int) -> bool:

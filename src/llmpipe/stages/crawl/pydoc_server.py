@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ os._exit(0)
 """
 
 
+_NEEDED = ("LD_LIBRARY_PATH", "SYSTEMROOT")
+"""Without these, some Pythons do not start."""
+
+
 @contextlib.contextmanager
 def pydoc_server() -> Iterator[tuple[str, int]]:
     """Run the server on loopback and yield its address and port.
@@ -37,9 +42,16 @@ def pydoc_server() -> Iterator[tuple[str, int]]:
     """
     command = [sys.executable, "-I", "-S", "-c", _CHILD, LOOPBACK]
     pipe = subprocess.PIPE
+    # Pages of `os` and others print the environment, which may hold secrets: give the child none.
+    environment = {key: os.environ[key] for key in _NEEDED if key in os.environ}
     # In a session of its own, Ctrl-C reaches us alone, and the page being fetched still comes whole.
     with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
     ) as child:
         try:
             assert child.stdout is not None
