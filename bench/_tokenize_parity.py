@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,8 @@ PARTS = [
     "\x1c",
     "\x85",
 ]
+UNICODE_16 = re.compile("[\U00013460-\U000143fa]")
+"""Egyptian hieroglyphs, 4,000 letters that came with Unicode 16; llama.cpp takes them for signs."""
 Encode = Callable[[str], list[int]]
 
 
@@ -130,14 +133,15 @@ def _compare(
     }
     if llama:
         programs["llama.cpp"] = _llama_cpp(tokenizer, work)
-    n_different = {name: [0, 0] for name in programs}
-    for i, group in enumerate((documents, strings)):
+    n_different = {name: [0, 0, 0] for name in programs}
+    known = [text for text in strings if not UNICODE_16.search(text)]
+    for i, group in enumerate((documents, strings, known)):
         for text in group:
             expected = reference(text)
             for name, encode in programs.items():
                 n_different[name][i] += encode(text) != expected
     n_changed = sum(tokenizer.decode(tokenizer.encode(text)) != text for text in strings)
-    return n_different | {"round trip": [0, n_changed]}
+    return n_different | {"round trip": [0, n_changed, 0]}
 
 
 def _hugging_face(tokenizer: Tokenizer, work: Path) -> Encode:

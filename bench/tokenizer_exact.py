@@ -36,7 +36,11 @@ def _parity(work: Path) -> str:
         f"{found['bytes'] / 1e6:.0f} MB of novels, program texts and "
         f"sentences of 75 languages in {found['documents']:,} documents, and {found['strings']:,} hostile "
         "strings; how many have other ids than tiktoken gives. `ours` is a vocabulary of 32,768 tokens "
-        "with the `qwen2` split, learned from a tenth of the text.\n\n"
-        + measure.table(["vocabulary", "program", "documents", "strings"], rows)
+        "with the `qwen2` split, learned from a tenth of the text. The new "
+        "hieroglyphs are U+13460 to U+143FA, letters since Unicode 16, which llama.cpp takes for signs.\n\n"
+        + measure.table(
+            ["vocabulary", "program", "documents", "strings", "strings without new hieroglyphs"],
+            rows,
+        )
         + f"\nHostile strings that do not come back from their ids: {n_changed:,}.\n"
     )

@@ -36,11 +36,11 @@ GGUF_DTYPES = ("float32", "float16", "q8_0")
 PRE_TOKENIZERS = {
     "qwen2": "qwen2",
     "gpt2": "gpt-2",
-    "cl100k": "llama-bpe",
     "llama3": "llama-bpe",
     "o200k": "gpt-4o",
 }
-"""Our name of a split pattern, and llama.cpp's. Source: ggml-org/llama.cpp src/llama-vocab.cpp."""
+"""Our name of a split pattern, and llama.cpp's. It has none that cuts white space at a text's end as cl100k
+does. Source: ggml-org/llama.cpp src/llama-vocab.cpp."""
 
 _Q8_BLOCK = 32
 """Numbers that share one scale in Q8_0; rows that are no multiple of it stay in float16."""
