@@ -186,12 +186,12 @@ def _table(bench: _Bench, speeds: Sequence[Speed], console: Console) -> None:
         f"{torch.get_num_threads()} threads\n"
     )
     console.out(
-        f"{'program':<14}{'batch':>6}{'first token':>14}{'tokens/s':>12}{'of memory speed':>18}{'memory':>12}"
+        f"{'program':<14}{'batch':>6}{'first token':>14}{'tokens/s':>12}{'of memory speed':>18}{'peak so far':>14}"
     )
     for speed in speeds:
         console.out(
             f"{speed.program:<14}{speed.batch:>6}{1000 * speed.first_token_s:>11,.0f} ms"
-            f"{speed.tokens_per_s:>12,.1f}{speed.bandwidth_frac:>18.0%}{format_bytes(speed.memory_bytes):>12}"
+            f"{speed.tokens_per_s:>12,.1f}{speed.bandwidth_frac:>18.0%}{format_bytes(speed.memory_bytes):>14}"
         )
 
 

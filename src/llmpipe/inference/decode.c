@@ -270,6 +270,10 @@ static void outputs(const Linear *linear, int64_t o, int n_o, const char *x, int
   }
 }
 
+// Products of fewer multiplications than this are done by one thread: waking another, which sleeps in between, takes
+// some 0.1 ms, as long as this many take.
+enum { THREADED_WORK = 1 << 20 };
+
 static void apply(const Linear *linear, const float *x, float *y, int64_t n_rows, int n_threads) {
   const char *rows = (const char *)x;
   const int n_o = n_rows == 1 ? 1 : n_rows <= 8 ? 3 : 4;
@@ -281,9 +285,8 @@ static void apply(const Linear *linear, const float *x, float *y, int64_t n_rows
     for (int64_t i = 0; i < n_rows * linear->n_in; i++) store_one(rounded, i, BFLOAT16, x[i]);
     rows = (const char *)rounded;
   }
-#pragma omp parallel for num_threads(n_threads)
+#pragma omp parallel for num_threads(n_threads) if (n_rows * linear->n_in * linear->n_out >= THREADED_WORK)
   for (int64_t i = 0; i < n_tiles; i++) outputs(linear, i * n_o, n_o, rows, x_size, y, n_rows);
-#pragma omp parallel for num_threads(n_threads)
   for (int64_t o = n_tiles * n_o; o < linear->n_out; o++) outputs(linear, o, 1, rows, x_size, y, n_rows);
   free(rounded);
 }
@@ -378,7 +381,9 @@ static void attention(const Model *model, const Block *block, int64_t n_rows, co
         store_one(values, lengths[row] * dim + i, kind, v[(row * n_groups + g) * dim + i]);
       }
     }
-#pragma omp parallel for num_threads(model->n_threads) collapse(2)
+  int64_t work = 0;
+  for (int64_t row = 0; row < n_rows; row++) work += (lengths[row] + 1) * model->n_heads * dim * 2;
+#pragma omp parallel for num_threads(model->n_threads) collapse(2) if (work >= THREADED_WORK)
   for (int64_t row = 0; row < n_rows; row++)
     for (int64_t g = 0; g < n_groups; g++) {
       const void *keys = at_head(model, block->keys, slots[row], g), *values = at_head(model, block->values, slots[row], g);
