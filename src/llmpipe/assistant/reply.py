@@ -38,9 +38,9 @@ from llmpipe.tokenizer.special import (
 OPENINGS: dict[ToolName, str] = {"python": PYTHON_START, "search": SEARCH_START}
 """The token that a call of each tool begins with."""
 
-_OPENING: dict[str, ToolName] = {token: tool for tool, token in OPENINGS.items()}
-_CLOSING: dict[str, ToolName] = {PYTHON_END: "python", SEARCH_END: "search"}
-PAUSE_TOKENS: tuple[str, ...] = tuple(_CLOSING)
+TOOL_OPENINGS: dict[str, ToolName] = {token: tool for tool, token in OPENINGS.items()}
+TOOL_CLOSINGS: dict[str, ToolName] = {PYTHON_END: "python", SEARCH_END: "search"}
+PAUSE_TOKENS: tuple[str, ...] = tuple(TOOL_CLOSINGS)
 """After these the model waits for a tool."""
 
 Inside = Literal["text", "thought"] | ToolName
@@ -156,10 +156,10 @@ class Reply:
             self._close(opens="thought")
         elif name in ends and self.is_thinking:
             self._close()
-        elif name in _OPENING:
-            self._close(opens=_OPENING[name])
-        elif name in _CLOSING and _CLOSING[name] == self._inside:
-            yield ToolCall(_CLOSING[name], self._text)
+        elif name in TOOL_OPENINGS:
+            self._close(opens=TOOL_OPENINGS[name])
+        elif name in TOOL_CLOSINGS and TOOL_CLOSINGS[name] == self._inside:
+            yield ToolCall(TOOL_CLOSINGS[name], self._text)
             self._close(is_call_whole=True)
 
     def push_output(self, tool: ToolName, ids: list[int]) -> Iterator[TextDelta | ToolResult]:

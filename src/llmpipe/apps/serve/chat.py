@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmpipe.apps.serve.choice import TOOL_CLOSINGS, TOOL_OPENINGS, Choice, Piece
+from llmpipe.apps.serve.choice import Choice, Piece
 from llmpipe.apps.serve.conversation import render_request
 from llmpipe.apps.serve.errors import ApiError
 from llmpipe.apps.serve.logprobs import chat_logprobs, token_fields
@@ -28,6 +28,7 @@ from llmpipe.apps.serve.parse import field as body_field
 from llmpipe.apps.serve.service import Answer, Service
 from llmpipe.apps.serve.worker import MIN_FORCED, Task
 from llmpipe.assistant.frames import stop_ids
+from llmpipe.assistant.reply import TOOL_CLOSINGS, TOOL_OPENINGS
 from llmpipe.inference.sampling import Sampling
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmpipe.assistant.frames import frame_for
+from llmpipe.assistant.reply import TOOL_CLOSINGS, TOOL_OPENINGS
 from llmpipe.assistant.tools import ToolName
 from llmpipe.inference.engine import LogProb, Token
 from llmpipe.inference.stop_strings import StopStrings
@@ -16,10 +17,6 @@ from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.special import (
     OUTPUT_END,
     OUTPUT_START,
-    PYTHON_END,
-    PYTHON_START,
-    SEARCH_END,
-    SEARCH_START,
     THINK_END,
     THINK_START,
 )
@@ -28,8 +25,6 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 TOOL_ARGUMENTS: dict[str, str] = {"python": "code", "search": "query"}
 """The tools a model of ours can call, each with the name of its one argument."""
-TOOL_OPENINGS: dict[str, ToolName] = {PYTHON_START: "python", SEARCH_START: "search"}
-TOOL_CLOSINGS: dict[str, ToolName] = {PYTHON_END: "python", SEARCH_END: "search"}
 
 
 @dataclass
