@@ -24,6 +24,7 @@ class StepProfiler:
                 ),
                 on_trace_ready=self._write,
                 profile_memory=True,
+                acc_events=True,  # there is one cycle; without it torch 2.11 warns that earlier ones are lost
             )
 
     def __enter__(self) -> StepProfiler:
