@@ -3,7 +3,8 @@
     python bench/_pretrain_ours.py --runners DIR --repo . --data DIR --shape cpu-2l --steps 200
 
 All settings are the defaults, but the shape and the batch, which are the same for everyone. Rows are cut from the
-shards in order, as nanochat's runner cuts them.
+shards in order, as nanochat's runner cuts them. This is the product's own path: the stage's loop with its optimizer,
+its loss and its prefetching, on a GPU with bfloat16 products and each block compiled.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# Shapes that no peer is run at; the others are the runners'.
+MORE_SHAPES = {
+    "gpt2-1.5b": {"n_layer": 48, "n_embd": 1600, "n_head": 25, "block": 1024, "micro": 8, "total": 2**17},
+    "depth-24": {"n_layer": 24, "n_embd": 1536, "n_head": 24, "block": 2048, "micro": 8, "total": 2**17},
+}  # fmt: skip
 
 
 class Shards:
@@ -36,7 +43,8 @@ class Sizes:
     def __init__(self, sizes: np.ndarray) -> None:
         self._sizes = sizes
         self.vocab_size = len(sizes)
-        self.special = {"<|bos|>": 0}
+        self.bos_id = 0
+        self.special = {"<|bos|>": self.bos_id}
 
     def token_bytes(self, i: int) -> bytes:
         return bytes(int(self._sizes[i]))
@@ -46,16 +54,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runners", type=Path, required=True)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--exact", action="store_true")
     runners = parser.parse_known_args()[0].runners
     sys.path.insert(0, str(runners))
     import common
 
+    common.SHAPES.update(MORE_SHAPES)
     common.add_args(parser)
     args = parser.parse_args()
     torch = common.prepare(args)
 
     from llmpipe.core.console import Console
-    from llmpipe.core.distributed import runtime
+    from llmpipe.core.distributed import resolve_dtype, runtime
     from llmpipe.core.stage import Context
     from llmpipe.core.stop import StopFlag
     from llmpipe.model.config import n_parameters
@@ -63,7 +73,11 @@ def main() -> None:
     from llmpipe.model.transformer import Transformer
     from llmpipe.stages.pretrain.budget import make_budget
     from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
-    from llmpipe.stages.pretrain.loop import Corpus, Data, train
+    from llmpipe.stages.pretrain.data import Corpus, Data, count_bytes
+    from llmpipe.stages.pretrain.loop import train
+    from llmpipe.training.evaluate import evaluate
+    from llmpipe.training.float8 import use_float8
+    from llmpipe.training.step import Batch
 
     config = PretrainConfig(
         model=ModelSettings(
@@ -82,6 +96,7 @@ def main() -> None:
         sample_every=None,
         checkpoint_every_s=1e9,
         dtype=args.dtype,
+        exact=args.exact,
         compile="always" if args.compile else "never",
     )
     data_folder = Path(args.data)
@@ -89,35 +104,42 @@ def main() -> None:
     sizes = Sizes(np.load(data_folder / "token_bytes.npy"))
     shape = config.model.resolve(args.meta["vocab_size"])
     meter = common.Meter(args)
+    waits: list[float] = []
 
     class Log:
         """Feeds the meter with each step's seconds and loss."""
 
         def log(self, step: int, **values: Any) -> None:
             meter.step(values["seconds"], values["loss"])
+            waits.append(values["wait_s"])
 
         def rewind(self, step: int) -> None:
             pass
 
-    with runtime(args.device) as process, tempfile.TemporaryDirectory() as out:
+    with runtime(args.device, args.exact) as process, tempfile.TemporaryDirectory() as out:
+        if process.is_cuda:
+            torch.cuda.reset_peak_memory_stats()
         model = Transformer(shape)
         initialize(model, torch.Generator().manual_seed(1))
         model.to(process.device)
+        if args.dtype == "float8":
+            use_float8(model)
         ctx = Context("bench", 1, Console(quiet=True), Log(), StopFlag(), 1, args.device)  # type: ignore[arg-type]
         ctx.seed = None  # type: ignore[assignment]  # rows in the order of the shards
         budget = make_budget(config, shards["train"].n_tokens)
         data = Data([Corpus(shards["train"], shards["val"])], sizes)  # type: ignore[arg-type]
         train(model, data, budget, config, Path(out), ctx, process)
 
-    model.eval()
-    total, n = 0.0, 0
-    with torch.no_grad(), process.autocast(torch.bfloat16 if process.is_cuda else torch.float32):
-        for ids, targets in common.val_batches(torch, args):
-            logits = model(ids).float().flatten(0, 1)
-            total += torch.nn.functional.cross_entropy(logits, targets.flatten()).item()
-            n += 1
-    extra = {"optimizer": "Muon+AdamW"}
-    common.report(torch, args, "llmpipe", meter, total / n, n_parameters(shape), extra)
+        # By the product's own evaluation, which holds no logits: the peak of memory stays training's.
+        dtype = resolve_dtype(args.dtype, process.device, is_fast_on_cpu=True)
+        held_out = [Batch(ids, targets) for ids, targets in common.val_batches(torch, args)]
+        val_loss, _ = evaluate(model, held_out, count_bytes(sizes), process, dtype)  # type: ignore[arg-type]
+    extra = {
+        "optimizer": "Muon+AdamW",
+        "dtype": str(dtype).removeprefix("torch.") if args.dtype != "float8" else "float8",
+        "wait_share": round(sum(waits[args.skip :]) / sum(meter.wall[args.skip :]), 6),
+    }
+    common.report(torch, args, "llmpipe", meter, val_loss, n_parameters(shape), extra)
 
 
 if __name__ == "__main__":

@@ -11,35 +11,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import measure
+from _pretrain_runs import (
+    HOW_LOSSES_ARE_LOGGED,
+    RUNNERS,
+    Entry,
+    Outcome,
+    loss_table,
+    peer_entry,
+    peer_name,
+    run_once,
+    wait_share,
+)
 
-RUNNERS = measure.ROOT.parent / "shared" / "bench" / "pretrain"
 NOVELS = measure.ROOT.parent / "shared" / "data" / "text" / "english_novels.jsonl.zst"
 DATA = measure.ENVIRONMENTS / "pretrain-data"
 STEPS = {"cpu-2l": 150, "cpu-4l": 24}
 N_ROUNDS = 2
 # nanochat's peak rates. Source: karpathy/nanochat 92d63d4, scripts/base_train.py.
 NANOCHAT_RATES = {"matrix-lr": 0.02, "embedding-lr": 0.3, "unembedding-lr": 0.008, "scalar-lr": 0.5}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the table: a runner and what to give it."""
-
-    name: str
-    script: Path
-    repo: Path
-    rest: tuple[str, ...] = ()
 
 
 def main(
@@ -55,67 +52,53 @@ def main(
     text += (
         "Novels as byte-level BPE of 8,192 ids, one thread, no compilation. Ours computes matrix products in bfloat16 "
         "where the CPU has instructions for it; the peers on a CPU do not offer that by default. `x ours` is our tokens per CPU "
-        "second over theirs, the median over rounds. The losses are over the same held-out tokens.\n\n"
+        "second over theirs, the median over rounds. Validation losses are over the same held-out tokens.\n\n"
+        f"{HOW_LOSSES_ARE_LOGGED}\n"
     )
     for shape in shapes:
-        entries = list_entries(peers, shape, runners)
+        entries = list_entries(peers, runners)
         rounds = [
             {entry.name: run(entry, shape, data, runners) for entry in entries}
             for _ in range(n_rounds)
         ]
         text += section(shape, [entry.name for entry in entries], rounds)
-    text += "On a GPU: not yet measured. What a model writes as it learns: [novels](novels.md).\n"
+    text += "On a GPU: [pretraining on a GPU](pretrain-gpu.md). What a model writes as it learns: [novels](novels.md).\n"
     results.mkdir(parents=True, exist_ok=True)
     (results / "pretrain.md").write_text(text, encoding="utf-8")
 
 
-def list_entries(peers: Sequence[Path], shape: str, runners: Path) -> list[Entry]:
+def list_entries(peers: Sequence[Path], runners: Path) -> list[Entry]:
     """List ours, and each peer with its settings; nanochat also without its cut of the rates."""
-    ours = Path(__file__).parent / "_pretrain_ours.py"
-    entries = [
-        Entry("llmpipe", ours, measure.ROOT),
-        Entry("llmpipe, float32", ours, measure.ROOT, ("--dtype", "float32")),
-    ]
+    entries = [Entry("llmpipe"), Entry("llmpipe, float32", rest=("--dtype", "float32"))]
     for repo in peers:
-        name = "nanochat" if (repo / "nanochat").is_dir() else "nanoGPT"
-        script = runners / f"run_{name.lower()}.py"
-        entries.append(Entry(name, script, repo))
-        if name == "nanochat":
+        entries.append(peer_entry(repo, runners))
+        if peer_name(repo) == "nanochat":
             # Its cut of the rates, as the square root of the batch, goes too far at these batches.
-            rates = tuple(f"--{key}={value * 8}" for key, value in NANOCHAT_RATES.items())
-            entries.append(Entry("nanochat, rates x 8", script, repo, ("--", *rates)))
+            rates = [f"--{key}={value * 8}" for key, value in NANOCHAT_RATES.items()]
+            entries.append(peer_entry(repo, runners, "nanochat, rates x 8", "--", *rates))
     return entries
 
 
-def run(entry: Entry, shape: str, data: Path, runners: Path) -> dict[str, Any]:
-    """Run one entry once and return its result line."""
-    command = [sys.executable, str(entry.script), "--repo", str(entry.repo.resolve())]
-    command += ["--data", str(data), "--shape", shape, "--steps", str(STEPS[shape])]
-    command += ["--device", "cpu", "--log-every", "1000"]
-    if entry.repo == measure.ROOT:
-        command += ["--runners", str(runners)]
+def run(entry: Entry, shape: str, data: Path, runners: Path) -> Outcome:
+    """Run one entry once; it must succeed."""
     print(f"   {shape} {entry.name}", file=sys.stderr, flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *entry.rest], env=environment, capture_output=True, text=True, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode or not lines:
-        raise SystemExit(f"{entry.name} failed ({done.returncode}):\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(lines[-1].removeprefix("RESULT "))
-    print(
-        f"      {result['tok_per_cpu_s']:,} val {result['val_loss']}", file=sys.stderr, flush=True
-    )
-    return result
+    arguments = ["--data", data, "--shape", shape, "--steps", STEPS[shape], "--device", "cpu"]
+    outcome = run_once(entry, arguments, runners, {"OMP_NUM_THREADS": "1"})
+    if outcome.result is None:
+        raise SystemExit(f"{entry.name} failed: {outcome.error}")
+    speed, val_loss = outcome.result["tok_per_cpu_s"], outcome.result["val_loss"]
+    print(f"      {speed:,} val {val_loss}", file=sys.stderr, flush=True)
+    return outcome
 
 
-def section(shape: str, names: Sequence[str], rounds: Sequence[dict[str, dict[str, Any]]]) -> str:
+def section(shape: str, names: Sequence[str], rounds: Sequence[dict[str, Outcome]]) -> str:
     """Tabulate one shape."""
+    results = [{name: outcome.result or {} for name, outcome in r.items()} for r in rounds]
     rows = []
     for name in names:
-        of_name = [r[name] for r in rounds]
+        of_name = [r[name] for r in results]
         ratio = statistics.median(
-            r[names[0]]["tok_per_cpu_s"] / r[name]["tok_per_cpu_s"] for r in rounds
+            r[names[0]]["tok_per_cpu_s"] / r[name]["tok_per_cpu_s"] for r in results
         )
         last = of_name[-1]
         rows.append(
@@ -130,10 +113,16 @@ def section(shape: str, names: Sequence[str], rounds: Sequence[dict[str, dict[st
                 f"{max(r['peak_mem_gib'] for r in of_name):.2f}",
             ]
         )
-    n = rounds[0][names[0]]["tokens_per_step"] * STEPS[shape]
-    head = f"## {shape}\n\n{STEPS[shape]} steps, {n:,} tokens, rounds: {len(rounds)}.\n\n"
+    n = results[0][names[0]]["tokens_per_step"] * STEPS[shape]
     titles = ["", "optimizer", "parameters", "tokens per CPU s", "x ours", "val loss", "val bpb"]
-    return head + measure.table([*titles, "peak GiB"], rows) + "\n"
+    ours = [result for r in results for result in r.values()]
+    return (
+        f"## {shape}\n\n{STEPS[shape]} steps, {n:,} tokens, rounds: {len(rounds)}.\n\n"
+        + measure.table([*titles, "peak GiB"], rows)
+        + f"\nllmpipe waits for data {wait_share(ours)} of a step's time, in the run where it is most.\n\n"
+        + loss_table({name: rounds[0][name].losses for name in names})
+        + "\n"
+    )
 
 
 def make_data(runners: Path) -> Path:

@@ -106,6 +106,53 @@ def test_mistakes_get_one_clear_error_and_the_documented_code(tmp_path, argument
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_can_be_priced_before_there_are_tokens(tmp_path, capsys):
+    words = ["pretrain", "gpt2-1.6b", "--dry-run", "--runs", str(tmp_path)]
+    assert run_main(words) == 3
+    shown = capsys.readouterr()
+    assert "parameters: 1,557,686,400" in shown.out
+    assert "cost: about $" in shown.out
+    assert "there is no tokens artifact" in shown.err
+    assert run_main([*words, "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "input missing"
+    assert document["estimate"]["steps"] == "32,000 of 1,048,576 tokens"
+    assert run_main(["pretrain", "llama-1b", "--dry-run", "--runs", str(tmp_path)]) == 3
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    model = tmp_path / "llama-1b" / "imported"
+    assert f"llmpipe import meta-llama/Llama-3.2-1B --out {model}" in shown.err
+
+
+def test_rows_are_shown_of_a_run_that_is_named(capsys):
+    assert run_main(["tokens", "--rows", "0:4"]) == 2
+    assert "`--rows` and `--run` need each other" in capsys.readouterr().err
+    assert run_main(["tokens", "--rows", "0:4", "--run", "nowhere"]) == 3
+
+
+def test_options_of_a_stage_are_its_settings(monkeypatch):
+    import llmpipe.cli.app as app
+
+    asked = []
+    monkeypatch.setattr(app, "stage_command", lambda stage, options, console: asked.append(options))
+    assert run_main(["pretrain", "d12", "--depth", "16", "--profile", "--set", "x=1"]) == 0
+    assert run_main(["pretrain", "d12"]) == 0
+    assert asked[0].set_ == ("pretrain.depth=16", "pretrain.profile=true", "x=1")
+    assert asked[0].arguments == asked[1].arguments == ("d12",)
+    assert asked[1].set_ == ()
+    assert run_main(["data", "d12", "--depth", "16"]) == 2
+    assert run_main(["pretrain", "d12", "--depth", "0"]) == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_options_of_a_stage_name_settings_that_it_has(stage):
+    import llmpipe.cli.app as app
+
+    spec = load_spec(stage)
+    assert set(spec.options) <= set(app.STAGE_OPTIONS)
+    assert set(spec.options) <= set(spec.config.__dataclass_fields__)
+
+
 def test_debug_shows_the_traceback(tmp_path):
     result = llmpipe("show", "nowhere", "--debug", cwd=tmp_path)
     assert result.returncode == 3

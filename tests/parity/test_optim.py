@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from llmpipe.training.config import AdamW, Muon
-from llmpipe.training.optim import POLAR_EXPRESS, build_optimizer, orthogonalize
+from llmpipe.training.optim import POLAR_EXPRESS, MuonOptimizer, build_optimizer, orthogonalize
 
 RATES = [0.5, 1.0, 1.0, 0.7, 0.3, 0.1]
 
@@ -115,11 +115,31 @@ def test_orthogonalized_matrices_have_singular_values_near_1(shape: tuple[int, .
     assert values.max() < 1.15
 
 
+def test_under_autocast_products_are_in_bfloat16() -> None:
+    matrices = torch.randn(2, 16, 40, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        update = orthogonalize(matrices, 5)
+    assert update.dtype == torch.bfloat16
+    torch.testing.assert_close(update.float(), orthogonalize(matrices, 5), atol=0.02, rtol=0)
+
+
 def test_batched_matrices_equal_single_ones() -> None:
     matrices = torch.randn(4, 12, 20, generator=torch.Generator().manual_seed(1))
     together = orthogonalize(matrices, 5)
     for i in range(4):
         torch.testing.assert_close(together[i : i + 1], orthogonalize(matrices[i : i + 1], 5))
+
+
+def test_width_scale_is_for_embedding_and_head_alone() -> None:
+    plain, scaled = (build_optimizer(Toy(), Muon(width_lr_scale=scale)) for scale in (None, 0.25))
+    assert isinstance(plain, MuonOptimizer) and isinstance(scaled, MuonOptimizer)
+    rates, slower = (
+        {name: rate for (rate, _), names in o.adamw.groups.items() for name in names}
+        for o in (plain, scaled)
+    )
+    matrices = {"embed.weight", "head.weight"}
+    assert slower == {n: rate / 4 if n in matrices else rate for n, rate in rates.items()}
+    assert matrices < rates.keys()
 
 
 def test_missing_gradient_leaves_a_fresh_matrix_in_place() -> None:

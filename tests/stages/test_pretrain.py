@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -23,22 +24,34 @@ import pytest
 import torch
 
 from llmpipe.core.artifact import Artifact
+from llmpipe.core.config import resolved
+from llmpipe.core.console import Console
+from llmpipe.core.distributed import Runtime
 from llmpipe.core.errors import InputError, Stopped, UserError
 from llmpipe.core.metrics import read_metrics
 from llmpipe.core.ranks import Ranks
-from llmpipe.core.stage import Context, Inputs, Need
+from llmpipe.core.report import Table
+from llmpipe.core.stage import Context, Inputs
 from llmpipe.model.weights import load_model
 from llmpipe.stages.pretrain.budget import make_budget
-from llmpipe.stages.pretrain.checks import check_disk, check_memory, check_processes
+from llmpipe.stages.pretrain.checks import (
+    check_disk,
+    check_float8,
+    check_memory,
+    check_processes,
+)
 from llmpipe.stages.pretrain.config import Corpus, ModelSettings, PretrainConfig
 from llmpipe.stages.pretrain.depth import fill_in
 from llmpipe.stages.pretrain.report import sections, spread
 from llmpipe.stages.pretrain.stage import SPEC
+from llmpipe.stages.pretrain.watch import lines_of
+from llmpipe.stages.tokenize.config import TokenizeConfig
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import PATTERNS
-from llmpipe.tokenizer.shards import ShardWriter, write_index
+from llmpipe.tokenizer.shards import ShardWriter, open_shards, write_index
 from llmpipe.tokenizer.special import place_special
-from llmpipe.training.config import AdamW
+from llmpipe.training.config import AdamW, Muon
+from llmpipe.training.throughput import checkpoint_bytes
 
 WORDS = ["the", "old", "mill", "stood", "by", "a", "river", "and", "turned", "all", "day", "long"]
 OUTPUTS = ["config.json", "generation_config.json", "model.safetensors", "samples.jsonl"]
@@ -106,6 +119,32 @@ def test_learns_and_writes_down_what_happened(
     ]
 
 
+def test_says_what_it_measured_once_and_shows_the_sample_of_each_prompt(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    said = io.StringIO()
+    context = replace(make_context(tmp_path), console=Console(stderr=said))
+    stats = SPEC.run(CONFIG, inputs_from(tokens), tmp_path, context)
+    lines = said.getvalue().splitlines()
+    val_bpb = {
+        line["step"]: line.get("val_bpb") for line in read_metrics(tmp_path / "metrics.jsonl")
+    }
+    for step in (5, 10, 12):
+        said_of_step = [line for line in lines if line.startswith(f"step {step}: ")]
+        assert said_of_step[0] == f"step {step}: val_bpb {val_bpb[step]:.3f}"
+        assert said_of_step[1].startswith(f'step {step}: "the old"')
+        assert len(said_of_step) == 3
+    assert stats["val_bpb"] == val_bpb[12]
+
+
+def test_a_sample_is_shown_on_one_line_without_what_moves_the_cursor() -> None:
+    samples = [
+        {"step": 1200, "prompt": "It was a", "text": " dark\n\n  night\x1b[2J"},
+        {"step": 1200, "prompt": "", "text": "Nine"},
+    ]
+    assert lines_of(samples) == ['step 1,200: "It was a" dark ⏎ night [2J', "step 1,200: Nine"]
+
+
 @pytest.mark.slow  # loading transformers' tokenizers takes seconds
 def test_output_opens_in_transformers(
     tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
@@ -149,6 +188,26 @@ def test_stopped_and_resumed_run_equals_uninterrupted(
     assert [m["loss"] for m in resumed] == [m["loss"] for m in expected]
 
 
+def test_asked_to_stop_in_the_last_step_it_is_done(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    whole, late = tmp_path / "whole", tmp_path / "late"
+    config = with_settings(max_tokens=4 * 256)
+    run(config, tokens, whole, make_context)
+    ctx = make_context(late)
+    log = ctx.metrics.log
+
+    def log_and_stop(step: int, **values: object) -> None:
+        log(step, **values)
+        if step == 4:
+            ctx.stop.request(signal.SIGTERM)
+
+    ctx.metrics.log = log_and_stop  # type: ignore[method-assign]
+    assert SPEC.run(config, inputs_from(tokens), late, ctx)["steps"] == 4
+    for name in OUTPUTS:
+        assert (late / name).read_bytes() == (whole / name).read_bytes(), name
+
+
 def test_gpt2_with_adamw_and_document_masks_trains_too(
     tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
 ) -> None:
@@ -177,8 +236,9 @@ def test_gives_up_after_many_unusable_updates(
 
     monkeypatch.setattr(SpikeGuard, "_reason", lambda *_: "the loss is not finite")
     config = PretrainConfig(**{**vars(CONFIG), "max_skipped_in_a_row": 3})
-    with pytest.raises(UserError, match="3 updates in a row could not be used"):
+    with pytest.raises(UserError, match="3 updates in a row could not be used") as caught:
         run(config, tokens, tmp_path, make_context)
+    assert caught.value.hint is not None and "begin anew with --fresh" in caught.value.hint
 
 
 def with_settings(**changed: Any) -> PretrainConfig:
@@ -241,7 +301,7 @@ SCRIPT = """
     from llmpipe.core.ranks import current_ranks
     from llmpipe.core.stage import Context, Inputs
     from llmpipe.core.stop import StopFlag
-    from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
+    from llmpipe.stages.pretrain.config import Estimate, ModelSettings, PretrainConfig
     from llmpipe.stages.pretrain.stage import SPEC
     from llmpipe.training.config import AdamW, Muon
     from llmpipe.training.schedule import Trapezoid
@@ -338,6 +398,51 @@ def test_plan_says_what_it_will_take(tokens: Path) -> None:
     # embedding and head 2*288*32; per block 4*32*32 + 3*32*128 + norms 2*32 + 2*16; last norm 32
     assert plan["parameters"] == f"{2 * 288 * 32 + 2 * (4096 + 12288 + 96) + 32:,}"
     assert plan["steps"] == "12 of 256 tokens"
+    assert "; this machine has " in plan["memory"]
+    assert "warning" not in plan
+
+
+def test_fewer_tokens_than_asked_for_are_said_aloud(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    assert SPEC.plan is not None
+    n_train = open_shards(tokens, "train").n_tokens
+    n_steps = n_train // 256
+    config = with_settings(max_tokens=(n_steps + 1) * 256, sample_every=None)
+    warning = (
+        f"asked for {config.max_tokens:,} tokens, and there are {n_train:,}: {n_steps} steps and not "
+        f"{n_steps + 1} (`pretrain.epochs` goes over the tokens again)"
+    )
+    assert SPEC.plan(config, inputs_from(tokens))["warning"] == warning
+    assert "warning" not in SPEC.plan(replace(config, epochs=2.0), inputs_from(tokens))
+    # A rest that makes no step is no reason.
+    close = replace(config, max_tokens=n_steps * 256 + 255)
+    assert "warning" not in SPEC.plan(close, inputs_from(tokens))
+    ctx, stderr = make_context(tmp_path), io.StringIO()
+    ctx.console = Console(stderr=stderr)
+    SPEC.run(config, inputs_from(tokens), tmp_path, ctx)
+    assert warning in stderr.getvalue()
+
+
+def test_without_tokens_a_recipe_that_says_how_many_ids_there_will_be_can_be_planned(
+    tokens: Path,
+) -> None:
+    assert SPEC.plan is not None and SPEC.plan_ahead is not None
+    sections = {"tokenize": TokenizeConfig(vocab_size=384)}
+    ahead = SPEC.plan_ahead(CONFIG, sections)
+    assert ahead is not None
+    assert "384 ids" in ahead["model"]
+    assert ahead["steps"] == SPEC.plan(CONFIG, inputs_from(tokens))["steps"]
+    assert ahead["tokens"] == "3,072, not made yet"
+    many = SPEC.plan_ahead(replace(CONFIG, epochs=0.3), sections)
+    assert many is not None and many["steps"] == ahead["steps"]
+    for unknown in (
+        SPEC.plan_ahead(CONFIG, {}),
+        SPEC.plan_ahead(CONFIG, {"tokenize": TokenizeConfig(tokenizer="gpt2")}),
+        SPEC.plan_ahead(with_settings(max_tokens=None), sections),
+        SPEC.plan_ahead(with_settings(start="model"), sections),
+    ):
+        assert unknown is None
 
 
 def test_settings_that_do_not_fit_are_refused_before_work_starts() -> None:
@@ -372,6 +477,16 @@ def test_depth_12_has_the_reference_batch_and_rates() -> None:
     assert deeper.lr_scale == pytest.approx(2**0.5)
 
 
+@pytest.mark.parametrize(("depth", "expected"), [(4, 1.0), (12, 1.0), (24, 2**-0.5), (48, 0.5)])
+def test_embedding_and_head_learn_slower_in_wide_models_only(depth: int, expected: float) -> None:
+    filled, _ = fill_in(PretrainConfig(depth=depth), 32768)
+    assert isinstance(filled.optim, Muon)
+    assert filled.optim.width_lr_scale == pytest.approx(expected)
+    assert fill_in(filled, 32768)[0].optim == filled.optim
+    adamw = PretrainConfig(depth=depth, optim=AdamW())
+    assert fill_in(adamw, 32768)[0].optim == AdamW()
+
+
 def test_what_depth_derives_can_be_set() -> None:
     config = PretrainConfig(
         depth=4,
@@ -379,11 +494,13 @@ def test_what_depth_derives_can_be_set() -> None:
         max_tokens=10_000_000,
         global_batch_tokens=8192,
         lr_scale=2.0,
+        optim=Muon(width_lr_scale=3.0),
     )
     filled, shape = fill_in(config, 4096)
     assert (shape.d_model, shape.n_layers) == (128, 3)
     assert (filled.max_tokens, filled.global_batch_tokens) == (10_000_000, 8192)
     assert filled.lr_scale == 2.0
+    assert filled.optim == config.optim
     with pytest.raises(UserError, match="both decide the shape: 4 and gpt2"):
         fill_in(PretrainConfig(depth=4, model=ModelSettings(preset="gpt2")), 4096)
 
@@ -403,7 +520,9 @@ def test_training_goes_on_from_a_model(
     first, second = tmp_path / "first", tmp_path / "second"
     run(CONFIG, tokens, first, make_context)
     config = with_settings(start="model", model=ModelSettings(), row_tokens=16)
-    assert SPEC.needs(config)["model"] == Need("model", "imported")
+    need = SPEC.needs(config)["model"]
+    assert (need.kind, need.folder) == ("model", "imported")
+    assert need.made_by.startswith("llmpipe import ")
     inputs = Inputs({**inputs_from(tokens), "model": Artifact(first, {"id": "m", "kind": "model"})})
     assert SPEC.plan is not None
     assert SPEC.plan(config, inputs)["model"].startswith("qwen3, 2 layers of 32")
@@ -484,10 +603,61 @@ def test_too_little_disk_or_memory_is_said_before_work_starts(tmp_path: Path) ->
     big = ModelSettings(preset="llama-405b").resolve(128256)
     # 3 checkpoints of 12 bytes per parameter and the model: 405.9 billion * 40 bytes
     with pytest.raises(UserError, match=r"checkpoints and model need 1\d\.\d T.*free"):
-        check_disk(CONFIG, big, tmp_path)
+        check_disk(CONFIG, big, tmp_path, n_steps=12)
+    warnings: list[str] = []
     with pytest.raises(UserError, match=r"weights, gradients and moments need .* and there are"):
-        check_memory(CONFIG, big, Ranks(), total=2**40)
-    check_memory(with_settings(parallel="fsdp"), big, Ranks(0, 64), total=2**40)
+        check_memory(CONFIG, big, Ranks(), 2**40, warnings.append)
+    shared = with_settings(parallel="fsdp", row_tokens=32)
+    check_memory(shared, big, Ranks(0, 64), 2**40, warnings.append)
+    assert warnings == []
+
+
+def test_memory_that_the_estimate_says_is_too_little_is_warned_of_and_not_refused() -> None:
+    model = ModelSettings(preset="gpt2").resolve(50304)
+    warnings: list[str] = []
+    config = PretrainConfig(micro_batch_size=64)
+    check_memory(config, model, Ranks(), 24 * 10**9, warnings.append)
+    # 16 bytes for each of 124M weights; 2.5 for each of 8 * 768 + 2 * 3,072 numbers in 12 blocks per token
+    assert "training takes an estimated 26.2 GB" in warnings[0]
+    assert "and there are 24.0 GB; if it runs out of memory, lower" in warnings[0]
+    check_memory(replace(config, micro_batch_size=1), model, Ranks(), 24 * 10**9, warnings.append)
+    assert len(warnings) == 1
+
+
+def test_copies_along_the_way_need_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ModelSettings(d_model=32, n_layers=2, head_dim=16).resolve(288)
+    # 3 checkpoints of 12 bytes per parameter and the model are 40; 5 copies of 4 bytes are 20 more.
+    usage = shutil.disk_usage(tmp_path)._replace(free=checkpoint_bytes(model) // 12 * 59)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    check_disk(CONFIG, model, tmp_path, n_steps=50)
+    check_disk(with_settings(export_every=10), model, tmp_path, n_steps=49)
+    with pytest.raises(UserError, match=r"\(5 copies of it are .*\)") as error:
+        check_disk(with_settings(export_every=10), model, tmp_path, n_steps=50)
+    assert "pretrain.export_every" in (error.value.hint or "")
+
+
+def test_checkpoints_of_the_run_itself_take_no_room_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ModelSettings(d_model=32, n_layers=2, head_dim=16).resolve(288)
+    n_bytes = checkpoint_bytes(model)
+    # 3 checkpoints and the model are 3 1/3 checkpoints, and room is for 2 1/2.
+    usage = shutil.disk_usage(tmp_path)._replace(free=n_bytes * 5 // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="checkpoints and model need"):
+        check_disk(CONFIG, model, tmp_path, n_steps=12)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "tensors.safetensors").write_bytes(bytes(n_bytes))
+    check_disk(CONFIG, model, tmp_path, n_steps=12)
+
+
+def test_float8_refuses_batches_that_it_cannot_multiply() -> None:
+    config = replace(CONFIG, dtype="float8", micro_batch_size=1, row_tokens=24)
+    with pytest.raises(UserError, match=r"multiple of 16 tokens, and it is .* = 1 \* 24"):
+        check_float8(config, Runtime(Ranks(), torch.device("cpu")))
+    check_float8(replace(config, micro_batch_size=2), Runtime(Ranks(), torch.device("cpu")))
 
 
 def test_exact_refuses_what_it_cannot_keep() -> None:
@@ -510,10 +680,17 @@ def test_report_shows_curves_and_samples(
     tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
 ) -> None:
     stats = run(CONFIG, tokens, tmp_path, make_context)
-    artifact = Artifact(tmp_path, {"stats": stats})
+    artifact = Artifact(tmp_path, {"stats": stats, "config": resolved(CONFIG)})
     (section,) = sections(artifact)
     kinds = [type(block).__name__ for block in section.blocks]
-    assert kinds == ["Table", "LinePlot", "LinePlot"] + ["Code"] * 6
+    assert kinds == ["Table"] + ["LinePlot"] * 4 + ["Code"] * 6
+    table = section.blocks[0]
+    assert isinstance(table, Table)
+    facts = dict(table.rows)
+    assert facts["model"] == "qwen3: 2 layers of 32, 2 heads of 16"
+    assert facts["steps"] == "12 of 256 tokens"
+    assert facts["optimizer"] == "muon, learning rate up to 0.02"
+    assert facts["skipped updates"] == "0"
     assert SPEC.headline(stats).startswith("0.1M parameters, 0.0M tokens, val ")
 
 

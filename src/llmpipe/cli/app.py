@@ -7,11 +7,12 @@ one `error:` line, a `hint:` and the documented exit code.
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ from llmpipe.cli.stage_command import (
 )
 from llmpipe.core.console import Console
 from llmpipe.core.errors import EXIT_CODES, LlmpipeError
-from llmpipe.core.ranks import current_ranks
+from llmpipe.core.ranks import current_ranks, is_first_to_say, signature
 from llmpipe.stages import STAGES
 
 PIPELINE, USE, INSPECT, SET_UP = "Pipeline", "Use a model", "Inspect", "Set up"
@@ -111,6 +112,16 @@ Executor = Annotated[
     str, typer.Option(help="Where `data` runs its units: local, ray, ray:ADDRESS or slurm.")
 ]
 ModelFolder = Annotated[Path, typer.Argument(help="Folder of a model.")]
+
+STAGE_OPTIONS: dict[str, Any] = {
+    "depth": Annotated[
+        int | None, typer.Option("--depth", min=1, help="Blocks; all else follows from them.")
+    ],
+    "profile": Annotated[
+        bool | None, typer.Option("--profile", help="Write a trace of three steps.")
+    ],
+}
+"""Settings that are options of their stage's command too, where its spec names them in `options`."""
 
 
 class _Session:
@@ -215,10 +226,14 @@ def _stage(stage: str) -> Callable[..., None]:
         quiet: Quiet = False,
         verbose: Verbose = False,
         debug: Debug = False,
+        **own: object,
     ) -> None:
+        said = [
+            f"{stage}.{key}={str(value).lower()}" for key, value in own.items() if value is not None
+        ]
         options = Options(
             tuple(arguments or ()),
-            tuple(set_ or ()),
+            (*said, *(set_ or ())),
             tuple(from_ or ()),
             name,
             out,
@@ -233,6 +248,19 @@ def _stage(stage: str) -> Callable[..., None]:
         )
         stage_command(stage, options, _console(json, quiet, verbose, debug))
 
+    return _with_options(command, load_spec(stage).options)
+
+
+def _with_options(command: Callable[..., None], keys: Sequence[str]) -> Callable[..., None]:
+    """Give a command the options of its stage, in place of its `**own`; Typer reads the signature."""
+    signature = inspect.signature(command, eval_str=True)
+    shared = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+    own = [
+        inspect.Parameter(key, shared[1].kind, default=None, annotation=STAGE_OPTIONS[key])
+        for key in keys
+    ]
+    parameters = [shared[0], *own, *shared[1:]]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
 
 
@@ -559,7 +587,8 @@ def import_(
     short_help="See a text as tokens, in the terminal or a browser",
     rich_help_panel=USE,
     epilog="Examples:  llmpipe tokens 'Hello world' --tokenizer runs/tiny/tokens"
-    "    |    llmpipe tokens 'low lower lowest' --explain",
+    "    |    llmpipe tokens 'low lower lowest' --explain"
+    "    |    llmpipe tokens --rows 0:4 --run runs/tiny/base",
 )
 def tokens(
     texts: Annotated[
@@ -575,6 +604,15 @@ def tokens(
         Path | None,
         typer.Option(help="File of conversations: show the first, and what is trained of them."),
     ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST:STOP", help="Show these rows of the training run that --run names."
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Model of that run, finished or not, as in runs/NAME/base.")
+    ] = None,
     web: Annotated[
         bool, typer.Option("--web", help="Serve a page on this machine instead.")
     ] = False,
@@ -587,7 +625,16 @@ def tokens(
     """See a text as tokens: pieces in colour with their ids, tokenizers side by side."""
     console = _console(json, debug=debug)
     names = tuple(name for name in tokenizer.split(",") if name)
-    if web:
+    if rows is not None or run is not None:
+        from llmpipe.core.errors import UserError
+
+        if rows is None or run is None:
+            hint = "llmpipe tokens --rows 4096:4100 --run runs/NAME/base"
+            raise UserError("`--rows` and `--run` need each other", hint)
+        from llmpipe.apps.tokens.rows import run_rows
+
+        run_rows(rows, run, console)
+    elif web:
         from llmpipe.apps.tokens.web import run_tokens_page
 
         run_tokens_page(names, port, console)
@@ -838,8 +885,8 @@ def run_main(arguments: list[str] | None = None) -> int:
 def _report(error: BaseException, message: str, hint: str | None, code: int) -> int:
     if _Session.debug:
         traceback.print_exception(error)
-    if _Session.console.enabled:
-        _Session.console.error(message, hint)
+    if is_first_to_say(message, is_lasting=code in (2, 3, 4)):
+        _Session.console.error(signature() + message, hint)
     return code
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmpipe.cli.recipes import find_recipe, looks_like_recipe
 from llmpipe.core.artifact import Artifact
-from llmpipe.core.config import Recipe, diff_values, load_recipe, resolved
+from llmpipe.core.config import Recipe, diff_from_defaults, load_recipe
 from llmpipe.core.console import Console
-from llmpipe.core.errors import ExpectationError, UserError
+from llmpipe.core.errors import ExpectationError, InputError, UserError
+from llmpipe.core.ranks import was_restarted
 from llmpipe.core.stage import Plan, Request, StageSpec, describe, plan_stage, run_stage
 from llmpipe.stages import STAGES
 
@@ -70,7 +71,12 @@ def stage_command(stage: str, options: Options, console: Console) -> None:
     recipe = load_recipe(find_recipe(recipe_argument or DEFAULT_RECIPE), load_schemas(), overrides)
     run_folder = options.runs / (options.name or recipe.name)
     request = _request(spec, recipe, options, options.out or run_folder / spec.folder)
-    plan = plan_stage(request)
+    try:
+        plan = plan_stage(request)
+    except InputError:
+        if options.dry_run:
+            _show_ahead(request, recipe, console)
+        raise
     if options.dry_run:
         _show_plans([plan], console)
         return
@@ -117,7 +123,7 @@ def _request(spec: StageSpec, recipe: Recipe, options: Options, final: Path) -> 
         sources=_parse_sources(options.from_),
         expect=expect,
         force=options.force,
-        fresh=options.fresh,
+        fresh=options.fresh and not was_restarted(),  # or every lost process would cost all work
         workers=options.workers or len(os.sched_getaffinity(0)),
         device=options.device,
         sinks=options.log,
@@ -281,6 +287,36 @@ def _show_plans(plans: Sequence[Plan], console: Console) -> None:
         console.out()
 
 
+def _show_ahead(request: Request, recipe: Recipe, console: Console) -> None:
+    """Show what can be said before the inputs are there, if the stage can say anything."""
+    spec = request.spec
+    present = {stage: recipe.sections[stage] for stage in recipe.present}
+    estimate = spec.plan_ahead(request.config, present) if spec.plan_ahead else None
+    if estimate is None:
+        return
+    differing = diff_from_defaults(request.config)
+    if console.json_output:
+        document = {"stage": spec.name, "writes": str(request.final), "status": "input missing"}
+        console.document(document | {"differs_from_defaults": differing, "estimate": estimate})
+        return
+    for label, text in [*_heading(request), *_setting_lines(differing, estimate)]:
+        console.out(f"{label:<9}{text}")
+    console.out()
+
+
+def _heading(request: Request) -> list[tuple[str, str]]:
+    overrides = _count(len(request.overrides), "override")
+    return [
+        ("stage", f"{request.spec.name}  ({request.spec.summary})"),
+        ("recipe", f"{request.recipe}  ({overrides})"),
+    ]
+
+
+def _setting_lines(differing: Sequence[str], estimate: Mapping[str, str]) -> list[tuple[str, str]]:
+    lines = [("differs", line.replace(" -> ", " (default) -> ")) for line in differing]
+    return lines + [("needs", f"{name}: {text}") for name, text in estimate.items()]
+
+
 def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
     words = {
         "up to date": "up to date",
@@ -291,8 +327,7 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         "unfinished differs": "would refuse: unfinished work with other settings (--fresh discards it)",
     }
     request = plan.request
-    lines = [("stage", f"{request.spec.name}  ({request.spec.summary})")]
-    lines.append(("recipe", f"{request.recipe}  ({_count(len(request.overrides), 'override')})"))
+    lines = _heading(request)
     for name, artifact in plan.inputs.items():
         lines.append(("reads", f"{name:<8}{artifact.path}  {artifact.id[:8]}  {artifact.kind}"))
     if plan.inputs.files:
@@ -300,11 +335,8 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         lines.append(("reads", f"{_count(len(plan.inputs.files), 'file')}, {total:,} bytes"))
     lines.append(("writes", f"{request.final}  {words[plan.status]}"))
     lines += [("changed", change) for change in plan.changes]
-    differing = diff_values(resolved(request.spec.config()), resolved(request.config))
-    lines += [("differs", line.replace(" -> ", " (default) -> ")) for line in differing]
     estimate = request.spec.plan(request.config, plan.inputs) if request.spec.plan else {}
-    lines += [("needs", f"{name}: {text}") for name, text in estimate.items()]
-    return lines
+    return lines + _setting_lines(diff_from_defaults(request.config), estimate)
 
 
 def _count(n: int, noun: str) -> str:
@@ -313,6 +345,8 @@ def _count(n: int, noun: str) -> str:
 
 def settings_table(config: type[Any]) -> list[tuple[str, str, str]]:
     """(key, default, meaning) of every setting of a dataclass, nested ones with dotted keys.
+
+    Settings of each element of a list stand below the list, as `list[].key`.
 
     The meaning is the string literal below the field, read from the source because Python does not keep it.
     """
@@ -334,10 +368,13 @@ def settings_table(config: type[Any]) -> list[tuple[str, str, str]]:
     types = field_types(config)
     for f in dataclasses.fields(config):
         nested = schema_types(types[f.name])
-        if nested:
-            for cls in nested:
-                for key, default, meaning in settings_table(cls):
-                    rows.append((f"{f.name}.{key}", default, meaning))
+        inner = [
+            (key, default, meaning)
+            for cls in nested
+            for key, default, meaning in settings_table(cls)
+        ]
+        if nested and not isinstance(f.default, tuple):
+            rows += [(f"{f.name}.{key}", default, meaning) for key, default, meaning in inner]
             continue
         if f.default is not dataclasses.MISSING:
             default = repr(f.default)
@@ -346,4 +383,5 @@ def settings_table(config: type[Any]) -> list[tuple[str, str, str]]:
         else:
             default = "(required)"
         rows.append((f.name, default, meanings.get(f.name, "")))
+        rows += [(f"{f.name}[].{key}", default, meaning) for key, default, meaning in inner]
     return rows

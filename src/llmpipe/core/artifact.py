@@ -7,7 +7,8 @@
     runs/tiny/.base.lock                 held while a process writes the artifact
 
 The `key` names what was asked for (settings and inputs), the `id` what came out (a hash of the files). Files that hold
-times, such as metrics.jsonl, are hashed for `verify` but do not enter the id.
+times, such as metrics.jsonl, and a checkpoint that a longer run can go on from (`level/`), whose files are as many as there
+were processes, are hashed for `verify` but do not enter the id.
 
 Every publication is: write, flush, fsync, rename, fsync of the folder. Skipping one of these loses the file in a power
 cut even when the write was reported as done (PostgreSQL's `durable_rename` takes the same steps).
@@ -32,7 +33,10 @@ from llmpipe.core.errors import InputError
 SCHEMA = "llmpipe.artifact/1"
 MANIFEST = "manifest.json"
 STATE = "state"
-VOLATILE = ("metrics.jsonl", "logs/")
+START_RECORD = "run.json"
+"""What started the unfinished work of a folder, and how often; goes when the work is done."""
+
+VOLATILE = ("metrics.jsonl", "logs/", "level/")
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def list_files(folder: Path) -> dict[str, tuple[int, str]]:
         name = path.relative_to(folder).as_posix()
         if (
             path.is_file()
-            and name not in (MANIFEST, "run.json")
+            and name not in (MANIFEST, START_RECORD)
             and not name.startswith(f"{STATE}/")
         ):
             files[name] = (path.stat().st_size, hash_file(path))
@@ -209,7 +213,7 @@ def publish(partial: Path, final: Path, manifest: dict[str, Any]) -> Artifact:
     for folder in {(partial / name).parent for name in files}:
         fsync_folder(folder)
     write_atomic(partial / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    (partial / "run.json").unlink(missing_ok=True)
+    (partial / START_RECORD).unlink(missing_ok=True)
     replaced = final.parent / f".{final.name}.replaced"
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)

@@ -44,6 +44,13 @@ class OneOf:
         return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
 
 
+class Unkeyed:
+    """Marks a setting that changes nothing in the artifact: `Annotated[float, Unkeyed()]`.
+
+    It is left out of the key, so that it may change when a run is resumed, and makes nothing again.
+    """
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A recipe as resolved from its file and the overrides."""
@@ -217,6 +224,7 @@ def _validate(
     if not isinstance(tree, dict):
         problems.append(Problem(_origin(origins, (section,), path), section, "must be a table"))
         return None
+    tree = _with_kinds(cls, tree)
     try:
         return TypeAdapter(cls).validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
@@ -227,6 +235,22 @@ def _validate(
         where = _origin(origins, (section,), path)
         problems.append(Problem(where, section, error.message, error.hint))
         return None
+
+
+def _with_kinds(cls: type, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Give tables that name no `kind` the default's: `optim.lr = 0.01` alone changes the default's rate."""
+    filled = dict(tree)
+    for setting in dataclasses.fields(cls):
+        table, make = filled.get(setting.name), setting.default_factory
+        default = setting.default if make is dataclasses.MISSING else make()
+        if not isinstance(table, dict) or not dataclasses.is_dataclass(default):
+            continue
+        if hasattr(default, "kind"):
+            table = {"kind": default.kind, **table}
+        if table.get("kind") == getattr(default, "kind", None):
+            table = _with_kinds(type(default), table)
+        filled[setting.name] = table
+    return filled
 
 
 def _problem(
@@ -249,6 +273,11 @@ def _problem(
         text = "required key is missing"
     elif kind == "union_tag_not_found":
         text = "required key `kind` is missing"
+    elif kind == "union_tag_invalid":
+        tags = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag = detail["ctx"]["tag"]
+        text = f"there is no kind `{tag}`; there are {', '.join(tags)}"
+        hint = did_you_mean(tag, tags)
     elif kind == "value_error":
         text = str(detail.get("ctx", {}).get("error", detail["msg"]))
     else:
@@ -276,13 +305,16 @@ def _known_keys(cls: type, keys: Sequence[str | int], tree: Any) -> list[str]:
     """The keys a file may use at `keys` below a section described by `cls`."""
     node: Any = cls
     for key in keys:
+        if isinstance(key, int):  # an element of an array, which `schema_types` has looked into
+            tree = tree[key] if isinstance(tree, list) and key < len(tree) else None
+            continue
         members = [
             m for m in schema_types(node) if any(f.name == key for f in dataclasses.fields(m))
         ]
         tree = tree.get(key) if isinstance(tree, dict) else None
         if not members:
             return []
-        node = field_types(members[0])[str(key)]
+        node = field_types(members[0])[key]
     candidates = schema_types(node)
     kind = tree.get("kind") if isinstance(tree, dict) else None
     chosen = [c for c in candidates if getattr(c, "kind", None) == kind] or candidates
@@ -297,14 +329,14 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def schema_types(annotation: Any) -> list[type]:
-    """The dataclasses inside a type annotation such as `Annotated[A | B, ...]` or `A | None`."""
+    """The dataclasses inside an annotation such as `Annotated[A | B, ...]`, `A | None` or `tuple[A, ...]`."""
     import typing
 
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
     if typing.get_origin(annotation) is typing.Annotated:
         return schema_types(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         return [cls for arg in typing.get_args(annotation) for cls in schema_types(arg)]
     return []
 
@@ -415,10 +447,49 @@ def resolved(config: Any) -> dict[str, Any]:
     return tree
 
 
+def load_settings(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Return settings from what `resolved` or `keyed` made of them; what is left out has its default."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls).validate_json(json.dumps(_with_kinds(cls, values)), strict=True)
+
+
+def keyed(config: Any) -> dict[str, Any]:
+    """Return what `resolved` does, without the settings that are marked `Unkeyed`."""
+    import typing
+
+    tree = resolved(config)
+    for name, annotation in field_types(type(config)).items():
+        value = getattr(config, name)
+        if any(isinstance(mark, Unkeyed) for mark in typing.get_args(annotation)[1:]):
+            del tree[name]
+        elif dataclasses.is_dataclass(value):
+            tree[name] = keyed(value)
+    return tree
+
+
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON value in canonical form, as hex."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def diff_from_defaults(config: Any) -> list[str]:
+    """List what differs from the defaults, as `key: default -> value`; of alternatives, from the chosen one's."""
+    return diff_values(_defaults_like(config), resolved(config))
+
+
+def _defaults_like(config: Any) -> dict[str, Any]:
+    """Return the defaults of settings, as JSON values, with the alternatives that these settings have."""
+    default = type(config)()
+    tree = resolved(default)
+    for setting in dataclasses.fields(config):
+        value, usual = getattr(config, setting.name), getattr(default, setting.name)
+        if dataclasses.is_dataclass(value):
+            tree[setting.name] = _defaults_like(value)
+            if type(value) is not type(usual):
+                tree[setting.name]["kind"] = getattr(usual, "kind", None)
+    return tree
 
 
 def diff_values(old: Any, new: Any, prefix: str = "") -> list[str]:

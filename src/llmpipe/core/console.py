@@ -106,7 +106,7 @@ class Console:
         else:
             self._clear_bar()
             self._stderr.write(text + "\n")
-            if self._bar:
+            if self._bar and self.is_live:  # a log has its own line every 10 s
                 self._bar.draw(force=True)
         self._stderr.flush()
 

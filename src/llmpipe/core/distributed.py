@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from llmpipe.core.errors import UserError
+from llmpipe.core.errors import LlmpipeError, Stopped, UserError
+from llmpipe.core.meeting import agree_on_name
 from llmpipe.core.ranks import Ranks, current_ranks
+from llmpipe.core.stop import StopFlag
+
+T = TypeVar("T")
 
 # With float8 the blocks' products are in 8 bits (`training.float8`), and everything else as with bfloat16.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}
+
+PEER_TIMEOUT_S = 600.0
+"""Longer than anything that one process does alone. Source: torch's own for NCCL."""
+
+# Numbers of glibc's `mallopt`. Source: malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 2**30
+"""Blocks up to this size are kept when they are freed, and as much may lie unused at the end."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,21 @@ class Runtime:
     def any(self, flag: bool) -> bool:
         """Tell whether the flag is set on at least one process."""
         return self.sum([float(flag)])[0] > 0
+
+    def gather(self, value: T) -> list[T]:
+        """Give every process the values of all, in their order."""
+        values = [value] * self.ranks.world_size
+        if not self.ranks.is_alone:
+            dist.all_gather_object(values, value)
+        return values
+
+    def share(self, value: T) -> T:
+        """Give every process the main one's value."""
+        if self.ranks.is_alone:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def barrier(self) -> None:
         """Wait until all processes are here."""
@@ -103,13 +134,32 @@ def has_fast_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next ones.
+
+    Otherwise it hands large blocks back to the system in every step and gets them anew, page by page:
+    5 to 10 % of a step's time. Other C libraries have no such switch, and are left alone.
+    """
+    if sys.platform != "linux":
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(M_MMAP_THRESHOLD, KEPT_BYTES)
+        set_option(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
 def n_usable_cores() -> int:
     """Count the cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
-def runtime(device: str, is_exact: bool = False) -> Iterator[Runtime]:
+def runtime(
+    device: str,
+    is_exact: bool = False,
+    timeout_s: float = PEER_TIMEOUT_S,
+    stop: StopFlag | None = None,
+) -> Iterator[Runtime]:
     """Set up device, threads and process group; take the group down at the end.
 
     gloo carries CPU runs and NCCL GPU runs. The number of threads is set here and not left to
@@ -120,15 +170,25 @@ def runtime(device: str, is_exact: bool = False) -> Iterator[Runtime]:
         device: `auto`, `cpu` or `cuda`.
         is_exact: Let results depend on nothing but seed and settings: one thread on a CPU, and
             kernels whose additions have a fixed order on a GPU.
+        timeout_s: How long a process waits for another before it takes it for lost.
+        stop: Lets signals end the process while it waits for the others to come.
+
+    Raises:
+        UserError: the processes did not find each other.
+        Stopped: one of them was lost.
     """
     ranks = current_ranks()
     chosen = resolve_device(device, ranks)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
         if is_exact:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's manual asks
             torch.use_deterministic_algorithms(True, warn_only=True)
+            # A check for reads of what nothing wrote, and a slow one.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     elif is_exact:
         torch.set_num_threads(1)
     elif "OMP_NUM_THREADS" not in os.environ or not ranks.is_alone:
@@ -136,13 +196,61 @@ def runtime(device: str, is_exact: bool = False) -> Iterator[Runtime]:
     if ranks.is_alone:
         yield Runtime(ranks, chosen)
         return
-    dist.init_process_group(
-        "nccl" if chosen.type == "cuda" else "gloo",
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        timeout=timedelta(minutes=10),
-    )
+    with stop.leaving_at_once() if stop else contextlib.nullcontext():
+        _meet(ranks, chosen, timeout_s)
     try:
         yield Runtime(ranks, chosen)
-    finally:
-        dist.destroy_process_group()
+    except Exception as error:
+        # Where not all processes leave together, taking the group down would wait for the others.
+        if isinstance(error, LlmpipeError):
+            dist.destroy_process_group()
+        if not _is_lost_peer(error):
+            raise
+        waited = f"it did not answer for {timeout_s:.0f} s" if "imed out" in str(error) else ""
+        raise Stopped(
+            f"another process of this run was lost{waited and ': ' + waited}",
+            hint="if it said why, see above; the same command goes on from the last checkpoint",
+        ) from error
+    dist.destroy_process_group()
+
+
+def _meet(ranks: Ranks, device: torch.device, timeout_s: float) -> None:
+    """Make the group of all processes, or say why there is none.
+
+    Raises:
+        UserError: with what to look at.
+    """
+    is_cuda = device.type == "cuda"
+    try:
+        timeout = timedelta(seconds=timeout_s)
+        store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=timeout))
+        name = agree_on_name(store, ranks, timeout_s)
+        dist.init_process_group(
+            "nccl" if is_cuda else "gloo",
+            store=PrefixStore(name, store),
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=timeout,
+            # With it NCCL connects here, and not in the first step.
+            device_id=device if is_cuda else None,
+        )
+        dist.barrier()  # gloo notices only here whom it cannot reach
+    except (RuntimeError, ValueError) as error:  # UserErrors pass
+        where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        variable = "NCCL_SOCKET_IFNAME" if is_cuda else "GLOO_SOCKET_IFNAME"
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"{ranks.world_size} processes did not come together at {where}: {reason}",
+            hint="if none of them failed, see that the machines reach each other, and name the "
+            f"network to use with {variable}=eth0",
+        ) from error
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Tell whether an error comes of another process that is gone, and not of this one."""
+    if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
+        return True
+    if isinstance(error, dist.DistBackendError):  # NCCL's, which has other errors as well
+        words = ("ncclRemoteError", "ncclSystemError", "imed out", "Connection ")
+        return any(word in str(error) for word in words)
+    return isinstance(error, RuntimeError) and "gloo/" in str(error)

@@ -4,7 +4,7 @@
     ├── UserError         2    usage or settings
     ├── InputError        3    an input artifact is missing or invalid, or data is damaged
     ├── ExpectationError  4    a number that the recipe expects was not reached
-    ├── Stopped          75    stopped by SIGTERM or a full disk; the same command resumes
+    ├── Stopped          75    stopped by SIGTERM, a full disk or a lost process; the same command resumes
     └── Interrupted     130    stopped by Ctrl-C; the same command resumes
 
 Any other exception is a bug and exits with 1. 75 is EX_TEMPFAIL of sysexits.h, which schedulers requeue on.
@@ -21,7 +21,7 @@ EXIT_CODES: dict[int, str] = {
     2: "wrong usage or settings",
     3: "an input is missing, of the wrong kind, or damaged",
     4: "finished, but an expected number was not reached",
-    75: "stopped by SIGTERM or a full disk; the same command resumes",
+    75: "stopped by SIGTERM, a full disk or a lost process; the same command resumes",
     130: "stopped by Ctrl-C; the same command resumes",
 }
 """Every exit code of the command and its meaning; docs/reference/exit-codes.md is generated from it."""

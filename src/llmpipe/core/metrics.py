@@ -81,9 +81,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def make_sinks(
-    names: Sequence[str], run_name: str, stage: str, folder: Path, config: dict[str, Any]
+    names: Sequence[str],
+    run_name: str,
+    stage: str,
+    folder: Path,
+    config: dict[str, Any],
+    attempt_id: str,
 ) -> list[Sink]:
     """Build the sinks asked for by name.
+
+    Args:
+        names: Of `SINKS`.
+        run_name: What the run is called.
+        stage: Name of the stage.
+        folder: Of the run.
+        config: Resolved settings.
+        attempt_id: Short text that stays the same when the stage is resumed.
 
     Raises:
         UserError: for an unknown name, or when the package behind it is not installed.
@@ -91,9 +104,9 @@ def make_sinks(
     sinks: list[Sink] = []
     for name in names:
         if name == "wandb":
-            sinks.append(WandbSink(run_name, stage, folder, config))
+            sinks.append(WandbSink(run_name, stage, folder, config, attempt_id))
         elif name == "tensorboard":
-            sinks.append(TensorBoardSink(folder))
+            sinks.append(TensorBoardSink(folder / "tensorboard" / stage))
         else:
             raise UserError(
                 f"there is no metrics sink `{name}`; there are {', '.join(SINKS)}",
@@ -103,9 +116,14 @@ def make_sinks(
 
 
 class WandbSink:
-    """Weights & Biases; offline unless WANDB_MODE says otherwise, so that nothing is sent unasked."""
+    """Weights & Biases; offline unless WANDB_MODE says otherwise, so that nothing is sent unasked.
 
-    def __init__(self, run_name: str, stage: str, folder: Path, config: dict[str, Any]) -> None:
+    A resumed stage goes on with the curves it began; steps that were logged before are not taken twice.
+    """
+
+    def __init__(
+        self, run_name: str, stage: str, folder: Path, config: dict[str, Any], attempt_id: str
+    ) -> None:
         try:
             import wandb
         except ImportError:
@@ -117,6 +135,8 @@ class WandbSink:
             project="llmpipe",
             group=run_name,
             name=f"{run_name}/{stage}",
+            id=attempt_id,
+            resume="allow",
             config=config,
             dir=folder,
             mode=mode,
@@ -132,7 +152,7 @@ class WandbSink:
 
 
 class TensorBoardSink:
-    """TensorBoard event files under the given folder."""
+    """TensorBoard event files in the given folder, one per stage: their steps all count from 1."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -140,7 +160,7 @@ class TensorBoardSink:
         except ImportError:
             hint = "pip install 'llmpipe[tensorboard]'"
             raise UserError("the package `tensorboard` is not installed", hint) from None
-        self._writer = Writer(str(folder / "tensorboard"))
+        self._writer = Writer(str(folder))
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Write the numbers of one step as scalars."""

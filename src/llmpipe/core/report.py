@@ -48,6 +48,8 @@ class LinePlot:
     x_label: str
     y_label: str
     series: Mapping[str, Sequence[tuple[float, float]]]
+    is_small: bool = False
+    """Half as high: for curves that matter only where they look odd."""
 
 
 @dataclass(frozen=True)
@@ -331,7 +333,8 @@ def _html_plot(plot: LinePlot) -> str:
     description = escape(f"{plot.title}: {plot.y_label} over {plot.x_label}; {'; '.join(spoken)}")
     return (
         f'<figure>{caption}<div class="plot"><div class="top"><i>{escape(plot.y_label)}</i>'
-        f'<span class="legend">{"".join(legend)}</span></div><div class="frame">'
+        f'<span class="legend">{"".join(legend)}</span></div>'
+        f'<div class="frame{" small" if plot.is_small else ""}">'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
         f'aria-label="{description}">{"".join(drawing)}</svg>'
         f'{"".join(labels)}</div><i class="below">{escape(plot.x_label)}</i></div></figure>'
@@ -407,6 +410,7 @@ th:last-child, td:last-child { padding-right: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; color: var(--ink); }
 .legend svg { width: 24px; height: 12px; margin-right: .4rem; vertical-align: -2px; }
 .frame { position: relative; height: 16rem; margin: .9rem 1.125rem 1.75rem 3.25rem; }
+.small { height: 7rem; }
 .frame svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 .frame span { position: absolute; white-space: nowrap; line-height: 1; }
 .frame .y { right: 100%; margin-right: .625rem; transform: translateY(-50%); }

@@ -25,6 +25,7 @@ import llmpipe
 from llmpipe.core.artifact import (
     MANIFEST,
     SCHEMA,
+    START_RECORD,
     Artifact,
     hash_file,
     open_artifact,
@@ -32,11 +33,11 @@ from llmpipe.core.artifact import (
     recover,
     write_atomic,
 )
-from llmpipe.core.config import diff_values, digest, resolved
+from llmpipe.core.config import diff_from_defaults, diff_values, digest, keyed, resolved
 from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, UserError, did_you_mean
 from llmpipe.core.metrics import Metrics, make_sinks
-from llmpipe.core.ranks import current_ranks
+from llmpipe.core.ranks import current_ranks, stop_with_launcher
 from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
 from llmpipe.core.report import Section
 from llmpipe.core.stop import StopFlag
@@ -49,6 +50,8 @@ class Need:
     kind: str
     folder: str
     """Where it is looked for in the run folder when `--from` names nothing."""
+    made_by: str = "llmpipe run"
+    """The command that makes it; `{path}` in it stands for where it is looked for."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,10 @@ class Context:
     store: Path | None = None
     """Folder beside the artifact that outlives publication, for work that the next build may take over;
     `--fresh` deletes it, and so may anyone at any time."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that decides the result: stage, seed, resolved settings, ids of the inputs."""
+    recipe: str = ""
+    """The recipe's file, beside which settings may name things."""
 
 
 def _needs_nothing(config: Any) -> dict[str, Need]:
@@ -122,7 +129,11 @@ class StageSpec:
     needs: Callable[[Any], dict[str, Need]] = _needs_nothing
     files: Callable[[Any], Sequence[str]] = _names_no_files
     plan: Callable[[Any, Inputs], dict[str, str]] | None = None
+    plan_ahead: Callable[[Any, Mapping[str, Any]], dict[str, str] | None] | None = None
+    """What can be planned while inputs are missing, from the settings of all stages of the recipe."""
     examples: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """Settings that are options of the command too: `--depth 12` is `--set pretrain.depth=12`."""
     distributed: bool = False
 
 
@@ -188,9 +199,7 @@ class Plan:
             },
             "files": [dataclasses.asdict(file) for file in self.inputs.files],
             "changes": list(self.changes),
-            "differs_from_defaults": diff_values(
-                resolved(request.spec.config()), resolved(request.config)
-            ),
+            "differs_from_defaults": diff_from_defaults(request.config),
             "estimate": estimate,
         }
 
@@ -226,12 +235,15 @@ def plan_stage(request: Request) -> Plan:
 def _plan_unfinished(
     request: Request, inputs: Inputs, key: str, identity: dict[str, Any], otherwise: Status
 ) -> Plan:
-    state = request.partial / "run.json"
+    state = request.partial / START_RECORD
     if request.fresh or not state.is_file():
         return Plan(request, inputs, key, otherwise)
     found = json.loads(state.read_text(encoding="utf-8"))
     if found["key"] == key:
         return Plan(request, inputs, key, "resume")
+    if [path.name for path in request.partial.iterdir()] == [START_RECORD]:
+        # It was refused before it did any work, so nothing is lost.
+        return Plan(request, inputs, key, otherwise)
     return Plan(
         request, inputs, key, "unfinished differs", tuple(_changes(found["asked"], identity))
     )
@@ -252,9 +264,8 @@ def _resolve_artifacts(request: Request) -> dict[str, Artifact]:
         try:
             artifacts[name] = open_artifact(path, need.kind)
         except InputError as error:
-            hint = (
-                error.hint or f"make it with `llmpipe run`, or name one with `--from {name}=PATH`"
-            )
+            made_by = need.made_by.format(path=path)
+            hint = error.hint or f"make it with `{made_by}`, or name one with `--from {name}=PATH`"
             raise InputError(f"{request.spec.name}: {error.message}", hint) from None
     return artifacts
 
@@ -303,7 +314,7 @@ def _identity(request: Request, inputs: Inputs) -> dict[str, Any]:
         "stage": request.spec.name,
         "stage_version": request.spec.version,
         "seed": request.seed,
-        "config": resolved(request.config),
+        "config": keyed(request.config),
         "inputs": {name: artifact.id for name, artifact in inputs.items()},
         "files": {file.path: file.fingerprint for file in inputs.files},
     }
@@ -338,6 +349,7 @@ def run_stage(plan: Plan, console: Console) -> Artifact:
         raise UserError(
             f"`{spec.name}` runs as one process, not under torchrun", f"llmpipe {spec.name} …"
         )
+    stop_with_launcher()
     if ranks.rank > 0:
         return _run_helper_rank(plan)
 
@@ -399,46 +411,62 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
             "attempts": 0,
             "seconds": 0.0,
         }
-        write_atomic(partial / "run.json", json.dumps(first_start))
-    state = json.loads((partial / "run.json").read_text(encoding="utf-8"))
+        write_atomic(partial / START_RECORD, json.dumps(first_start))
+    state = json.loads((partial / START_RECORD).read_text(encoding="utf-8"))
     state["attempts"] += 1
-    write_atomic(partial / "run.json", json.dumps(state))
+    write_atomic(partial / START_RECORD, json.dumps(state))
     if plan.status == "resume":
         console.info(f"{spec.name}: resuming what was started {state['started']}")
 
     sinks = make_sinks(
-        request.sinks, request.run_name, spec.name, request.final.parent, identity["config"]
+        request.sinks,
+        request.run_name,
+        spec.name,
+        request.final.parent,
+        resolved(request.config),
+        # The same when it is resumed, and another when it begins anew.
+        attempt_id=digest([plan.key, state["started"]])[:16],
     )
     metrics = Metrics(partial / "metrics.jsonl", sinks)
     stop = StopFlag()
-    context = _context(request, console, metrics, stop)
+    context = _context(request, console, metrics, stop, identity)
     started = time.monotonic()
-    try:
-        with stop.listening():
+    with stop.listening():
+        try:
             stats = spec.run(request.config, inputs, partial, context)
-            stop.check()
-    finally:
-        metrics.close()
-        state["seconds"] += time.monotonic() - started
-        if (partial / "run.json").is_file() and not _is_full(partial):
-            write_atomic(partial / "run.json", json.dumps(state))
-    manifest = {
+        finally:
+            metrics.close()
+            state["seconds"] += time.monotonic() - started
+            if (partial / START_RECORD).is_file() and not _is_full(partial):
+                write_atomic(partial / START_RECORD, json.dumps(state))
+        # Whatever was asked for in the meantime: the work is whole, and only here is it not lost.
+        artifact = publish(partial, request.final, _manifest(plan, context, state, stats))
+    stop.check()
+    return artifact
+
+
+def _manifest(
+    plan: Plan, context: Context, state: Mapping[str, Any], stats: dict[str, Any]
+) -> dict[str, Any]:
+    """Write down all there is to know of an artifact, but for its files."""
+    request, spec = plan.request, plan.request.spec
+    return {
         "schema": SCHEMA,
         "kind": spec.writes,
         "stage": spec.name,
         "stage_version": spec.version,
         "name": request.run_name,
         "key": plan.key,
-        "asked": identity,
+        "asked": context.identity,
         "inputs": {
             name: {
                 "id": artifact.id,
                 "kind": artifact.kind,
                 "path": _relative(artifact.path, request.final),
             }
-            for name, artifact in inputs.items()
+            for name, artifact in plan.inputs.items()
         },
-        "config": identity["config"],
+        "config": resolved(request.config),
         "recipe": {"file": Path(request.recipe).name, "overrides": list(request.overrides)},
         "code": code_version(),
         "environment": environment(context.device, current_ranks().world_size),
@@ -451,7 +479,6 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
         "stats": stats,
         "expect": check_expectations(request.expect, stats),
     }
-    return publish(partial, request.final, manifest)
 
 
 def _run_helper_rank(plan: Plan) -> Artifact:
@@ -459,14 +486,16 @@ def _run_helper_rank(plan: Plan) -> Artifact:
     request = plan.request
     stop = StopFlag()
     metrics = Metrics(request.partial / "metrics.jsonl", enabled=False)
-    context = _context(request, Console(enabled=False), metrics, stop)
+    identity = _identity(request, plan.inputs)
+    context = _context(request, Console(enabled=False), metrics, stop, identity)
     with stop.listening():
         request.spec.run(request.config, plan.inputs, request.partial, context)
-        stop.check()
     return Artifact(request.final, {})
 
 
-def _context(request: Request, console: Console, metrics: Metrics, stop: StopFlag) -> Context:
+def _context(
+    request: Request, console: Console, metrics: Metrics, stop: StopFlag, identity: dict[str, Any]
+) -> Context:
     return Context(
         request.run_name,
         request.seed,
@@ -477,6 +506,8 @@ def _context(request: Request, console: Console, metrics: Metrics, stop: StopFla
         request.device,
         request.executor,
         request.store,
+        identity,
+        request.recipe,
     )
 
 

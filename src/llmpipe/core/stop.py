@@ -1,9 +1,13 @@
-"""Stopping at a safe point: the first Ctrl-C or SIGTERM is noted, work saves itself and then leaves."""
+"""Stopping at a safe point: the first Ctrl-C or SIGTERM is noted, work saves itself and then leaves.
+
+A terminal that goes away (SIGHUP) is as good as a SIGTERM, unless `nohup` said to ignore it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -18,7 +22,7 @@ class StopFlag:
 
     @property
     def requested(self) -> bool:
-        """True from the first SIGINT or SIGTERM on."""
+        """True from the first signal on."""
         return self._signal is not None
 
     def request(self, signum: int = signal.SIGTERM) -> None:
@@ -31,7 +35,7 @@ class StopFlag:
 
         Raises:
             Interrupted: after Ctrl-C.
-            Stopped: after SIGTERM.
+            Stopped: after SIGTERM or SIGHUP.
         """
         if self._signal == signal.SIGINT:
             raise Interrupted(
@@ -40,24 +44,48 @@ class StopFlag:
             )
         if self._signal is not None:
             raise Stopped(
-                "stopped by SIGTERM; nothing is lost",
+                f"stopped by {signal.Signals(self._signal).name}; nothing is lost",
                 "run the same command again to go on from here",
             )
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a request; a second one ends the process at once."""
+        """Turn the first signal into a request; another Ctrl-C ends the process at once.
+
+        Another SIGTERM does not: under torchrun each process gets the scheduler's and torchrun's own.
+        """
 
         def note(signum: int, frame: FrameType | None) -> None:
-            if self.requested:
+            if self.requested and signum == signal.SIGINT:
                 raise KeyboardInterrupt
             self.request(signum)
 
+        heard = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            heard.append(signal.SIGHUP)
         try:
-            previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+            previous = {s: signal.signal(s, note) for s in heard}
         except ValueError:  # not in the main thread: whoever runs the thread handles signals
             yield
             return
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+
+    @contextlib.contextmanager
+    def leaving_at_once(self) -> Iterator[None]:
+        """Let signals end the process, for a wait in a library in which nothing would be lost.
+
+        Raises:
+            Stopped: a signal came before.
+        """
+        self.check()
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:

@@ -1,112 +1,90 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
-One checkpoint is two files: the tensors (safetensors: model, optimizer, random generators) and,
-written after them, a small JSON record with the step, the loop's other state, and the SHA-256 of
-the tensors. A checkpoint without its record, or whose tensors do not match it, does not count,
-and the one before it is used. Nothing is unpickled, so a checkpoint cannot run code.
+One checkpoint is a folder, written by all processes together:
 
-    state/step-00000200.safetensors
-    state/step-00000200.json
+    state/step-00000200/
+        model.safetensors, config.json, tokenizer.json, ...   a Hugging Face folder: opens as it is
+        optimizer/*.safetensors                               each process's part of the memories
+        checkpoint.json                                       step, the loop's state, SHA-256 of all files
+
+The optimizer's part is written and read by torch's distributed checkpoint (DCP): each process writes
+what it holds, and one of another number of processes reads the rows that it needs, wherever they are.
+Everything is safetensors or JSON. Nothing is unpickled, so a checkpoint cannot run code.
+
+A folder gets its name when all of it is on disk. One whose files do not match its record does not
+count, and the one before it is used.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
-from llmpipe.core.artifact import atomic_file, hash_file, write_atomic
+from llmpipe.core.artifact import fsync_folder, hash_file, write_atomic
+from llmpipe.core.distributed import Runtime
 from llmpipe.core.errors import InputError
+from llmpipe.model.transformer import Transformer
+from llmpipe.model.weights import Weights, collect_weights, load_weights, write_weights
 from llmpipe.training.optim import Optimizer
-from llmpipe.training.parallel import local_part, part_like, whole
 
-FORMAT = 1
+FORMAT = 2
+RECORD = "checkpoint.json"
+OPTIMIZER = "optimizer"
+
+MAX_FILE_BYTES = 1_000_000_000
+"""Of one file of weights: less than in a finished model, so that many processes get even shares."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A whole checkpoint on disk."""
 
+    path: Path
     step: int
     """Updates done."""
     state: dict[str, Any]
-    """What the loop gave to `save_checkpoint`, besides tensors."""
-    tensors: Path
-
-
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: Optimizer,
-    state: dict[str, Any],
-    keep: int = 2,
-    is_main: bool = True,
-) -> None:
-    """Write a checkpoint after `step` updates, and delete all but the newest `keep`.
-
-    Args:
-        folder: Of this run's checkpoints; made if missing.
-        step: Updates done.
-        model: Its parameters are saved.
-        optimizer: Its state is saved.
-        state: Other state of the loop, as JSON values.
-        keep: Checkpoints that stay.
-        is_main: Whether this process writes. All processes must call this together, because each
-            may hold a part.
-    """
-    tensors = collect_tensors(model, optimizer, is_main)
-    if is_main:
-        write_checkpoint(folder, step, tensors, state, keep)
-
-
-def collect_tensors(model: nn.Module, optimizer: Optimizer, is_main: bool) -> dict[str, Tensor]:
-    """Copy what a checkpoint holds to the CPU, from all processes to the main one."""
-    tensors = {f"model.{name}": whole(p.detach()) for name, p in model.named_parameters()}
-    tensors |= {f"optimizer.{name}": value for name, value in optimizer.state().items()}
-    tensors |= {f"random.{name}": value for name, value in _random_state()}
-    if not is_main:
-        return {}
-    # A copy also on the CPU: training goes on while this is written.
-    return {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
-
-
-def write_checkpoint(
-    folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], keep: int
-) -> None:
-    """Make a checkpoint durable: tensors first, the record that vouches for them last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"step-{step:08d}"
-    record = folder / f"{name}.json"
-    record.unlink(missing_ok=True)  # first, or a crash would leave an old record beside new tensors
-    with atomic_file(folder / f"{name}.safetensors") as path:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, path)
-        digest = hash_file(path)
-    values = {"format": FORMAT, "step": step, "sha256": digest, "state": state}
-    write_atomic(record, json.dumps(values, indent=1))
-    for old in sorted(folder.glob("step-*.json"))[:-keep]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    """What the loop gave to `save`, besides tensors."""
 
 
 class CheckpointWriter:
     """Writes checkpoints beside the training: a step waits for the copy, not for the disk.
 
     One is written at a time. An error of the last one is raised at the next `save` or `finish`, as
-    a failed disk must not go unnoticed for long.
+    a failed disk must not go unnoticed for long. All processes must call everything together.
+
+    Args:
+        folder: Of this run's checkpoints; made if missing. All processes must see the same one.
+        runtime: The processes.
+        keep: Checkpoints that stay, the newest ones.
+        complete: Writes into a checkpoint's folder what else it takes to open as a model, such as the
+            tokenizer; called on the main process.
+        bos_token_id: Goes into config.json, as what begins and ends a document.
     """
 
-    def __init__(self, folder: Path, keep: int, is_main: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        runtime: Runtime,
+        keep: int = 2,
+        complete: Callable[[Path], None] = lambda folder: None,
+        bos_token_id: int | None = None,
+    ) -> None:
         self.folder = folder
+        self.ranks = runtime.ranks
         self.keep = keep
-        self.is_main = is_main
+        self.complete = complete
+        self.bos_token_id = bos_token_id
+        # What is written speaks to the other processes while training does, so it needs a line of its own.
+        self._group = None if self.ranks.is_alone else dist.new_group(backend="gloo")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -117,16 +95,24 @@ class CheckpointWriter:
         self._thread.shutdown(wait=True)
 
     def save(
-        self, step: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any]
+        self, step: int, model: Transformer, optimizer: Optimizer, state: dict[str, Any]
     ) -> None:
-        """Copy everything and begin to write; all processes must call this together."""
+        """Copy everything and begin to write.
+
+        Args:
+            step: Updates done.
+            model: Its parameters are saved.
+            optimizer: Its state is saved.
+            state: Other state of the loop, as JSON values.
+        """
         self.finish()
-        tensors = collect_tensors(model, optimizer, self.is_main)
-        if self.is_main:
-            state = json.loads(json.dumps(state))  # the loop goes on changing its own
-            self._pending = self._thread.submit(
-                write_checkpoint, self.folder, step, tensors, state, self.keep
-            )
+        weights = collect_weights(model, self.ranks, MAX_FILE_BYTES, is_copied=True)
+        # Copies also on the CPU: training goes on while they are written.
+        memories = {
+            name: value.detach().to("cpu", copy=True) for name, value in optimizer.state().items()
+        }
+        record = {"format": FORMAT, "step": step, "state": json.loads(json.dumps(state))}
+        self._pending = self._thread.submit(self._write, step, weights, memories, record)
 
     def finish(self) -> None:
         """Wait until all is durable.
@@ -138,67 +124,148 @@ class CheckpointWriter:
             pending, self._pending = self._pending, None
             pending.result()
 
+    def _write(
+        self, step: int, weights: Weights, memories: dict[str, Tensor], record: dict[str, Any]
+    ) -> None:
+        """Make a checkpoint durable: all files, then the record that vouches for them, then its name."""
+        name = f"step-{step:08d}"
+        partial = self.folder / f".{name}.partial"
 
-def find_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint whose tensors are as they were written, or None.
+        def begin() -> None:
+            if self.ranks.is_main:
+                shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+                partial.mkdir(parents=True)
+                self.complete(partial)
+
+        def write() -> dict[str, str]:
+            bos = self.bos_token_id
+            files = write_weights(weights, partial, bos_token_id=bos, eos_token_id=bos)
+            own = f"shard-{self.ranks.rank + 1:05d}-*"  # as DCP names what this process writes
+            files += (partial / OPTIMIZER).glob(own)
+            if self.ranks.is_main:
+                files += [path for path in partial.iterdir() if path.is_file()]
+            return {path.relative_to(partial).as_posix(): hash_file(path) for path in set(files)}
+
+        self._together(begin)
+        _write_optimizer(memories, partial / OPTIMIZER, self._group)
+        digests = {k: v for mine in self._together(write) for k, v in mine.items()}
+
+        def end() -> None:
+            if not self.ranks.is_main:
+                return
+            values = record | {"sha256": dict(sorted(digests.items()))}
+            write_atomic(partial / RECORD, json.dumps(values, indent=1))
+            _name(partial, self.folder / name)
+            for old in _folders(self.folder)[: -self.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+
+        self._together(end)
+
+    def _together(self, work: Callable[[], Any]) -> list[Any]:
+        """Do something on every process and give each all results; an error of one is one of all."""
+        if self._group is None:
+            return [work()]
+        result: Any = None
+        problem: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:
+            problem = error
+        everyone: list[Any] = [None] * self.ranks.world_size
+        said = None if problem is None else f"{type(problem).__name__}: {problem}"
+        dist.all_gather_object(everyone, (result, said), group=self._group)
+        if problem is not None:
+            raise problem
+        for rank, (_, reason) in enumerate(everyone):
+            if reason is not None:
+                raise OSError(f"process {rank} could not write its part: {reason}")
+        return [value for value, _ in everyone]
+
+
+def find_checkpoint(folder: Path, runtime: Runtime) -> Checkpoint | None:
+    """Return the newest checkpoint whose files are as they were written, or None.
+
+    All processes must call this together; each looks at its share of the files.
 
     Raises:
         InputError: if the newest was written by another version of this format.
     """
-    for record in sorted(folder.glob("step-*.json"), reverse=True):
+    for name in runtime.share([path.name for path in reversed(_folders(folder))]):
+        path = folder / name
         try:
-            values = json.loads(record.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise InputError(
-                    f"{record} has format {values['format']}, expected {FORMAT}",
-                    hint="resume with the version that wrote it, or start anew with --fresh",
-                )
-            tensors = record.with_suffix(".safetensors")
-            if hash_file(tensors) == values["sha256"]:
-                return Checkpoint(values["step"], values["state"], tensors)
+            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            is_ours = record["format"] == FORMAT
+            mine = sorted(record["sha256"].items())[runtime.ranks.rank :: runtime.ranks.world_size]
+            is_good = not is_ours or all(hash_file(path / file) == hash_ for file, hash_ in mine)
         except (OSError, ValueError, KeyError):
-            continue  # torn or damaged: the one before it is as good
+            is_good = False  # torn or damaged: the one before it is as good
+        if runtime.any(not is_good):
+            continue
+        if not is_ours:
+            raise InputError(
+                f"{path} has format {record['format']}, expected {FORMAT}",
+                hint="resume with the version that wrote it, or start anew with --fresh",
+            )
+        return Checkpoint(path, record["step"], record["state"])
     return None
 
 
-def load_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
-    """Put a checkpoint's tensors where they were.
+def load_checkpoint(
+    checkpoint: Checkpoint, model: Transformer, optimizer: Optimizer, runtime: Runtime
+) -> None:
+    """Put a checkpoint's tensors where they were, on any number of processes.
 
     Raises:
-        InputError: if the model has other parameters, or other shapes.
+        InputError: if the model has other parameters, or the optimizer other memories.
     """
-    tensors = load_file(checkpoint.tensors)
-    named = dict(model.named_parameters())
-    saved = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    shapes = {name: list(value.shape) for name, value in saved.items()}
-    if shapes != {name: list(p.shape) for name, p in named.items()}:
-        raise InputError(f"{checkpoint.tensors} is of {_first_difference(shapes, named)}")
-    with torch.no_grad():
-        for name, parameter in named.items():
-            value = saved[name].to(parameter.device)
-            local_part(parameter.data).copy_(part_like(value, parameter))
-    prefix = "optimizer."
-    optimizer.load_state(
-        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    )
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    load_weights(model, checkpoint.path)
+    _expect_one_process()
+    reader = HuggingFaceStorageReader(str(checkpoint.path / OPTIMIZER))
+    try:
+        load(optimizer.state(), storage_reader=reader, no_dist=runtime.ranks.is_alone)
+    except CheckpointException as error:
+        reasons = "; ".join(str(reason[0]) for reason in error.failures.values())
+        raise InputError(
+            f"{checkpoint.path / OPTIMIZER} does not fit the model: {reasons}"
+        ) from None
 
 
-def _first_difference(saved: dict[str, list[int]], named: dict[str, nn.Parameter]) -> str:
-    """Say where a saved model differs from the one at hand."""
-    for name, parameter in named.items():
-        if saved.get(name) != list(parameter.shape):
-            found = saved.get(name, "missing")
-            return (
-                f"a model of another shape: `{name}` is {found}, expected {list(parameter.shape)}"
-            )
-    extra = next(name for name in saved if name not in named)
-    return f"a model of another shape: `{extra}` is not expected"
+def _write_optimizer(
+    memories: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None
+) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    _expect_one_process()
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        save(memories, storage_writer=writer, process_group=group, no_dist=group is None)
+    except CheckpointException as error:  # which is no `Exception`, and hides what happened
+        rank, (reason, _) = next(iter(error.failures.items()))
+        if isinstance(reason, OSError):
+            raise reason from None
+        raise OSError(f"process {rank} could not write its part: {reason}") from None
 
 
-def _random_state() -> Iterator[tuple[str, Tensor]]:
-    yield "cpu", torch.get_rng_state()
-    if torch.cuda.is_available():
-        yield "cuda", torch.cuda.get_rng_state()
+def _expect_one_process() -> None:
+    """Keep DCP from warning that there is only one process, which is nothing to be warned of."""
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """List the checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def _name(partial: Path, final: Path) -> None:
+    """Rename a finished folder, durably; a damaged one of the same step makes room."""
+    shutil.rmtree(final, ignore_errors=True)
+    for folder in (partial, partial / OPTIMIZER):
+        fsync_folder(folder)
+    partial.replace(final)
+    fsync_folder(final.parent)

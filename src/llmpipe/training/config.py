@@ -57,6 +57,9 @@ class Muon:
     """Peak learning rate of the head, and of an embedding tied to it."""
     vector_lr: Annotated[float, Gt(0)] = 0.004
     """Peak learning rate of norms and biases."""
+    width_lr_scale: Annotated[float, Gt(0)] | None = None
+    """`embedding_lr` and `head_lr` are multiplied by this, which `depth` takes from the width; without
+    `depth`, 1."""
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.8
     """AdamW: memory of the gradient's mean."""
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95

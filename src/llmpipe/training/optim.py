@@ -16,15 +16,9 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from llmpipe.core.errors import InputError
 from llmpipe.core.ranks import Ranks
+from llmpipe.model.sharded import is_sharded, local_part, part_like, spread_like, whole
 from llmpipe.training.config import AdamW, Muon, OptimConfig
-from llmpipe.training.parallel import (
-    is_sharded,
-    local_part,
-    part_like,
-    whole_like,
-)
 
 
 @runtime_checkable
@@ -44,11 +38,11 @@ class Optimizer(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Give everything a resumed run needs, by name; all processes must ask together."""
-        ...
+        """Give everything a resumed run needs, by name: the memory itself, to be read or written into.
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take what `state` gave."""
+        What is spread over the processes is a DTensor, what one process alone keeps is named by that
+        one only, and everything else is the same on all.
+        """
         ...
 
 
@@ -113,23 +107,11 @@ class AdamWOptimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Give both memories of each parameter, and the number of steps."""
-        state = {"n_steps": self._n_steps.to(torch.int64)}
+        state = {"n_steps": self._n_steps.view(1)}
         for name, parameter in self.named.items():
-            state[f"{name}.mean"] = whole_like(self.means[name], parameter)
-            state[f"{name}.square"] = whole_like(self.squares[name], parameter)
+            state[f"{name}.mean"] = spread_like(self.means[name], parameter)
+            state[f"{name}.square"] = spread_like(self.squares[name], parameter)
         return state
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take what `state` gave, on any number of processes."""
-        for name, parameter in self.named.items():
-            for kind, memory in (("mean", self.means), ("square", self.squares)):
-                saved = state.get(f"{name}.{kind}")
-                if saved is None or saved.shape != parameter.shape:
-                    raise InputError(
-                        f"the optimizer's state has no `{name}.{kind}` that fits the model"
-                    )
-                memory[name].copy_(part_like(saved.to(parameter.device), parameter))
-        self._n_steps.fill_(float(state["n_steps"]))
 
 
 def build_adamw(model: nn.Module, config: AdamW, ranks: Ranks) -> Optimizer:
@@ -162,18 +144,22 @@ def orthogonalize(
 ) -> Float[Tensor, "n rows columns"]:
     """Bring all singular values near 1 and leave the singular vectors, for many matrices at once.
 
-    On CUDA this runs in bfloat16, which is exact enough: the result is an update's direction.
+    The result is an update's direction, for which bfloat16 is exact enough (`direction_type`).
     """
-    dtype = torch.bfloat16 if matrices.is_cuda else matrices.dtype
     is_tall = matrices.shape[1] > matrices.shape[2]
     x: Tensor = matrices.mT if is_tall else matrices  # the smaller product is the cheaper one
-    x = x.to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-6)
+    x = x.to(direction_type(matrices))
     for a, b, c in POLAR_EXPRESS[:n_steps]:
         gram = x @ x.mT  # N R R
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram²
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT.contiguous() if is_tall else x
+
+
+def direction_type(like: Tensor) -> torch.dtype:
+    """Give the type that updates are made orthogonal in: bfloat16 on CUDA, and under autocast."""
+    return torch.bfloat16 if like.is_cuda or torch.is_autocast_enabled("cpu") else like.dtype
 
 
 @dataclass(frozen=True)
@@ -247,9 +233,8 @@ class MuonOptimizer:
             update = orthogonalize(ahead, self.config.n_newton_schulz)
         else:
             first = next(iter(batch.named.values()))
-            dtype = torch.bfloat16 if first.is_cuda else first.dtype  # as `orthogonalize` gives
             shape = (len(batch.named), *first.shape)
-            update = torch.empty(shape, dtype=dtype, device=first.device)
+            update = torch.empty(shape, dtype=direction_type(first), device=first.device)
         if self.ranks.is_alone:
             return update, None
         return update, dist.broadcast(update, src=batch.owner, async_op=True)
@@ -267,7 +252,9 @@ class MuonOptimizer:
         torch._foreach_lerp_(momenta, gradients, 1 - self.config.momentum)
         ahead = torch._foreach_lerp(gradients, momenta, self.config.momentum)
         parameters = batch.named.values()
-        return torch.stack([whole_like(x, p) for x, p in zip(ahead, parameters, strict=True)])
+        return torch.stack(
+            [whole(spread_like(x, p)) for x, p in zip(ahead, parameters, strict=True)]
+        )
 
     def _keeps(self, batch: MatrixBatch) -> bool:
         return self.is_sharded or batch.owner == self.ranks.rank
@@ -277,29 +264,13 @@ class MuonOptimizer:
         self.adamw.clip()
 
     def state(self) -> dict[str, Tensor]:
-        """Give AdamW's moments and each matrix's momentum, whole and by parameter name."""
-        state = self.adamw.state()
-        for batch in self.batches:
-            for name, parameter in batch.named.items():
-                if self._keeps(batch):
-                    momentum = whole_like(self.momenta[name], parameter)
-                else:
-                    momentum = torch.empty_like(parameter.data)
-                if not self.is_sharded and not self.ranks.is_alone:
-                    dist.broadcast(momentum, src=batch.owner)
-                state[f"{name}.momentum"] = momentum
-        return state
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take what `state` gave, on any number of processes."""
-        self.adamw.load_state(state)
-        for batch in self.batches:
-            for name, parameter in batch.named.items():
-                saved = state.get(f"{name}.momentum")
-                if saved is None or saved.shape != parameter.shape:
-                    raise InputError(f"the optimizer's state has no momentum that fits `{name}`")
-                if self._keeps(batch):
-                    self.momenta[name].copy_(part_like(saved.to(parameter.device), parameter))
+        """Give AdamW's moments, and the momentum of each matrix that this process keeps."""
+        parameters = {name: p for batch in self.batches for name, p in batch.named.items()}
+        momenta = {
+            f"{name}.momentum": spread_like(momentum, parameters[name])
+            for name, momentum in self.momenta.items()
+        }
+        return self.adamw.state() | momenta
 
 
 def deal_matrices(matrices: dict[str, nn.Parameter], n_processes: int) -> list[MatrixBatch]:
@@ -346,7 +317,8 @@ def _adamw_rate(
         return config.vector_lr
     is_tied = "head.weight" not in named
     # A tied model starts with small embeddings, for which the rate of an untied one is far too high.
-    return config.head_lr if is_tied or name == "head.weight" else config.embedding_lr
+    rate = config.head_lr if is_tied or name == "head.weight" else config.embedding_lr
+    return rate * (config.width_lr_scale or 1.0)
 
 
 def build_muon(model: nn.Module, config: Muon, ranks: Ranks) -> Optimizer:

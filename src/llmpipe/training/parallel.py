@@ -14,8 +14,9 @@ process and on eight. It needs a power of two of processes, and moves as many by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from llmpipe.core.distributed import Runtime
 from llmpipe.core.errors import UserError
 from llmpipe.core.ranks import Ranks
+from llmpipe.model.sharded import is_sharded
 
 T = TypeVar("T")
 
@@ -51,30 +53,68 @@ def my_share(items: Sequence[T], ranks: Ranks) -> Sequence[T]:
 # The default sum
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter], runtime: Runtime) -> None:
-    """Replace every gradient by its sum over all processes, in place."""
-    if runtime.ranks.is_alone:
+@contextlib.contextmanager
+def summed_gradients(parameters: Sequence[nn.Parameter], runtime: Runtime) -> Iterator[None]:
+    """Sum every gradient over all processes, while the backward pass inside still makes others.
+
+    Gradients of the last layers come first, so buckets are filled from the last parameter on, and each
+    is sent when it is full. Everyone sends in the same order, whatever comes first. Gradients of earlier
+    passes are part of the sum. FSDP's gradients come summed, and are left alone.
+
+    Source: Li et al. 2020, arXiv:2006.15704, section 3.2.3. Torch's own `DistributedDataParallel` wraps
+    the model, averages, and knows nothing of the sum below.
+    """
+    if runtime.ranks.is_alone or any(is_sharded(parameter) for parameter in parameters):
+        yield
         return
-    bucket: list[Tensor] = []
+    buckets = fill_buckets(parameters)
+    place = {parameter: i for i, bucket in enumerate(buckets) for parameter in bucket}
+    n_missing = [len(bucket) for bucket in buckets]
+    sent: list[dist.Work] = []
+
+    def arrived(parameter: Tensor) -> None:
+        n_missing[place[parameter]] -= 1  # type: ignore[index]
+        while len(sent) < len(buckets) and not n_missing[len(sent)]:
+            sent.append(_send(buckets[len(sent)]))
+
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
+        for parameter in parameters
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # A bucket with a parameter that no token of this share used is not full, and holds up the next.
+    sent += [_send(bucket) for bucket in buckets[len(sent) :]]
+    for work in sent:
+        work.wait()
+
+
+def fill_buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Cut the parameters, last one first, into buckets of at least `BUCKET_BYTES`."""
+    buckets: list[list[nn.Parameter]] = [[]]
     n_bytes = 0
-    for parameter in parameters:
-        if parameter.grad is None:  # a parameter no token of this share used
-            parameter.grad = torch.zeros_like(parameter)
-        bucket.append(parameter.grad)
-        n_bytes += parameter.grad.nbytes
+    for parameter in reversed(parameters):
         if n_bytes >= BUCKET_BYTES:
-            _sum_bucket(bucket)
-            bucket, n_bytes = [], 0
-    if bucket:
-        _sum_bucket(bucket)
+            buckets.append([])
+            n_bytes = 0
+        buckets[-1].append(parameter)
+        n_bytes += parameter.nbytes
+    return buckets
 
 
-def _sum_bucket(tensors: list[Tensor]) -> None:
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    sizes = [tensor.numel() for tensor in tensors]
-    for tensor, summed in zip(tensors, torch.split(flat, sizes), strict=True):
-        tensor.copy_(summed.view_as(tensor))
+def _send(bucket: list[nn.Parameter]) -> dist.Work:
+    """Lay a bucket's gradients into one vector, and begin to sum it."""
+    flat = torch.cat(
+        [p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in bucket]
+    )
+    parts = torch.split(flat, [parameter.numel() for parameter in bucket])
+    for parameter, part in zip(bucket, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+    work: dist.Work = dist.all_reduce(flat, async_op=True)
+    return work
 
 
 # ---------------------------------------------------------------------------------------------
@@ -141,53 +181,3 @@ def sum_ranks_by_tree(flat: Tensor, ranks: Ranks) -> Tensor:
     mine = tree_sum(received.view(n, -1), lambda stretch: stretch)  # type: ignore[arg-type]
     dist.all_gather(list(sent.view(n, -1)), mine)
     return sent[: len(flat)]
-
-
-# ---------------------------------------------------------------------------------------------
-# Tensors of which each process holds some rows (FSDP's DTensor)
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether this process holds only a part of the tensor."""
-    return hasattr(tensor, "full_tensor")  # without importing DTensor, which takes a while
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """Give what this process holds of it."""
-    spread: Any = tensor
-    return spread.to_local() if is_sharded(tensor) else tensor
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Collect a tensor from all processes; everyone must ask."""
-    spread: Any = tensor
-    return spread.full_tensor() if is_sharded(tensor) else tensor
-
-
-def whole_like(part: Tensor, parameter: Tensor) -> Tensor:
-    """Collect a tensor that is spread as `parameter` is, from this process's part."""
-    if not is_sharded(parameter):
-        return part
-    from torch.distributed.tensor import DTensor
-
-    spread: Any = parameter
-    return DTensor.from_local(
-        part,
-        spread.device_mesh,
-        spread.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    ).full_tensor()
-
-
-def part_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Cut out of a whole tensor what this process holds of `parameter`; sends nothing."""
-    if not is_sharded(parameter):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    spread: Any = parameter
-    return distribute_tensor(
-        tensor, spread.device_mesh, spread.placements, src_data_rank=None
-    ).to_local()

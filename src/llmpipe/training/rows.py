@@ -4,10 +4,14 @@ Every token of the shards is an input exactly once per epoch; its target is the 
 which for the last token of a document is the BOS of the next, so the model learns where texts end.
 Nothing needs to overlap, so a document can be cut anywhere.
 
-The plan for one epoch: shuffle the documents; cut off full rows from long ones; then fill each row
-with the longest rest that still fits, and when none fits cut the next one to size and keep what
-is over. Rows are shuffled at the end. (Cropping to best fit, as some do, throws away a fifth to a
-third of the tokens; plain concatenation cuts nearly every document.)
+The plan for one epoch: shuffle the documents, and cut them, laid end to end, into windows of whole
+rows. In each window, cut off full rows from long documents; then fill each row with the longest rest
+that still fits, and when none fits cut the next one to size and keep what is over. The window's rows
+are shuffled at the end. (Cropping to best fit, as some do, throws away a fifth to a third of the
+tokens; plain concatenation cuts nearly every document.)
+
+Windows do not depend on each other and are planned when their rows are asked for, so a run over
+billions of tokens starts, and resumes anywhere, at once.
 
 Row number -> tokens is a pure function of the shards, the seed and the row length, so the state of
 the loader is one integer, whatever the number of processes.
@@ -17,9 +21,10 @@ the loader is one integer, whatever the number of processes.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -29,8 +34,8 @@ from llmpipe.core.errors import InputError
 from llmpipe.training.loss import IGNORE
 from llmpipe.training.step import Batch
 
-WINDOW_DOCUMENTS = 100_000
-"""Rests of this many documents are packed together; more would fit no better and take longer."""
+WINDOW_TOKENS = 2**26
+"""Rows are planned for this many tokens at once: some 60,000 web pages. More would pack no better."""
 
 
 @runtime_checkable
@@ -49,58 +54,111 @@ class Tokens(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RowPlan:
-    """Which stretches of the shards make up each row of one epoch."""
+class EpochPlan:
+    """Which stretches of the shards make up each row of one epoch.
 
-    first_piece: np.ndarray
+    Holds two numbers per document, and the rows of the window that was asked for last.
+    """
+
+    def __init__(
+        self,
+        doc_starts: np.ndarray,
+        row_tokens: int,
+        shuffle_seed: int | None,
+        window_tokens: int = WINDOW_TOKENS,
+    ) -> None:
+        """Put the documents in order; nothing is packed yet.
+
+        Args:
+            doc_starts: Start of each document and the end of the last; tokens lie without gaps.
+            row_tokens: Length of a row.
+            shuffle_seed: Decides the order; None keeps documents in order and shuffles nothing.
+            window_tokens: Tokens that are packed together, at most.
+        """
+        self.row_tokens = row_tokens
+        self.n_rows = -(-int(doc_starts[-1]) // row_tokens)
+        """Rows of the epoch; all are full, except one of the last window."""
+        self._doc_starts = doc_starts
+        self._rows_per_window = max(1, window_tokens // row_tokens)
+        n_windows = -(-self.n_rows // self._rows_per_window)
+        self._order = np.arange(len(doc_starts) - 1)
+        self._shuffles: list[np.random.Generator] = []
+        if shuffle_seed is not None:
+            shuffle = np.random.default_rng(shuffle_seed)
+            shuffle.shuffle(self._order)
+            self._shuffles = [shuffle, *shuffle.spawn(n_windows - 1)]
+        self._ends = np.cumsum(np.diff(doc_starts)[self._order])
+        """Where each document ends when all are laid end to end in their new order."""
+        self._latest: tuple[int, PackedRows, np.ndarray] | None = None
+
+    def pieces(self, row: int) -> Iterator[tuple[int, int]]:
+        """Give start and length of each piece of a row."""
+        window, i = divmod(row, self._rows_per_window)
+        if self._latest is None or self._latest[0] != window:
+            packed = self._pack(window)
+            order = np.arange(packed.n_rows)
+            if self._shuffles:  # a copy, so that a window is the same each time it is planned
+                copy.deepcopy(self._shuffles[window]).shuffle(order)
+            self._latest = window, packed, order
+        _, packed, order = self._latest
+        return packed.pieces(int(order[i]))
+
+    def _pack(self, window: int) -> PackedRows:
+        """Cut a window's documents out of the epoch, and pack them into rows."""
+        begin = window * self._rows_per_window * self.row_tokens
+        end = min(begin + self._rows_per_window * self.row_tokens, int(self._ends[-1]))
+        first = np.searchsorted(self._ends, begin, side="right")
+        last = np.searchsorted(self._ends, end, side="left")
+        documents = self._order[first : last + 1]
+        starts, stops = self._doc_starts[documents], self._doc_starts[documents + 1]
+        # The first document may begin in the window before, and the last one end in the next.
+        starts[0] = stops[0] - (self._ends[first] - begin)
+        stops[-1] -= self._ends[last] - end
+        return pack(starts.tolist(), stops.tolist(), self.row_tokens)
+
+
+@dataclass
+class PackedRows:
+    """Rows as plain numbers: a tuple for each of 100,000 pieces would take three times as long."""
+
+    first_piece: list[int] = field(default_factory=lambda: [0])
     """Row i is made of the pieces `first_piece[i]` to `first_piece[i + 1]`."""
-    starts: np.ndarray
+    starts: list[int] = field(default_factory=list)
     """Where in the shards each piece starts."""
-    lengths: np.ndarray
+    lengths: list[int] = field(default_factory=list)
     """Tokens of each piece."""
 
     @property
     def n_rows(self) -> int:
-        """Rows of one epoch."""
+        """Rows so far."""
         return len(self.first_piece) - 1
+
+    def add(self, row: Sequence[tuple[int, int]]) -> None:
+        """Add a row of pieces, each given by start and length."""
+        for start, length in row:
+            self.starts.append(start)
+            self.lengths.append(length)
+        self.first_piece.append(len(self.starts))
 
     def pieces(self, row: int) -> Iterator[tuple[int, int]]:
         """Give start and length of each piece of a row."""
-        for i in range(self.first_piece[row], self.first_piece[row + 1]):
-            yield int(self.starts[i]), int(self.lengths[i])
+        stretch = slice(self.first_piece[row], self.first_piece[row + 1])
+        return zip(self.starts[stretch], self.lengths[stretch], strict=True)
 
 
-def plan_rows(doc_starts: np.ndarray, row_tokens: int, shuffle_seed: int | None) -> RowPlan:
-    """Cut and pack all documents into rows.
-
-    Args:
-        doc_starts: Start of each document and the end of the last; tokens lie without gaps.
-        row_tokens: Length of a row.
-        shuffle_seed: Decides the order; None keeps documents in order and shuffles nothing.
-    """
-    shuffle = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
-    n_documents = len(doc_starts) - 1
-    order = np.arange(n_documents) if shuffle is None else shuffle.permutation(n_documents)
-    rows: list[list[tuple[int, int]]] = []
+def pack(starts: Sequence[int], stops: Sequence[int], row_tokens: int) -> PackedRows:
+    """Cut and pack documents into rows, all full except the last."""
+    rows = PackedRows()
     rests = _Rests(row_tokens)
-    for window in range(0, n_documents, WINDOW_DOCUMENTS):
-        for document in order[window : window + WINDOW_DOCUMENTS]:
-            start, stop = int(doc_starts[document]), int(doc_starts[document + 1])
-            while stop - start >= row_tokens:
-                rows.append([(start, row_tokens)])
-                start += row_tokens
-            if stop > start:
-                rests.add(start, stop - start)
-        while rests.n_tokens >= row_tokens:
-            rows.append(rests.fill_row())
-    if rests.n_tokens:
-        rows.append(rests.fill_row())
-    if shuffle is not None:
-        shuffle.shuffle(rows)
-    counts = [len(row) for row in rows]
-    pieces = np.array([piece for row in rows for piece in row], dtype=np.int64).reshape(-1, 2)
-    return RowPlan(np.cumsum([0, *counts]), pieces[:, 0].copy(), pieces[:, 1].copy())
+    for start, stop in zip(starts, stops, strict=True):
+        while stop - start >= row_tokens:
+            rows.add([(start, row_tokens)])
+            start += row_tokens
+        if stop > start:
+            rests.add(start, stop - start)
+    while rests.n_tokens:
+        rows.add(rests.fill_row())
+    return rows
 
 
 class _Rests:
@@ -159,16 +217,16 @@ class Rows:
         # All rows of a plan are full, except the last one.
         self.rows_per_epoch = -(-tokens.n_tokens // row_tokens)
         self._bos = int(tokens.tokens(0, 1)[0])
-        self._plans: dict[int, RowPlan] = {}
+        self._plans: dict[int, EpochPlan] = {}
 
-    def plan(self, epoch: int) -> RowPlan:
+    def plan(self, epoch: int) -> EpochPlan:
         """Give the plan of an epoch; the latest one is kept."""
         if epoch not in self._plans:
             # Unlike seed + epoch, a sequence makes no two runs share an epoch.
             seed = None
             if self.seed is not None:
                 seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-            self._plans = {epoch: plan_rows(self.shards.doc_starts, self.row_tokens, seed)}
+            self._plans = {epoch: EpochPlan(self.shards.doc_starts, self.row_tokens, seed)}
         return self._plans[epoch]
 
     def batch(self, first_row: int, n_rows: int, with_segments: bool = False) -> Batch:
@@ -204,14 +262,18 @@ class MixedRows:
     """Rows of several corpora in fixed proportions, by number.
 
     The j-th row of a corpus of share w is due at the time (j + 1/2) / w, and rows come in the order
-    of their times. So every stretch of the run has the proportions, to within a row of each corpus,
-    and row number -> tokens stays a pure function.
+    of their times. So every stretch of the run has the proportions, to within a row or two of each
+    corpus (after n rows of k corpora, one has had n * w rows, to within (k * w + 1) / 2), row number
+    -> tokens stays a pure function, and a longer run begins as a shorter one.
     """
 
     def __init__(self, parts: Sequence[Rows], weights: Sequence[float], n_rows: int) -> None:
         self.parts = parts
         shares = np.array(weights) / math.fsum(weights)
-        due = [(np.arange(math.ceil(n_rows * w) + 1) + 0.5) / w for w in shares]
+        # By the time t each corpus has had t * w rows, to within one half, so n rows are full by
+        # the time n + len(parts) / 2. Fewer times than that, and a run's end would come out of turn.
+        last = n_rows + len(parts) / 2
+        due = [(np.arange(math.ceil(last * w) + 1) + 0.5) / w for w in shares]
         which = np.repeat(np.arange(len(parts)), [len(times) for times in due])
         number = np.concatenate([np.arange(len(times)) for times in due])
         order = np.argsort(np.concatenate(due), kind="stable")[:n_rows]

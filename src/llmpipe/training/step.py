@@ -9,8 +9,8 @@ pass. (Averaging per micro-batch would give tokens of short answers more weight.
 
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from llmpipe.core.distributed import Runtime
 from llmpipe.model.attention import Documents
+from llmpipe.model.sharded import whole
 from llmpipe.model.transformer import Transformer
 from llmpipe.training.loss import IGNORE, chunked_cross_entropy
 from llmpipe.training.optim import Optimizer
-from llmpipe.training.parallel import exact_gradients, is_sharded, sum_gradients, whole
+from llmpipe.training.parallel import exact_gradients, summed_gradients
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,28 @@ class Batch:
     """Number of the document each token is of; tokens then attend only within their own."""
     starts: Int[Tensor, " documents_and_one"] | None = None
     """Where the documents start, for the kernel that needs no mask; made on the way to a GPU."""
+    trained: Int[Tensor, " trained"] | None = None
+    """Which tokens of the rows laid end to end are trained on; made on the way to a GPU."""
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device."""
-        segments, starts = self.segments, self.starts
-        if segments is not None:
-            if device.type == "cuda" and segments.device.type == "cpu":
-                starts = document_starts(segments).to(device, non_blocking=True)
-            segments = segments.to(device, non_blocking=True)
-        return Batch(
-            self.ids.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            segments,
-            starts,
-        )
+        batch = self.counted() if device.type == "cuda" else self
+        return batch._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
         """Copy to memory that a GPU reads by itself, so that `to` does not wait."""
-        segments = None if self.segments is None else self.segments.pin_memory()
-        return Batch(self.ids.pin_memory(), self.targets.pin_memory(), segments)
+        return self.counted()._each(lambda tensor: tensor.pin_memory())
+
+    def counted(self) -> "Batch":
+        """Find what only the CPU can find without waiting: how many things there are of a kind."""
+        if self.segments is None or self.starts is not None or self.segments.device.type != "cpu":
+            return self
+        starts, trained = document_starts(self.segments), trained_tokens(self.targets)
+        return replace(self, starts=starts, trained=trained)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = (self.ids, self.targets, self.segments, self.starts, self.trained)
+        return Batch(*(None if tensor is None else change(tensor) for tensor in tensors))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,11 @@ def document_starts(segments: Int[Tensor, "batch time"]) -> Int[Tensor, " docume
     return torch.cat((starts, torch.tensor([segments.numel()]))).int()
 
 
+def trained_tokens(targets: Int[Tensor, "batch time"]) -> Int[Tensor, " trained"]:
+    """Number the tokens that are trained on, in the rows laid end to end."""
+    return (targets != IGNORE).flatten().nonzero()[:, 0]
+
+
 def document_positions(segments: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
     """Count each token's place within its own document, from 0."""
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
@@ -199,8 +208,9 @@ def batch_loss(
     if batch.segments is not None:
         # Rows of conversations are mostly not trained on: the head, the dearest part of a small
         # model, reads only what is.
-        trained = targets != IGNORE
-        hidden, targets = hidden[trained][None], targets[trained][None]
+        trained = trained_tokens(targets) if batch.trained is None else batch.trained
+        hidden = hidden.flatten(0, 1).index_select(0, trained)[None]
+        targets = targets.flatten().index_select(0, trained)[None]
     weight = model.head.weight
     return chunked_cross_entropy(hidden, weight, targets, model.config.vocab_size, scale, z_loss)
 
@@ -247,10 +257,10 @@ def train_step(
         mean_loss = exact_gradients(parameters, batches, backward, runtime).double()
     else:
         total = torch.zeros((), device=device)
-        for batch in batches:
+        for batch in batches[:-1]:
             total += backward(batch)
-        if not any(is_sharded(p) for p in parameters):  # else the backward pass has summed them
-            sum_gradients(parameters, runtime)
+        with summed_gradients(parameters, runtime):
+            total += backward(batches[-1])
         mean_loss = runtime.add(total.double())
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm(gradients)).double()
@@ -258,7 +268,8 @@ def train_step(
     measured = torch.stack([mean_loss, norm])
     limits = torch.tensor(guard.limits(), dtype=torch.float64).to(device, non_blocking=True)
     optimizer.clip()
-    optimizer.step(lr_factor, (measured <= limits).all())  # false for NaN as well
+    with runtime.autocast(dtype):  # for Muon's matrix products
+        optimizer.step(lr_factor, (measured <= limits).all())  # false for NaN as well
     for parameter in parameters:
         parameter.grad = None
     loss, grad_norm, n_tokens = torch.stack([mean_loss, norm, n_trained]).tolist()

@@ -26,6 +26,7 @@ PEAK_FLOPS = {
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
@@ -35,8 +36,6 @@ PEAK_FLOPS = {
 CPU_FLOPS_PER_S = 45e9
 """Training FLOP/s of one core, for time estimates only: models of 2M to 5M parameters ran at 40e9
 to 50e9 on each of two shared AMD EPYC cores with AVX-512."""
-USD_PER_GPU_HOUR = 3.0
-"""Price of an H100 for an hour, for cost estimates only. Source: karpathy/nanochat README.md, 2026."""
 GPU_MFU = 0.4
 """Share of a GPU's peak, for time estimates only: between the 37% and 50% that modded-nanogpt's
 plain model and nanochat reach on H100s."""
@@ -73,20 +72,28 @@ def checkpoint_bytes(config: ModelConfig) -> int:
     return 12 * n_parameters(config)
 
 
+KEPT_NUMBERS = {"gpt2": (8, 2), "llama": (10.5, 3), "qwen3": (13, 3)}
+"""What a block keeps per token for its backward pass, in widths `d_model` and `d_ff`: counted on a CPU
+(tests/unit/training/test_throughput.py). Compiled blocks keep less."""
+
+KEPT_BYTES = {"float32": 4.0}
+"""Of one such number; in any other `dtype` some are float32 and most are not, which makes 2.5."""
+
+
 def training_bytes(
-    config: ModelConfig, micro_batch_tokens: int, is_recomputed: bool = False
+    config: ModelConfig, micro_batch_tokens: int, is_recomputed: bool = False, dtype: str = "auto"
 ) -> int:
     """Estimate the memory of training: weights, gradients, two moments, and kept activations.
 
-    A block keeps for its backward pass about 10 numbers of width `d_model` and 4 of width `d_ff`
-    per token (norms, projections, their inputs), here at 4 bytes each. Recomputed, a block keeps
-    its input, and one block at a time has the rest.
+    Recomputed, a block keeps its input, and one block at a time has the rest.
     """
-    in_block = 10 * config.d_model + 4 * config.d_ff
+    of_width, of_feed_forward = KEPT_NUMBERS[config.family]
+    in_block = of_width * config.d_model + of_feed_forward * config.d_ff
     per_token = config.n_layers * in_block
     if is_recomputed:
         per_token = config.n_layers * config.d_model + in_block
-    return state_bytes(config) + 4 * per_token * micro_batch_tokens
+    n_bytes = KEPT_BYTES.get(dtype, 2.5) * per_token * micro_batch_tokens
+    return state_bytes(config) + round(n_bytes)
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -95,6 +102,11 @@ def memory_bytes(device: torch.device) -> int:
         import torch
 
         return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_bytes()
+
+
+def machine_bytes() -> int:
+    """Give how much memory this machine has, GPUs aside."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -110,10 +122,14 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 @dataclass
 class Speedometer:
-    """Tokens per second, over the training steps alone: not over evaluation, samples and saves."""
+    """Tokens per second, over the training steps alone: not over evaluation, samples and saves.
+
+    The first step is left out once there are others: in it blocks are compiled, which takes a minute.
+    """
 
     flops_per_token: float
     peak_flops: float | None
+    n_steps: int = 0
     n_tokens: int = 0
     seconds: float = 0.0
     _started: float = field(default=0.0, repr=False)
@@ -125,17 +141,20 @@ class Speedometer:
     def stop(self, n_tokens: int) -> float:
         """End a step; return its seconds."""
         seconds = time.monotonic() - self._started
+        if self.n_steps == 1:
+            self.n_tokens, self.seconds = 0, 0.0
+        self.n_steps += 1
         self.n_tokens += n_tokens
         self.seconds += seconds
         return seconds
 
     @property
     def tokens_per_s(self) -> float:
-        """Mean speed so far, over all processes."""
+        """Mean speed since the start, over all processes."""
         return self.n_tokens / self.seconds if self.seconds else 0.0
 
-    def mfu(self, n_devices: int) -> float | None:
-        """Give the share of the devices' peak that the model's own FLOPs make up, 0..1."""
+    def mfu(self, tokens_per_s: float, n_devices: int) -> float | None:
+        """Give the share of the devices' peak that the model's own FLOPs make up at a speed, 0..1."""
         if self.peak_flops is None:
             return None
-        return self.tokens_per_s * self.flops_per_token / (self.peak_flops * n_devices)
+        return tokens_per_s * self.flops_per_token / (self.peak_flops * n_devices)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 
 from llmpipe.core.config import (
     OneOf,
+    Unkeyed,
+    diff_from_defaults,
     diff_values,
     digest,
     index_lines,
+    keyed,
     load_recipe,
+    load_settings,
     resolved,
     schema,
 )
@@ -100,10 +104,22 @@ depth = 1
     )
 
 
+def test_table_without_a_kind_changes_the_default(tmp_path):
+    assert load(tmp_path, "", "train.optim.lr=0.3").sections["train"].optim == Adam(lr=0.3)
+    recipe = load(tmp_path, '[train.optim]\nkind = "sgd"\n', "train.optim.lr=0.3")
+    assert recipe.sections["train"].optim == Sgd(lr=0.3)
+    with pytest.raises(UserError, match=r"train\.optim\.momentum: unknown key"):
+        load(tmp_path, "[train.optim]\nmomentum = 0.5\n")
+
+
 def test_wrong_kind_and_failed_check_are_named(tmp_path):
     with pytest.raises(UserError) as error:
         load(tmp_path, '[train]\noptim = {kind = "adma"}\n')
-    assert "r.toml:2: train.optim" in error.value.message and "'adam', 'sgd'" in error.value.message
+    assert (
+        "r.toml:2: train.optim" in error.value.message
+        and "there are adam, sgd" in error.value.message
+    )
+    assert "did you mean `adam`?" in error.value.message
     with pytest.raises(UserError) as error:
         load(tmp_path, "[train]\ndepth = 101\n")
     assert "train: depth (101) must be at most 100" in error.value.message
@@ -203,3 +219,53 @@ def test_digest_ignores_key_order_and_diff_names_changes():
     assert "train.depth: 2 -> 3" in lines
     assert 'train.optim.kind: "adam" -> "sgd"' in lines
     assert "train.optim.momentum: (none) -> 0.9" in lines
+
+
+def test_alternatives_are_compared_with_defaults_of_their_own():
+    assert diff_from_defaults(Train()) == []
+    assert diff_from_defaults(Train(optim=Adam(lr=0.3))) == ["optim.lr: 0.1 -> 0.3"]
+    assert diff_from_defaults(Train(depth=3, optim=Sgd(momentum=0.5))) == [
+        "depth: 2 -> 3",
+        "optim.momentum: 0.9 -> 0.5",
+        'optim.kind: "adam" -> "sgd"',
+    ]
+
+
+@schema
+@dataclass(frozen=True)
+class Prices:
+    per_hour: Annotated[float, Gt(0), Unkeyed()] = 3.0
+    counted: int = 1
+
+
+@schema
+@dataclass(frozen=True)
+class Course:
+    price: Prices = field(default_factory=Prices)
+    rarely: Annotated[int, Unkeyed()] = 4
+    steps: Annotated[int, Gt(0)] = 5
+    trains: tuple[Train, ...] = ()
+
+
+def test_what_is_marked_is_not_in_the_key():
+    dear = Course(price=Prices(per_hour=9.0), rarely=8)
+    assert keyed(dear) == keyed(Course()) == {"price": {"counted": 1}, "steps": 5, "trains": []}
+    assert resolved(dear)["price"] == {"per_hour": 9.0, "counted": 1}
+    assert keyed(Course(steps=6)) != keyed(Course())
+
+
+def test_settings_come_back_from_what_was_written_down():
+    course = Course(steps=7, trains=(Train(depth=3, optim=Sgd(momentum=0.5)),))
+    assert load_settings(Course, resolved(course)) == course
+    assert load_settings(Course, keyed(replace(course, rarely=9))) == course
+
+
+def test_unknown_key_in_an_element_of_a_list_has_a_hint(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('course.trains = [{}, {optim = {kind = "sgd", momentun = 0.5}}, {dept = 3}]')
+    with pytest.raises(UserError) as error:
+        load_recipe(path, {"course": Course})
+    assert "course.trains.1.optim.momentun: unknown key" in error.value.message
+    assert "did you mean `momentum`?" in error.value.message
+    assert "course.trains.2.dept: unknown key" in error.value.message
+    assert "did you mean `depth`?" in error.value.message

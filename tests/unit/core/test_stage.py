@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
+import sys
 import threading
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +119,21 @@ def test_stopped_run_resumes_to_the_same_id(tmp_path, signum, error, code):
     assert resumed.manifest["time"]["attempts"] == 2
 
 
+@pytest.mark.parametrize("signum, error", [(signal.SIGTERM, Stopped), (signal.SIGINT, Interrupted)])
+def test_work_that_is_whole_when_a_stop_comes_is_published(tmp_path, signum, error):
+    def run_to_the_end(config, inputs, out, ctx):
+        stats = run(config, inputs, out, ctx)
+        os.kill(os.getpid(), signum)
+        return stats
+
+    whole = spec(run=run_to_the_end)
+    with pytest.raises(error, match="nothing is lost"):  # so that no other stage is begun
+        carry_out(request(tmp_path, spec=whole))
+    plan = plan_stage(request(tmp_path, spec=whole))
+    assert plan.status == "up to date"
+    assert run_stage(plan, Console(quiet=True)).stats == {"steps": 3}
+
+
 def test_unfinished_work_of_other_settings_is_refused_unless_fresh(tmp_path):
     global STOP_AT
     STOP_AT = (0, signal.SIGTERM)
@@ -126,6 +144,18 @@ def test_unfinished_work_of_other_settings_is_refused_unless_fresh(tmp_path):
         carry_out(request(tmp_path, Settings(steps=2)))
     artifact = carry_out(request(tmp_path, Settings(steps=2), fresh=True))
     assert artifact.file("lines.txt").read_text() == "0\n1\n"
+
+
+def test_settings_that_were_refused_before_any_work_can_be_corrected(tmp_path):
+    def refuse(config, inputs, out, ctx):
+        if config.steps == 3:
+            raise UserError("3 steps are too many", "use 2")
+        return run(config, inputs, out, ctx)
+
+    with pytest.raises(UserError, match="too many"):
+        carry_out(request(tmp_path, spec=spec(run=refuse)))
+    artifact = carry_out(request(tmp_path, Settings(steps=2), spec=spec(run=refuse)))
+    assert artifact.stats == {"steps": 2}
 
 
 def test_changed_input_file_changes_the_key(tmp_path):
@@ -157,12 +187,48 @@ def test_two_writers_of_one_folder_cannot_meet(tmp_path):
     assert carry_out(request(tmp_path)).stats == {"steps": 3}
 
 
+def test_a_resumed_stage_goes_on_with_its_run_at_wandb_and_a_fresh_one_begins_another(
+    tmp_path, monkeypatch
+):
+    global STOP_AT
+    asked = []
+
+    class Wandb(types.ModuleType):
+        def init(self, **settings):
+            asked.append(settings)
+            return types.SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb("wandb"))
+    times = iter(f"2026-01-01T00:00:{second:02}Z" for second in range(60))
+    monkeypatch.setattr("llmpipe.core.stage._now", lambda: next(times))
+    for fresh, stop_at in (
+        (False, (0, signal.SIGTERM)),
+        (False, (1, signal.SIGTERM)),
+        (True, None),
+    ):
+        STOP_AT = stop_at
+        with contextlib.suppress(Stopped):
+            carry_out(request(tmp_path, sinks=("wandb",), fresh=fresh))
+    first, resumed, fresh = (settings["id"] for settings in asked)
+    assert first == resumed != fresh
+    assert all(settings["resume"] == "allow" for settings in asked)
+
+
 def test_missing_input_artifact_names_stage_and_way_out(tmp_path):
     needing = spec(needs=lambda config: {"tokens": Need("tokens", "tokens")})
     with pytest.raises(InputError) as error:
         plan_stage(request(tmp_path, spec=needing))
     assert error.value.message.startswith("count: there is no tokens artifact at")
     assert error.value.hint is not None and "--from tokens=PATH" in error.value.hint
+
+
+def test_missing_input_that_another_command_makes_names_it(tmp_path):
+    need = Need("model", "imported", made_by="llmpipe import NAME --out {path}")
+    with pytest.raises(InputError) as error:
+        plan_stage(request(tmp_path, spec=spec(needs=lambda config: {"model": need})))
+    path = tmp_path / "run" / "imported"
+    hint = f"make it with `llmpipe import NAME --out {path}`, or name one with `--from model=PATH`"
+    assert error.value.hint == hint
 
 
 def test_input_of_another_kind_is_refused(tmp_path):

@@ -55,6 +55,42 @@ def test_z_loss_enters_the_gradients_and_not_the_result(
     torch.testing.assert_close(grads, expected_grads)
 
 
+def assert_equal_as_on_a_gpu(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, targets = parts
+
+    def run() -> tuple[torch.Tensor, ...]:
+        loss = chunked_cross_entropy(hidden, weight, targets, VOCAB, torch.tensor(0.25), z_loss=0.1)
+        return loss, *torch.autograd.grad(loss, (hidden, weight))
+
+    expected = run()
+    monkeypatch.setattr(loss_module, "COMPILED_ON", ("cpu",))
+    torch.testing.assert_close(run(), expected)
+
+
+def test_what_a_gpu_compiles_gives_the_same(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = loss_module.logits_to_gradient
+    monkeypatch.setattr(loss_module, "_one_kernel", lambda: rule)
+    assert_equal_as_on_a_gpu(parts, monkeypatch)
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
+def test_compiled_it_gives_the_same_for_chunks_of_every_size(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 21 tokens in chunks of six leave three: a second size, after which the kernel is for all sizes.
+    monkeypatch.setitem(loss_module.CHUNK_LOGITS, "cpu", 6 * ROWS)
+    assert_equal_as_on_a_gpu(parts, monkeypatch)
+    monkeypatch.setitem(loss_module.CHUNK_LOGITS, "cpu", 8 * ROWS)
+    hidden, weight, targets = parts
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        chunked_cross_entropy(hidden, weight, targets, VOCAB, torch.tensor(0.25), z_loss=0.1)
+
+
 def test_padding_rows_and_ignored_tokens_get_no_gradient(
     parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:

@@ -7,29 +7,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from llmpipe.core.distributed import Runtime
 from llmpipe.core.ranks import Ranks
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.init import initialize
+from llmpipe.model.sharded import whole
 from llmpipe.model.transformer import Transformer
-from llmpipe.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from llmpipe.training import checkpoint as checkpoint_module
+from llmpipe.training import parallel
+from llmpipe.training.checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint
 from llmpipe.training.config import Muon
 from llmpipe.training.evaluate import evaluate
-from llmpipe.training.fsdp import gather_model, reshard, shard_model
-from llmpipe.training.optim import build_optimizer, deal_matrices
+from llmpipe.training.fsdp import reshard, shard_model
+from llmpipe.training.optim import Optimizer, build_optimizer, deal_matrices
 from llmpipe.training.parallel import my_share, tree_sum
 from llmpipe.training.step import Batch, SpikeGuard, train_step
 
 CONFIG = ModelConfig("qwen3", 32, 3, 4, 2, 8, 48, 61, 32)
+TIED = replace(CONFIG, family="gpt2", n_kv_heads=4, tied_embeddings=True)
 N_MICRO = 8
 
 
@@ -41,15 +48,17 @@ def train(
     Returns:
         A hash of parameters and optimizer, and the losses.
     """
-    model = Transformer(CONFIG)
-    initialize(model, torch.Generator().manual_seed(1))
-    if mode == "fsdp" and not runtime.ranks.is_alone:
+    is_spread = mode.startswith("fsdp") and not runtime.ranks.is_alone
+    with torch.device("meta" if is_spread else "cpu"):
+        model = Transformer(TIED if mode == "fsdp tied" else CONFIG)
+    if is_spread:
         shard_model(model, runtime)
+    initialize(model, torch.Generator().manual_seed(1))
     optimizer = build_optimizer(model, Muon(max_norm=0.5), runtime.ranks)
-    checkpoint = find_checkpoint(folder) if folder is not None and first else None
+    checkpoint = find_checkpoint(folder, runtime) if folder is not None and first else None
     if checkpoint is not None:
         assert checkpoint.step == first
-        load_checkpoint(checkpoint, model, optimizer)
+        load_checkpoint(checkpoint, model, optimizer, runtime)
     guard, losses = SpikeGuard(), []
     for step in range(first, last):
         batches = []
@@ -61,20 +70,54 @@ def train(
             model, optimizer, batches, 1.0, guard, runtime, is_exact=mode == "exact"
         )
         losses += [result.loss, result.grad_norm]
-    if mode == "fsdp":  # a pass without gradients leaves the outer weights collected
+    if mode.startswith("fsdp"):  # a pass without gradients leaves the outer weights collected
         nats, _ = evaluate(model, batches, torch.ones(61, dtype=torch.long), runtime)
         losses.append(nats)
         reshard(model)
     if folder is not None:
-        save_checkpoint(folder, last, model, optimizer, {}, is_main=runtime.ranks.is_main)
-        runtime.barrier()
-    state = optimizer.state()
-    copy = gather_model(model, runtime)
+        with CheckpointWriter(folder, runtime) as writer:
+            writer.save(last, model, optimizer, {})
+            writer.finish()
     digest = hashlib.sha256()
-    if runtime.ranks.is_main:
-        for tensor in [*copy.parameters(), *(state[name] for name in sorted(state))]:
-            digest.update(tensor.detach().numpy().tobytes())
+    for parameter in model.parameters():
+        digest.update(whole(parameter.detach()).numpy().tobytes())
+    for name, memory in sorted(whole_state(optimizer, runtime).items()):
+        digest.update(name.encode() + memory.numpy().tobytes())
     return digest.hexdigest(), losses
+
+
+def whole_state(optimizer: Optimizer, runtime: Runtime) -> dict[str, Tensor]:
+    """Put together what the processes keep."""
+    mine = {name: whole(memory) for name, memory in optimizer.state().items()}
+    if runtime.ranks.is_alone:
+        return mine
+    everyone: list[dict[str, Tensor]] = [{}] * runtime.ranks.world_size
+    torch.distributed.all_gather_object(everyone, mine)
+    return {name: memory for part in everyone for name, memory in part.items()}
+
+
+def fail_to_write(runtime: Runtime, folder: Path) -> tuple[str, list[float]]:
+    """Write a checkpoint where one process's disk fails: all must hear of it, and nothing must count."""
+    model = Transformer(CONFIG)
+    optimizer = build_optimizer(model, Muon(), runtime.ranks)
+
+    def fail(path: Path) -> str:
+        raise OSError(f"{path.name}: no space left")
+
+    with CheckpointWriter(folder, runtime) as writer:
+        hash_file = checkpoint_module.hash_file
+        checkpoint_module.hash_file = fail if runtime.ranks.rank == 1 else hash_file
+        writer.save(1, model, optimizer, {})
+        with pytest.raises(OSError, match="no space left") as problem:
+            writer.finish()
+        checkpoint_module.hash_file = hash_file
+        assert find_checkpoint(folder, runtime) is None
+        writer.save(2, model, optimizer, {})
+        writer.finish()
+    found = find_checkpoint(folder, runtime)
+    assert found is not None
+    assert found.step == 2
+    return str(problem.value), []
 
 
 def work(
@@ -82,13 +125,16 @@ def work(
 ) -> None:
     """Take part in a group of processes, and write down how each leg ended."""
     torch.set_num_threads(1)
+    parallel.BUCKET_BYTES = 10_000  # several buckets, also of this small model
     store = f"file://{folder / f'store-{world_size}'}"
     torch.distributed.init_process_group(
         "gloo", init_method=store, rank=rank, world_size=world_size
     )
     runtime = Runtime(Ranks(rank, world_size, rank, world_size), torch.device("cpu"))
     results = [
-        train(runtime, first, last, None if name is None else folder / name, mode)
+        fail_to_write(runtime, folder / "broken")
+        if mode == "broken"
+        else train(runtime, first, last, None if name is None else folder / name, mode)
         for first, last, name, mode in legs
     ]
     if rank == 0:
@@ -121,11 +167,19 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list
             (0, 2, "exact", "exact"),
             (0, 6, None, "fsdp"),
             (0, 3, "fsdp", "fsdp"),
+            (0, 6, None, "fsdp tied"),
+            (0, 6, None, "plain"),
+            (0, 1, "broken", "broken"),
         ],
         folder,
     )
     shutil.copytree(folder / "fsdp", folder / "fsdp-again")
-    legs = [(0, 6, None, "exact"), (2, 4, "exact", "exact"), (3, 6, "fsdp", "fsdp")]
+    legs = [
+        (0, 6, None, "exact"),
+        (2, 4, "exact", "exact"),
+        (3, 6, "fsdp", "fsdp"),
+        (0, 6, None, "plain"),
+    ]
     four = run_on(4, legs, folder)
     return {
         "1": train(alone, 0, 6, None, "exact"),
@@ -133,6 +187,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list
         "4": four[0],
         "2, 4, 1": train(alone, 4, 6, folder / "exact", "exact"),
         "plain": train(alone, 0, 6, None, "plain"),
+        "plain 2": two[5],
+        "broken": two[6],
+        "plain 4": four[3],
+        "plain tied": train(alone, 0, 6, None, "fsdp tied"),
+        "fsdp 2 tied": two[4],
         "fsdp 2": two[2],
         "fsdp 2, 4": (four[2][0], two[3][1][:-1] + four[2][1]),
         "fsdp 2, 1": (
@@ -159,6 +218,30 @@ def test_fsdp_gives_the_numbers_of_one_process_also_resumed_on_others(
     assert len(losses) == 2 * 6 + 1  # loss and gradient norm of each step, validation at the end
     assert losses[:-1] == pytest.approx(ended["plain"][1], abs=1e-5)
     assert losses[-1] == pytest.approx(ended["fsdp 2"][1][-1], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["plain 2", "plain 4"])
+def test_gradients_summed_on_the_way_back_give_the_numbers_of_one_process(
+    ended: dict[str, tuple[str, list[float]]], processes: str
+) -> None:
+    assert ended[processes][1] == pytest.approx(ended["plain"][1], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_tied_embeddings_stay_tied_when_they_are_spread(
+    ended: dict[str, tuple[str, list[float]]],
+) -> None:
+    assert ended["fsdp 2 tied"][1] == pytest.approx(ended["plain tied"][1], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_failing_disk_of_one_process_is_heard_of_by_all(
+    ended: dict[str, tuple[str, list[float]]],
+) -> None:
+    assert re.fullmatch(
+        r"process 1 could not write its part: OSError: .*: no space left", ended["broken"][0]
+    )
 
 
 def test_tree_adds_by_halves() -> None:

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmpipe.core.ranks import Ranks
 from llmpipe.training.loss import IGNORE
-from llmpipe.training.rows import MixedRows, Rows, plan_rows
+from llmpipe.training.parallel import my_share
+from llmpipe.training.rows import WINDOW_TOKENS, EpochPlan, MixedRows, Rows
 from llmpipe.training.step import Batch
 
 BOS = 0
@@ -29,45 +31,105 @@ class ListTokens:
 
 
 lengths_of_documents = st.lists(st.integers(1, 70), min_size=1, max_size=60)
+windows = st.sampled_from([1, 40, 200, WINDOW_TOKENS])
+"""Tokens planned at once: less than a row, some rows, and more than all there are."""
+
+
+def rows_of(plan: EpochPlan) -> list[list[tuple[int, int]]]:
+    return [list(plan.pieces(row)) for row in range(plan.n_rows)]
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths_of_documents, st.integers(2, 32), st.one_of(st.none(), st.integers(0, 9)))
+@given(lengths_of_documents, st.integers(2, 32), st.one_of(st.none(), st.integers(0, 9)), windows)
 def test_every_token_is_in_exactly_one_row(
-    lengths: list[int], row_tokens: int, seed: int | None
+    lengths: list[int], row_tokens: int, seed: int | None, window: int
 ) -> None:
-    starts = np.cumsum([0, *lengths])
-    plan = plan_rows(starts, row_tokens, seed)
-    places = [place for row in range(plan.n_rows) for place in plan.pieces(row)]
+    plan = EpochPlan(np.cumsum([0, *lengths]), row_tokens, seed, window)
+    places = [piece for row in rows_of(plan) for piece in row]
     covered = [token for start, n in places for token in range(start, start + n)]
     assert sorted(covered) == list(range(sum(lengths)))
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths_of_documents, st.integers(2, 32))
-def test_all_rows_are_full_except_one(lengths: list[int], row_tokens: int) -> None:
-    plan = plan_rows(np.cumsum([0, *lengths]), row_tokens, 1)
-    sizes = [sum(n for _, n in plan.pieces(row)) for row in range(plan.n_rows)]
+@given(lengths_of_documents, st.integers(2, 32), windows)
+def test_all_rows_are_full_except_one(lengths: list[int], row_tokens: int, window: int) -> None:
+    plan = EpochPlan(np.cumsum([0, *lengths]), row_tokens, 1, window)
+    sizes = [sum(n for _, n in row) for row in rows_of(plan)]
     assert plan.n_rows == -(-sum(lengths) // row_tokens)
     assert Counter(size == row_tokens for size in sizes)[False] <= 1
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths_of_documents, st.integers(2, 32))
-def test_no_piece_crosses_a_document(lengths: list[int], row_tokens: int) -> None:
+@given(lengths_of_documents, st.integers(2, 32), windows)
+def test_no_piece_crosses_a_document(lengths: list[int], row_tokens: int, window: int) -> None:
     starts = np.cumsum([0, *lengths])
-    plan = plan_rows(starts, row_tokens, 1)
-    for start, n in zip(plan.starts, plan.lengths, strict=True):
-        document = np.searchsorted(starts, start, side="right") - 1
-        assert start + n <= starts[document + 1]
+    for row in rows_of(EpochPlan(starts, row_tokens, 1, window)):
+        for start, n in row:
+            document = np.searchsorted(starts, start, side="right") - 1
+            assert start + n <= starts[document + 1]
+
+
+def slow_plan(
+    doc_starts: np.ndarray, row_tokens: int, shuffle: np.random.Generator
+) -> list[list[tuple[int, int]]]:
+    """One window, as it was first written: tuples in lists, and a search for the longest that fits."""
+    rows: list[list[tuple[int, int]]] = []
+    rests: list[tuple[int, int]] = []
+    for document in shuffle.permutation(len(doc_starts) - 1):
+        start, stop = int(doc_starts[document]), int(doc_starts[document + 1])
+        while stop - start >= row_tokens:
+            rows.append([(start, row_tokens)])
+            start += row_tokens
+        if stop > start:
+            rests.append((start, stop - start))
+    while rests:
+        row: list[tuple[int, int]] = []
+        gap = row_tokens
+        while gap and rests:
+            fitting = [length for _, length in rests if length <= gap]
+            longest = max(fitting or [length for _, length in rests])
+            # of several with this length the one that came last
+            i = max(i for i, (_, length) in enumerate(rests) if length == longest)
+            start, length = rests.pop(i)
+            if length > gap:
+                rests.append((start + gap, length - gap))
+                length = gap
+            row.append((start, length))
+            gap -= length
+        rows.append(row)
+    shuffle.shuffle(rows)
+    return rows
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths_of_documents, st.integers(2, 32), st.integers(0, 9))
+def test_plan_of_one_window_is_the_slow_one(lengths: list[int], row_tokens: int, seed: int) -> None:
+    starts = np.cumsum([0, *lengths])
+    expected = slow_plan(starts, row_tokens, np.random.default_rng(seed))
+    assert rows_of(EpochPlan(starts, row_tokens, seed)) == expected
+
+
+def test_windows_are_the_same_in_whatever_order_they_are_asked_for() -> None:
+    starts = np.cumsum([0, *np.random.default_rng(1).integers(1, 70, 300)])
+    rows = rows_of(EpochPlan(starts, 16, 5, window_tokens=100))  # 6 rows each
+    plan = EpochPlan(starts, 16, 5, window_tokens=100)
+    for row in np.random.default_rng(2).permutation(plan.n_rows):
+        assert list(plan.pieces(int(row))) == rows[row]
+
+
+def test_each_window_shuffles_its_rows_in_its_own_way() -> None:
+    # one document: its rows lie in order, 8 to a window
+    rows = rows_of(EpochPlan(np.array([0, 64 * 16]), 16, 5, window_tokens=128))
+    orders = {tuple(row[0][0] // 16 % 8 for row in rows[i : i + 8]) for i in range(0, 64, 8)}
+    assert len(orders) == 8
 
 
 def test_documents_that_fit_are_rarely_cut() -> None:
     # log-normal lengths with a mean of 1,072 tokens in rows of 2,048, as web pages have
     lengths = np.random.default_rng(1).lognormal(6.4, 1.0, 5_000).astype(int) + 1
     starts = np.cumsum([0, *lengths])
-    plan = plan_rows(starts, 2048, 1)
-    places = np.searchsorted(starts, plan.starts, side="right") - 1
+    pieces = [start for row in rows_of(EpochPlan(starts, 2048, 1)) for start, _ in row]
+    places = np.searchsorted(starts, pieces, side="right") - 1
     n_pieces = np.bincount(places, minlength=len(lengths))
     fits = lengths < 2048
     # plain concatenation cuts a document of mean length every second time
@@ -139,3 +201,52 @@ def test_mixture_goes_through_each_part_row_by_row() -> None:
     for corpus, n_rows in enumerate((50, 30, 20)):
         numbers = mixed[mixed[:, 0] == corpus][:, 1].tolist()
         assert numbers == list(range(n_rows))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(1, 1000), min_size=1, max_size=12),
+    st.integers(1, 200),
+    st.integers(1, 1000),
+)
+def test_a_longer_mixture_begins_as_a_shorter_one(weights: list[int], n: int, more: int) -> None:
+    parts = [Named(i) for i in range(len(weights))]
+    short = MixedRows(parts, [float(w) for w in weights], n)
+    long = MixedRows(parts, [float(w) for w in weights], n + more)
+    assert torch.equal(short.batch(0, n).ids, long.batch(0, n).ids)
+
+
+def test_one_large_and_many_small_parts_begin_alike_in_a_short_and_a_long_run() -> None:
+    # The small ones are due from row 45 on only: a run of 40 rows is the large one alone.
+    weights = [0.9, *[0.1 / 9] * 9]
+    mixed = MixedRows([Named(i) for i in range(10)], weights, 40).batch(0, 40).ids
+    assert mixed.tolist() == [[0, i] for i in range(40)]
+
+
+def used(batch: Batch) -> Counter[int]:
+    return Counter(batch.ids[batch.targets != IGNORE].tolist())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_all_processes_together_read_each_token_once_per_epoch(world_size: int) -> None:
+    """From any step on, and with epochs that end inside a step: the step alone says what is read."""
+    tokens = ListTokens([5, 17, 3, 40, 8, 8, 21, 9])  # 111 tokens: 14 rows of 8, one not full
+    micro, n_micro = 2, 4  # 8 rows a step: two epochs end in the middle of the fourth step
+    seen: Counter[int] = Counter()
+    for step in (2, 3, 0, 1):  # as resumed runs would, each from new
+        for rank in range(world_size):
+            rows = Rows(tokens, 8, seed=3)
+            for i in my_share(range(n_micro), Ranks(rank, world_size)):
+                first = (step * n_micro + i) * micro
+                n = min(micro, max(0, 28 - first))
+                if n:
+                    seen += used(rows.batch(first, n))
+    assert seen == Counter({token: 2 * n for token, n in Counter(tokens.all.tolist()).items()})
+
+
+def test_each_part_of_a_mixture_goes_through_its_own_epochs() -> None:
+    small, large = ListTokens([5, 17, 3]), ListTokens([30, 8, 2, 23, 33])  # 4 rows, 12 rows
+    rows = MixedRows([Rows(small, 8, 3), Rows(large, 8, 3)], [1.0, 1.0], 24)
+    # 12 rows of each: three epochs of the small one, one of the large one; some BOS are in both
+    expected = Counter(small.all.tolist() * 3 + large.all.tolist())
+    assert sum((used(rows.batch(i, 3)) for i in range(0, 24, 3)), Counter()) == expected

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,6 +76,18 @@ def test_micro_batches_of_uneven_weight_equal_one_batch() -> None:
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-6)
     assert results[0].grad_norm == pytest.approx(results[1].grad_norm, rel=1e-5)
     torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_what_is_counted_on_the_way_to_a_gpu_changes_nothing() -> None:
+    model, _ = make(AdamW())
+    perturb(model)
+    batch = random_batch(2, n_ignored=6)
+    batch = replace(batch, segments=(torch.arange(16) // 5).expand(2, 16))
+    counted = batch.counted()
+    assert counted.starts is not None and counted.trained is not None
+    assert counted.starts.tolist() == [0, 5, 10, 15, 16, 21, 26, 31, 32]
+    assert counted.trained.tolist() == [*range(6, 16), *range(22, 32)]
+    assert torch.equal(batch_loss(model, counted), batch_loss(model, batch))
 
 
 def test_update_that_is_not_finite_is_skipped_and_counted() -> None:

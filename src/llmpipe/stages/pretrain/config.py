@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
-from llmpipe.core.config import OneOf, schema
+from llmpipe.core.config import OneOf, Unkeyed, schema
 from llmpipe.core.errors import UserError
 from llmpipe.model.config import PRESETS, Family, ModelConfig, default_d_ff
 from llmpipe.training.config import AdamW, Muon
+from llmpipe.training.evaluations.config import BitsPerByte, Custom, MultipleChoice, check_labels
 from llmpipe.training.schedule import Cosine, Trapezoid
 
 PresetName = Literal[
@@ -120,6 +121,24 @@ class Corpus:
     """Rows of it, in proportion to the other parts' weights."""
 
 
+GpuName = Literal[
+    "B200", "H200", "H100", "H100 PCIe", "A100", "L40S", "L4", "RTX 4090", "RTX 3090", "T4"
+]
+
+
+@schema
+@dataclass(frozen=True)
+class Estimate:
+    """What time and cost are worked out for. Only `--dry-run` and the first lines of a run say them."""
+
+    gpu: Annotated[GpuName, Unkeyed()] = "H100"
+    """Kind of GPU."""
+    n_gpus: Annotated[int, Gt(0), Unkeyed()] = 8
+    """How many of them."""
+    usd_per_gpu_hour: Annotated[float, Gt(0), Unkeyed()] = 3.0
+    """What one costs for an hour. Source of 3.0, for an H100: karpathy/nanochat README.md, 2026."""
+
+
 @schema
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -128,9 +147,11 @@ class PretrainConfig:
     depth: Annotated[int, Gt(0)] | None = None
     """One dial for everything: blocks, from which width, heads, batch, learning rates and tokens
     follow where they are not set; `--dry-run` shows what. See docs/guides/pretraining.md."""
-    start: Literal["random", "model"] = "random"
+    start: Literal["random", "model", "checkpoint"] = "random"
     """First weights: random ones, or with `model` those of the input `model`, such as `llmpipe import`
-    makes: `--from model=PATH`, else `imported` beside the run's other folders. Its shape is its own."""
+    makes: `--from model=PATH`, else `imported` beside the run's other folders. Its shape is its own.
+    With `checkpoint` a run that was made with `keep_level` goes on from before its cooldown:
+    `--from checkpoint=PATH`, else `base` beside what is written (`--out`)."""
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
     schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
@@ -160,6 +181,9 @@ class PretrainConfig:
     """Steps between measurements of validation bits per byte; the last step is always measured."""
     eval_tokens: Annotated[int, Gt(0)] = 1_000_000
     """Validation tokens per measurement, at most."""
+    evaluations: tuple[Annotated[MultipleChoice | BitsPerByte | Custom, OneOf()], ...] = ()
+    """What else is measured along the way: questions, texts, functions of your own. Their numbers go
+    to metrics.jsonl, the manifest and the report; see docs/guides/pretraining.md."""
     sample_every: Annotated[int, Gt(0)] | None = 20
     """Steps between samples from the model. Source: Karpathy's "Deep Dive into LLMs" (2025), which
     watches GPT-2 write every 20 steps. None: no samples."""
@@ -170,10 +194,17 @@ class PretrainConfig:
     sample_temperature: Annotated[float, Ge(0)] = 0.8
     """0 takes the likeliest token every time; 1 samples as the model says."""
 
-    checkpoint_every_s: Annotated[float, Gt(0)] = 300.0
-    """Seconds between checkpoints. Where they fall changes nothing in the result."""
-    keep_checkpoints: Annotated[int, Gt(0)] = 2
+    checkpoint_every_s: Annotated[float, Gt(0), Unkeyed()] = 300.0
+    """Seconds between checkpoints. Where they fall changes nothing in the result, so this may change
+    when a run is resumed."""
+    keep_checkpoints: Annotated[int, Gt(0), Unkeyed()] = 2
     """Checkpoints kept while training; they are deleted when the model is done."""
+    new_data: bool = False
+    """With `start = "checkpoint"`: train on other tokens from there on, such as better ones for the
+    cooldown, from their first row. Without it tokens and seed must be those of the earlier run."""
+    keep_level: bool = False
+    """Keep all that the step before the cooldown left, under `level/`: a longer run, or one with another
+    cooldown, can go on from there (`start`). A checkpoint more in the artifact."""
     max_skipped_in_a_row: Annotated[int, Gt(0)] = 20
     """Give up after this many updates in a row whose loss or gradient was not usable."""
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
@@ -187,6 +218,8 @@ class PretrainConfig:
     """Sum gradients in an order that does not depend on the number of processes, so that 1, 2, 4, ...
     end with the same bits, also when a run resumes on another number. A CPU process then uses one
     thread. Needs a power of two of processes."""
+    peer_timeout_s: Annotated[float, Gt(0), Unkeyed()] = 600.0
+    """Seconds that a process waits for another before it takes it for lost and leaves."""
     recompute: bool = False
     """Keep only the input of each block and work out the rest again in the backward pass: less
     memory, about a third more time. The result has the same bits."""
@@ -196,3 +229,8 @@ class PretrainConfig:
     """Write a trace of three steps to `logs/trace.json`, for chrome://tracing or Perfetto."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile each block with torch.compile; auto does on GPUs, where it pays for its minute."""
+    estimate: Estimate = field(default_factory=Estimate)
+
+    def __post_init__(self) -> None:
+        """Refuse evaluations that cannot be told apart."""
+        check_labels(self.evaluations)

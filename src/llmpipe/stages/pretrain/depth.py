@@ -6,11 +6,16 @@
                       to a power of two; never so large that the run has under 400 steps
     learning rates    as the square root of the batch, but never less than half the rates that are
                       right for 524,288 tokens
+    of embedding      beside Muon, also as one over the root of the width, from 768 on; not more
+    and head          below
 
-The last bound, and the one on steps, are for small runs, where the square root would cut the rates
-to a twentieth: side by side on a CPU, uncut rates are better by 0.2 nats (docs/results/pretrain.md).
+The bounds are for small runs. Square roots would cut the rates of a small batch to a twentieth: side
+by side on a CPU, uncut rates are better by 0.2 nats (docs/results/pretrain.md). And they would raise
+those of narrow models above what they were tuned for, where nobody has looked.
 
-Source: karpathy/nanochat 92d63d4, scripts/base_train.py; the exponent is from its scaling runs.
+Source: karpathy/nanochat 92d63d4, scripts/base_train.py (lines 260 to 304; the exponent is from
+Bergsma et al. 2025, arXiv:2505.13738) and nanochat/gpt.py (line 433: the width). The bounds are ours.
+Not taken over: heads of 128, and a weight decay that depends on batch and tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from dataclasses import replace
 from llmpipe.core.errors import UserError
 from llmpipe.model.config import ModelConfig, n_matmul_parameters
 from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
+from llmpipe.training.config import Muon, OptimConfig
 
 TOKENS_PER_PARAMETER = 12
 REFERENCE_DEPTH = 12
@@ -28,6 +34,7 @@ REFERENCE_BATCH = 2**19
 BATCH_EXPONENT = 0.383
 MIN_STEPS = 400
 MIN_LR_SCALE = 0.5
+REFERENCE_WIDTH = 768
 PLAIN_BATCH = 65_536
 """Tokens per update without `depth`."""
 
@@ -40,17 +47,20 @@ def fill_in(
     Args:
         config: As given.
         vocab_size: Number of token ids.
-        start: Shape of the model that training goes on from, if it does.
+        start: Shape of the model or checkpoint that training goes on from, if it does.
 
     Raises:
         UserError: if settings contradict each other.
     """
-    if start is not None and (config.depth is not None or config.model != ModelSettings()):
+    says_shape = config.depth is not None or config.model != ModelSettings()
+    if config.start == "model" and start is not None and says_shape:
         raise UserError(
             '`start = "model"` takes the shape of that model, and `depth` or `model` ask for another',
             hint="leave them out; `pretrain.row_tokens` sets the length of the rows",
         )
-    shape = start or config.model.resolve(vocab_size, config.depth)
+    # With a checkpoint the settings of its run are said again; `extend` compares what they give.
+    resolve = config.model.resolve
+    shape = start if start and not says_shape else resolve(vocab_size, config.depth)
     row_tokens = config.row_tokens or shape.max_seq_len
     if row_tokens > shape.max_seq_len:
         raise UserError(
@@ -64,8 +74,21 @@ def fill_in(
     micro_tokens = row_tokens * config.micro_batch_size
     batch = config.global_batch_tokens or derive_batch(n_tokens, vocab_size, micro_tokens)
     scale = config.lr_scale or max(MIN_LR_SCALE, math.sqrt(batch / REFERENCE_BATCH))
-    filled = replace(config, max_tokens=n_tokens, global_batch_tokens=batch, lr_scale=scale)
+    filled = replace(
+        config,
+        max_tokens=n_tokens,
+        global_batch_tokens=batch,
+        lr_scale=scale,
+        optim=scale_by_width(config.optim, shape.d_model),
+    )
     return filled, shape
+
+
+def scale_by_width(optim: OptimConfig, d_model: int) -> OptimConfig:
+    """Lower the rates of embedding and head in wide models, where that was left open."""
+    if not isinstance(optim, Muon) or optim.width_lr_scale is not None:
+        return optim
+    return replace(optim, width_lr_scale=min(1.0, (d_model / REFERENCE_WIDTH) ** -0.5))
 
 
 def derive_batch(n_tokens: int, vocab_size: int, micro_tokens: int) -> int:

@@ -4,61 +4,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llmpipe.core.artifact import write_atomic
 from llmpipe.core.distributed import Runtime, resolve_dtype
-from llmpipe.core.errors import UserError
+from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.stage import Context
 from llmpipe.model.transformer import Transformer
+from llmpipe.model.weights import save_model
 from llmpipe.stages.pretrain.budget import Budget
 from llmpipe.stages.pretrain.config import PretrainConfig
-from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.shards import TokenShards
-from llmpipe.training.checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint
+from llmpipe.stages.pretrain.data import Data, count_bytes, training_rows, validation_batches
+from llmpipe.stages.pretrain.extend import LEVEL, NO_EXTENSION, Extension
+from llmpipe.stages.pretrain.watch import lines_of, save_samples, write_samples
+from llmpipe.training.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    find_checkpoint,
+    load_checkpoint,
+)
 from llmpipe.training.evaluate import evaluate
+from llmpipe.training.evaluations.build import Scheduled
+from llmpipe.training.evaluations.hook import EvaluationHook, eager
 from llmpipe.training.fsdp import reshard
-from llmpipe.training.loss import IGNORE
 from llmpipe.training.optim import build_optimizer
 from llmpipe.training.parallel import my_share
 from llmpipe.training.prefetch import prefetch
 from llmpipe.training.profile import StepProfiler
-from llmpipe.training.rows import MixedRows, Rows
-from llmpipe.training.sample import sample_ids
 from llmpipe.training.schedule import lr_factor
 from llmpipe.training.step import Batch, SpikeGuard, train_step
-from llmpipe.training.throughput import Speedometer, flops_per_token, peak_flops
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Tokens of one artifact."""
-
-    train: TokenShards
-    val: TokenShards
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Data:
-    """What is trained on and measured on."""
-
-    corpora: Sequence[Corpus]
-    tokenizer: Tokenizer
-
-    @property
-    def n_train_tokens(self) -> int:
-        """Count the tokens to train on, each once."""
-        return sum(corpus.train.n_tokens for corpus in self.corpora)
+from llmpipe.training.throughput import (
+    Speedometer,
+    flops_per_token,
+    peak_flops,
+    peak_memory_bytes,
+)
 
 
 def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
@@ -69,7 +54,9 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     out: Path,
     ctx: Context,
     runtime: Runtime,
-    export: Callable[[int], None] | None = None,
+    complete: Callable[[Path], None] = lambda folder: None,
+    extension: Extension = NO_EXTENSION,
+    evaluations: Sequence[Scheduled] = (),
 ) -> dict[str, Any]:
     """Train `model` in place; resumes from `out/state`; returns the stage's numbers.
 
@@ -81,7 +68,9 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
         out: Folder of the run.
         ctx: Where to speak and log.
         runtime: Device and processes.
-        export: Called every `config.export_every` steps to write down the model as it is.
+        complete: Writes beside a model's weights what else it takes to open the folder.
+        extension: The run that this one goes on from, and what is kept for those that go on from it.
+        evaluations: What is called along the way, besides bits per byte.
     """
     # -----------------------------------------------------------------------------------------
     # setup
@@ -90,7 +79,7 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     row_tokens = config.row_tokens
     assert row_tokens is not None, "filled in by `depth.fill_in`"
     micro = config.micro_batch_size
-    rows = training_rows(data, row_tokens, budget.n_rows * n_steps, ctx.seed)
+    rows = training_rows(data, row_tokens, budget.first_row(n_steps), ctx.seed)
     my_micro_batches = my_share(range(budget.n_micro_batches), ranks)
     val_batches = validation_batches(data, config, row_tokens, runtime)
     bytes_of_id = count_bytes(data.tokenizer)
@@ -100,26 +89,60 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     if is_compiled:
         for block in model.blocks:
             block.compile()
+    elif runtime.is_cuda:
+        torch.compiler.set_stance("force_eager")  # the loss would be compiled there as well
     optimizer = build_optimizer(model, config.optim, ranks)
-    writer = CheckpointWriter(out / "state", config.keep_checkpoints, ranks.is_main)
+    bos = data.tokenizer.bos_id
+    writer = CheckpointWriter(out / "state", runtime, config.keep_checkpoints, complete, bos)
     guard = SpikeGuard()
     speed = Speedometer(flops_per_token(model.config, row_tokens), peak_flops(runtime.device))
+    hook = EvaluationHook(
+        evaluations,
+        model,
+        data.tokenizer,
+        runtime,
+        dtype,
+        n_steps,
+        row_tokens,
+        micro * row_tokens,
+        is_compiled,
+        ctx.console,
+        out / "logs" / "evaluation-errors.txt",
+    )
 
     first_step, samples = 0, list[dict[str, Any]]()
     val_loss = val_bpb = train_loss = math.nan
-    checkpoint = find_checkpoint(out / "state")
+    checkpoint = find_checkpoint(out / "state", runtime) or find_level(extension, runtime)
     if checkpoint is not None:
-        load_checkpoint(checkpoint, model, optimizer)
+        load_checkpoint(checkpoint, model, optimizer, runtime)
         first_step, state = checkpoint.step, checkpoint.state
         guard.load_state(state["guard"])
         samples = state["samples"]
         train_loss, val_loss, val_bpb = state["losses"]
+        hook.load_state(state["evaluations"])
         ctx.console.info(f"pretrain: going on after step {first_step:,}")
-    ctx.metrics.rewind(first_step)
-    last_save = time.monotonic()
+    ctx.metrics.rewind(first_step or -1)  # a run that begins anew writes its step 0 anew
+    started = last_save = time.monotonic()
+
+    def loop_state() -> dict[str, Any]:
+        losses = [train_loss, val_loss, val_bpb]
+        return {
+            "guard": guard.state(),
+            "samples": samples,
+            "losses": losses,
+            "evaluations": hook.state(),
+        }
+
+    def keep_level(step: int) -> None:
+        if config.keep_level and step == budget.schedule.n_before_cooldown:
+            with CheckpointWriter(out / LEVEL, runtime, 1, complete, bos) as level:
+                shared = {"shared": extension.shared}
+                level.save(step, model, optimizer, loop_state() | shared)
+                # To the end: no run that is resumed after this step comes by here again.
+                level.finish()
 
     def batches_of(step: int) -> list[Batch]:
-        first_row = step * budget.n_rows
+        first_row = budget.first_row(step)
         return [
             rows.batch(first_row + i * micro, micro, config.document_mask) for i in my_micro_batches
         ]
@@ -132,13 +155,17 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
 
     model.train()
     with ctx.console.progress("pretrain", n_steps, "step") as progress, writer, profiler:
+        if first_step == 0 and (at_start := hook.run(0)):
+            ctx.metrics.log(0, **at_start)
         for step in range(first_step, n_steps):
+            keep_level(step)
+
             # train
             speed.start()
             waiting = time.monotonic()
             batches = next(coming)
             wait_s = time.monotonic() - waiting
-            factor = lr_factor(step, n_steps, config.schedule) * (config.lr_scale or 1.0)
+            factor = lr_factor(step, budget.schedule) * (config.lr_scale or 1.0)
             result = train_step(
                 model,
                 optimizer,
@@ -151,26 +178,30 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
                 config.z_loss,
             )
             seconds = speed.stop(budget.n_rows * row_tokens)
+            tok_per_s = budget.n_rows * row_tokens / seconds
             train_loss, done = result.loss, step + 1
             log: dict[str, Any] = {
                 "loss": result.loss,
                 "lr": config.optim.lr * factor,
                 "grad_norm": result.grad_norm,
-                "tok_per_s": round(budget.n_rows * row_tokens / seconds),
+                "tokens": done * budget.n_rows * row_tokens,
+                "tok_per_s": round(tok_per_s),
                 "seconds": round(seconds, 4),
                 "wait_s": round(wait_s, 5),
             }
             if result.skipped is not None:
                 log["skipped"] = result.skipped
-                first_row = step * budget.n_rows
-                last_row = first_row + budget.n_rows - 1
+                first_row = budget.first_row(step)
+                stop_row = first_row + budget.n_rows
+                folder = out.with_name(out.name.removeprefix(".").removesuffix(".partial"))
                 ctx.console.warn(
-                    f"step {done}: update skipped, {result.skipped} (rows {first_row} to {last_row})"
+                    f"step {done}: update skipped, {result.skipped} (rows {first_row} to "
+                    f"{stop_row - 1}; see `llmpipe tokens --rows {first_row}:{stop_row} --run {folder}`)"
                 )
             if guard.n_in_a_row >= config.max_skipped_in_a_row:
                 raise UserError(
                     f"{guard.n_in_a_row} updates in a row could not be used: {result.skipped}",
-                    hint="lower the learning rate: `--set pretrain.optim.lr=…`, with --fresh",
+                    hint="lower the learning rate, `--set pretrain.optim.lr=…`, and begin anew with --fresh",
                 )
 
             # evaluate
@@ -178,6 +209,8 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
                 val_loss, val_bpb = evaluate(model, val_batches, bytes_of_id, runtime, dtype)
                 reshard(model)
                 log |= {"val_loss": val_loss, "val_bpb": val_bpb}
+                ctx.console.info(f"step {done:,}: val_bpb {val_bpb:.3f}")
+            log |= hook.run(done)
 
             # sample
             takes_part = ranks.is_main or config.parallel == "fsdp"
@@ -187,15 +220,21 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
                 reshard(model)
                 if ranks.is_main:
                     save_samples(samples, out)
-                ctx.console.info(f"step {done:,}: {samples[-1]['text']!r}")
+                for line in lines_of(samples[-len(config.sample_prompts) :]):
+                    ctx.console.info(line)
 
             # export
-            if export is not None and config.export_every and done % config.export_every == 0:
-                export(done)
+            if config.export_every and done % config.export_every == 0:
+                copy = out / "steps" / f"step-{done:08d}"
+                save_model(model, copy, bos, bos, ranks=ranks)
+                if ranks.is_main:
+                    complete(copy)
 
             # log
+            left = (time.monotonic() - started) / (done - first_step) * (n_steps - done)
+            log |= {"memory_bytes": peak_memory_bytes(runtime.device), "left_s": round(left, 1)}
             if speed.peak_flops is not None:
-                log["mfu"] = speed.mfu(ranks.world_size)
+                log["mfu"] = speed.mfu(tok_per_s, ranks.world_size)
             ctx.metrics.log(done, **log)
             headline = f"loss {result.loss:.3f}"
             if math.isfinite(val_bpb):
@@ -204,18 +243,17 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
             progress.update(done, headline, f"{speed.tokens_per_s:,.0f} tokens/s")
 
             # save
-            must_stop = runtime.any(ctx.stop.requested)
-            must_save = runtime.any(time.monotonic() - last_save >= config.checkpoint_every_s)
+            is_late = time.monotonic() - last_save >= config.checkpoint_every_s
+            must_stop, must_save = runtime.sum([float(ctx.stop.requested), float(is_late)])
             if (must_stop or must_save) and done < n_steps:
-                losses = [train_loss, val_loss, val_bpb]
-                state = {"guard": guard.state(), "samples": samples, "losses": losses}
-                writer.save(done, model, optimizer, state)
+                writer.save(done, model, optimizer, loop_state())
                 last_save = time.monotonic()
                 if must_stop:
                     writer.finish()
                     runtime.barrier()
                     ctx.stop.request()  # on the processes that no signal came to
                     ctx.stop.check()
+        keep_level(n_steps)
         writer.finish()
 
     return {
@@ -227,6 +265,7 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
         "val_bpb": val_bpb,
         "skipped_updates": guard.n_skipped,
         "tok_per_s": round(speed.tokens_per_s),
+        **hook.stats(),
     }
 
 
@@ -239,74 +278,18 @@ def is_due(every: int | None, done: int, n_steps: int) -> bool:
     return every is not None and (done % every == 0 or done == n_steps)
 
 
-def training_rows(data: Data, row_tokens: int, n_rows: int, seed: int) -> Rows | MixedRows:
-    """Number the rows of the run, over all corpora."""
-    parts = [Rows(corpus.train, row_tokens, seed) for corpus in data.corpora]
-    if len(parts) == 1:
-        return parts[0]
-    return MixedRows(parts, [corpus.weight for corpus in data.corpora], n_rows)
+def find_level(extension: Extension, runtime: Runtime) -> Checkpoint | None:
+    """Find what the earlier run kept, if this one goes on from one.
 
-
-def validation_batches(
-    data: Data, config: PretrainConfig, row_tokens: int, runtime: Runtime
-) -> list[Batch]:
-    """Cut this process's share of the validation tokens, in order, at most `eval_tokens` in all.
-
-    Corpora of a mixture are measured in the proportions in which they are trained on.
+    Raises:
+        InputError: if it is damaged.
     """
-    micro = config.micro_batch_size
-    total = math.fsum(corpus.weight for corpus in data.corpora)
-    cuts: list[tuple[Rows, int, int]] = []
-    for corpus in data.corpora:
-        rows = Rows(corpus.val, row_tokens, seed=None)
-        wanted = int(config.eval_tokens * corpus.weight / total) // row_tokens
-        n_rows = min(rows.rows_per_epoch, max(1, wanted))
-        cuts += [(rows, i, min(micro, n_rows - i)) for i in range(0, n_rows, micro)]
-    n_processes = runtime.ranks.world_size
-    batches = [
-        rows.batch(first, n, config.document_mask)
-        for rows, first, n in cuts[runtime.ranks.rank :: n_processes]
-    ]
-    if len(batches) < -(-len(cuts) // n_processes):
-        # With FSDP all processes must go through the model equally often: one more, for nothing.
-        nothing = cuts[0][0].batch(0, 1, config.document_mask)
-        batches.append(replace(nothing, targets=torch.full_like(nothing.targets, IGNORE)))
-    return batches
-
-
-def count_bytes(tokenizer: Tokenizer) -> torch.Tensor:
-    """Give the bytes of text of each id; special tokens stand for none."""
-    special = set(tokenizer.special.values())
-    sizes = [
-        0 if i in special else len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)
-    ]
-    return torch.tensor(sizes)
-
-
-def write_samples(
-    model: Transformer, tokenizer: Tokenizer, config: PretrainConfig, step: int, seed: int
-) -> list[dict[str, Any]]:
-    """Let the model continue each prompt; the same step and seed give the same text."""
-    samples = []
-    for i, prompt in enumerate(config.sample_prompts):
-        ids = sample_ids(
-            model,
-            [tokenizer.bos_id, *tokenizer.encode(prompt)],
-            config.sample_tokens,
-            config.sample_temperature,
-            seed=(seed * 1_000_003 + step) * 1_009 + i,  # primes: no two runs or prompts share one
-            stop_id=tokenizer.bos_id,
+    if extension.earlier is None:
+        return None
+    checkpoint = find_checkpoint(extension.earlier / LEVEL, runtime)
+    if checkpoint is None:
+        raise InputError(
+            f"the checkpoint in `{extension.earlier / LEVEL}` is not as it was written",
+            hint=f"`llmpipe verify {extension.earlier}` says which file is damaged",
         )
-        samples.append({"step": step, "prompt": prompt, "text": tokenizer.decode(ids)})
-    return samples
-
-
-def save_samples(samples: list[dict[str, Any]], out: Path) -> None:
-    """Write all samples so far, one JSON object a line."""
-    lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-    write_atomic(out / "samples.jsonl", "".join(lines))
-
-
-def eager(is_compiled: bool) -> contextlib.AbstractContextManager[Any]:
-    """Run compiled blocks uncompiled: samples grow by a token each, and each would compile anew."""
-    return torch.compiler.set_stance("force_eager") if is_compiled else contextlib.nullcontext()
+    return checkpoint

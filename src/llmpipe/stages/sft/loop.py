@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from llmpipe.model.transformer import Transformer
 from llmpipe.stages.sft.config import SFTConfig
 from llmpipe.stages.sft.packing import SHORTEST_ROW, Sample, make_batch, refold
 from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from llmpipe.training.checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint
 from llmpipe.training.evaluate import evaluate
 from llmpipe.training.optim import build_optimizer
 from llmpipe.training.parallel import my_share
-from llmpipe.training.schedule import lr_factor
+from llmpipe.training.schedule import lr_factor, phases
 from llmpipe.training.step import Batch, SpikeGuard, train_step
 from llmpipe.training.throughput import Speedometer, flops_per_token, peak_flops
 
@@ -102,8 +102,12 @@ def train(
     out: Path,
     ctx: Context,
     runtime: Runtime,
+    complete: Callable[[Path], None] = lambda folder: None,
 ) -> Trained:
-    """Train `model` in place on all rows once; resumes from `out/state`."""
+    """Train `model` in place on all rows once; resumes from `out/state`.
+
+    `complete` writes beside a model's weights what else it takes to open the folder.
+    """
     # -----------------------------------------------------------------------------------------
     # setup
 
@@ -114,6 +118,7 @@ def train(
         raise UserError(
             f"{len(rows.train)} rows are too few for {runtime.ranks.world_size} processes"
         )
+    schedule = phases(config.schedule, n_steps, rows_per_step * rows.n_time)
     optimizer = build_optimizer(model, config.optim, runtime.ranks)
     # Conversations differ more in loss than documents do, so only what is not finite is skipped.
     guard = SpikeGuard(n_sigma=None)
@@ -129,9 +134,10 @@ def train(
     val_losses: dict[str, float] = {}
     samples: list[dict[str, Any]] = []
     first_step = 0
-    checkpoint = find_checkpoint(out / "state")
+    writer = CheckpointWriter(out / "state", runtime, complete=complete)
+    checkpoint = find_checkpoint(out / "state", runtime)
     if checkpoint is not None:
-        load_checkpoint(checkpoint, model, optimizer)
+        load_checkpoint(checkpoint, model, optimizer, runtime)
         first_step = checkpoint.step
         guard.load_state(checkpoint.state["guard"])
         val_losses, train_loss = checkpoint.state["val_losses"], checkpoint.state["train_loss"]
@@ -145,20 +151,22 @@ def train(
             "train_loss": train_loss,
             "samples": samples,
         }
-        is_main = runtime.ranks.is_main
-        save_checkpoint(out / "state", step, model, optimizer, state, is_main=is_main)
-        runtime.barrier()
+        writer.save(step, model, optimizer, state)
 
     # -----------------------------------------------------------------------------------------
     # steps
 
     model.train()
-    with ctx.console.progress("sft", n_steps, "step") as progress, open_tools(("python",)) as tools:
+    with (
+        ctx.console.progress("sft", n_steps, "step") as progress,
+        open_tools(("python",)) as tools,
+        writer,
+    ):
         for step in range(first_step, n_steps):
             speed.start()
             in_step = rows.train[step * rows_per_step : (step + 1) * rows_per_step]
             batches = rows.batches(in_step, config.micro_batch_size, runtime)
-            factor = lr_factor(step, n_steps, config.schedule)
+            factor = lr_factor(step, schedule)
             result = train_step(model, optimizer, batches, factor, guard, runtime, dtype)
             speed.stop(len(in_step) * rows.n_time)
             train_loss, done = result.loss, step + 1
@@ -189,9 +197,12 @@ def train(
             if (done % config.save_every == 0 or must_stop) and not is_last:
                 save(done)
             if must_stop and not is_last:
+                writer.finish()
+                runtime.barrier()
                 if not ctx.stop.requested:  # on the processes that no signal came to
                     ctx.stop.request()
                 ctx.stop.check()
+        writer.finish()
     if guard.n_skipped:
         ctx.console.warn(f"{guard.n_skipped} of {n_steps} updates were skipped: not finite")
     return Trained(val_losses, train_loss, n_steps, guard.n_skipped, samples)

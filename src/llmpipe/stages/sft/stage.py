@@ -11,6 +11,9 @@ from llmpipe.core.stage import Context, Inputs, Need, StageSpec
 from llmpipe.stages.sft.config import FileSource, SFTConfig
 from llmpipe.stages.sft.report import report
 
+LESS_MEMORY = "lower `sft.micro_batch_size`, or `sft.max_seq_len`"
+"""What helps where memory ends."""
+
 LINTED_ROWS = 2000
 """Of each source, for `--dry-run`, which should not take long; a run looks at all."""
 
@@ -23,8 +26,8 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
 
     from llmpipe.assistant.frames import frame_for
     from llmpipe.assistant.template import chat_template
-    from llmpipe.core.distributed import runtime
     from llmpipe.core.errors import UserError
+    from llmpipe.core.together import together
     from llmpipe.model.config import n_parameters
     from llmpipe.model.weights import load_model, save_generation_config, save_model
     from llmpipe.stages.sft.gather import gather, lint_table, mixture_table, system_words
@@ -36,7 +39,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
 
     as_json = partial(json.dumps, ensure_ascii=False)
     base = inputs["model"].path
-    with runtime(ctx.device) as where:
+    with together(ctx, out, less_memory=LESS_MEMORY) as where:
         tokenizer = Tokenizer.load(base)
         model = load_model(base, where.device)
         limit = model.config.max_seq_len
@@ -58,15 +61,20 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
             for name, conversations in by_source(gathered.held_out).items()
         }
         rows = Rows(packed.rows, held_out, max_seq_len, tokenizer.pad_id)
-        trained = train(model, tokenizer, rows, config, out, ctx, where)
+
+        def complete(folder: Path) -> None:
+            """Write what makes a folder with weights an assistant."""
+            system = None if config.system is None else system_words(config.system, facts)
+            tokenizer.save(folder, chat_template(frame_for(tokenizer), system))
+            # `<|im_start|>` ends an answer too, but is no mark of a regular end.
+            stops = [tokenizer.special[frame_for(tokenizer).end], tokenizer.bos_id]
+            save_generation_config(folder, tokenizer.bos_id, stops, tokenizer.pad_id)
+
+        trained = train(model, tokenizer, rows, config, out, ctx, where, complete)
 
         if where.ranks.is_main:
             save_model(model, out)
-            system = None if config.system is None else system_words(config.system, facts)
-            tokenizer.save(out, chat_template(frame_for(tokenizer), system))
-            # `<|im_start|>` ends an answer too, but is no mark of a regular end.
-            stops = [tokenizer.special[frame_for(tokenizer).end], tokenizer.bos_id]
-            save_generation_config(out, tokenizer.bos_id, stops, tokenizer.pad_id)
+            complete(out)
             files: dict[str, list[str]] = {
                 "conversations.jsonl": [c.to_json() for c in gathered.train],
                 "held_out.jsonl": [c.to_json() for c in gathered.held_out],

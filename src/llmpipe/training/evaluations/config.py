@@ -1,0 +1,176 @@
+"""Settings of the evaluations during training. Loads without torch."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, MinLen
+
+from llmpipe.core.config import schema
+from llmpipe.core.errors import InputError, UserError
+
+EVERY = 1000
+"""Steps between evaluations. Source: OLMo-core's in-loop evaluators, `eval_interval`."""
+
+
+@schema
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoice:
+    """Questions with given answers: right if the model finds the right answer the likeliest.
+
+    Source: Brown et al. 2020 (GPT-3), section 2.4; EleutherAI/lm-evaluation-harness.
+    """
+
+    kind: Literal["multiple_choice"] = "multiple_choice"
+    files: Annotated[tuple[str, ...], MinLen(1)]
+    """Files, or patterns: JSON lines, Parquet or CSV, packed or not, with rows as HellaSwag, ARC, MMLU, Winograd or the
+    ICL sets of llm-foundry have them. Rows with an empty answer are left out."""
+    name: str | None = None
+    """What stands before its numbers; without it, the name of the first file."""
+    every: Annotated[int, Gt(0)] = EVERY
+    """Steps between evaluations; the last step is always evaluated."""
+    at_start: bool = False
+    """Evaluate the first weights too, as step 0."""
+    examples: Annotated[int, Gt(0)] | None = None
+    """Questions asked, drawn once from the files; without it, all."""
+    shots: Annotated[int, Ge(0)] = 0
+    """Other questions of the files that are shown before each, with their answers."""
+    letters: bool = False
+    """List the answers as A, B, C, ... and score the letter; otherwise the text of each answer is
+    scored, with which small models do better than chance sooner."""
+    delimiter: str | None = None
+    """Between question and answer; without it, a line break and `Answer: ` where rows are questions (ARC,
+    MMLU) or have letters, a blank where they are beginnings of texts."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.label)
+
+    @property
+    def label(self) -> str:
+        """What stands before its numbers."""
+        return self.name or _stem(self.files)
+
+
+@schema
+@dataclass(frozen=True, kw_only=True)
+class BitsPerByte:
+    """How well the model predicts texts that it was not trained on, file by file."""
+
+    kind: Literal["bits_per_byte"] = "bits_per_byte"
+    files: Annotated[tuple[str, ...], MinLen(1)]
+    """Files, or patterns: JSON lines, Parquet or CSV with a `text` in each row, or plain text (.txt); packed or not."""
+    name: str | None = None
+    """What stands before its numbers; without it, the name of the first file."""
+    every: Annotated[int, Gt(0)] = EVERY
+    """Steps between evaluations; the last step is always evaluated."""
+    at_start: bool = False
+    """Evaluate the first weights too, as step 0."""
+    max_tokens: Annotated[int, Gt(0)] = 100_000
+    """Tokens read of each file, at most."""
+    text_field: str = "text"
+    """Column or key of the text."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.label)
+
+    @property
+    def label(self) -> str:
+        """What stands before its numbers."""
+        return self.name or _stem(self.files)
+
+
+@schema
+@dataclass(frozen=True, kw_only=True)
+class Custom:
+    """A function of your own; see docs/guides/pretraining.md."""
+
+    kind: Literal["custom"] = "custom"
+    function: str
+    """`module:function`, or `package.module:Class`: beside the recipe, in the working folder, or
+    installed."""
+    name: str | None = None
+    """What stands before its numbers; without it, the name of the function."""
+    every: Annotated[int, Gt(0)] = EVERY
+    """Steps between evaluations; the last step is always evaluated."""
+    at_start: bool = False
+    """Evaluate the first weights too, as step 0."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Passed to the function by name."""
+    files: tuple[str, ...] = ()
+    """Files it reads: other contents are other inputs of the run."""
+
+    def __post_init__(self) -> None:
+        module, colon, function = self.function.partition(":")
+        words = [*module.split("."), *function.split(".")]
+        if not colon or not all(word.isidentifier() for word in words):
+            raise UserError(f"`function` is `{self.function}`, expected `module:function`")
+        _check_name(self.label)
+
+    @property
+    def label(self) -> str:
+        """What stands before its numbers."""
+        return self.name or self.function.rpartition(":")[2]
+
+
+EvaluationSettings = MultipleChoice | BitsPerByte | Custom
+
+
+def check_labels(evaluations: Sequence[EvaluationSettings]) -> None:
+    """Refuse two evaluations whose numbers would have the same names.
+
+    Raises:
+        UserError: naming them.
+    """
+    labels = [evaluation.label for evaluation in evaluations]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"two evaluations are called `{label}`", "give one another `name`")
+
+
+def files_of(evaluations: Iterable[EvaluationSettings]) -> list[str]:
+    """List the files that the evaluations read."""
+    return [name for evaluation in evaluations for name in expand(evaluation.files)]
+
+
+def expand(files: Iterable[str]) -> list[str]:
+    """Put in place of each pattern, such as `mmlu/*.csv`, the files that it stands for, in order.
+
+    Raises:
+        InputError: if there are none.
+    """
+    names = []
+    for name in files:
+        if not glob.has_magic(name):
+            names.append(name)
+            continue
+        found = glob.glob(name, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+        if not found:
+            raise InputError(f"no file fits `{name}`")
+        names += sorted(found)
+    return names
+
+
+def describe(evaluations: Iterable[EvaluationSettings]) -> str:
+    """Say what is evaluated and when."""
+    return ", ".join(
+        f"{one.label} every {one.every:,} steps{' and at the start' if one.at_start else ''}"
+        for one in evaluations
+    )
+
+
+def _stem(files: Sequence[str]) -> str:
+    """Give a file's name without its endings: `arc_easy` of `world/arc_easy.jsonl.gz`."""
+    return Path(files[0]).name.split(".")[0] if files else ""
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(
+            f"an evaluation is called `{name}`, expected letters, digits and `_`, `-` or `.`",
+            hint="give it a `name`",
+        )
