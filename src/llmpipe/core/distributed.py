@@ -41,6 +41,8 @@ class Runtime:
 
     ranks: Ranks
     device: torch.device
+    timeout_s: float = PEER_TIMEOUT_S
+    """How long a process waits for another before it takes it for lost."""
 
     @property
     def is_cuda(self) -> bool:
@@ -194,12 +196,12 @@ def runtime(
     elif "OMP_NUM_THREADS" not in os.environ or not ranks.is_alone:
         torch.set_num_threads(max(1, n_usable_cores() // ranks.local_world_size))
     if ranks.is_alone:
-        yield Runtime(ranks, chosen)
+        yield Runtime(ranks, chosen, timeout_s)
         return
     with stop.leaving_at_once() if stop else contextlib.nullcontext():
         _meet(ranks, chosen, timeout_s)
     try:
-        yield Runtime(ranks, chosen)
+        yield Runtime(ranks, chosen, timeout_s)
     except Exception as error:
         # Where not all processes leave together, taking the group down would wait for the others.
         if isinstance(error, LlmpipeError):

@@ -23,15 +23,17 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
-from llmpipe.core.artifact import fsync_folder, hash_file, write_atomic
+from llmpipe.core.artifact import fsync_file, fsync_folder, hash_file, write_atomic
 from llmpipe.core.distributed import Runtime
 from llmpipe.core.errors import InputError
+from llmpipe.model.sharded import is_sharded
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import Weights, collect_weights, load_weights, write_weights
 from llmpipe.training.optim import Optimizer
@@ -79,12 +81,14 @@ class CheckpointWriter:
         bos_token_id: int | None = None,
     ) -> None:
         self.folder = folder
+        self.runtime = runtime
         self.ranks = runtime.ranks
         self.keep = keep
         self.complete = complete
         self.bos_token_id = bos_token_id
         # What is written speaks to the other processes while training does, so it needs a line of its own.
-        self._group = None if self.ranks.is_alone else dist.new_group(backend="gloo")
+        wait = timedelta(seconds=runtime.timeout_s)
+        self._group = None if self.ranks.is_alone else dist.new_group(backend="gloo", timeout=wait)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -108,9 +112,8 @@ class CheckpointWriter:
         self.finish()
         weights = collect_weights(model, self.ranks, MAX_FILE_BYTES, is_copied=True)
         # Copies also on the CPU: training goes on while they are written.
-        memories = {
-            name: value.detach().to("cpu", copy=True) for name, value in optimizer.state().items()
-        }
+        mine = _my_part(optimizer.state(), self.runtime)
+        memories = {name: value.detach().to("cpu", copy=True) for name, value in mine.items()}
         record = {"format": FORMAT, "step": step, "state": json.loads(json.dumps(state))}
         self._pending = self._thread.submit(self._write, step, weights, memories, record)
 
@@ -131,22 +134,25 @@ class CheckpointWriter:
         name = f"step-{step:08d}"
         partial = self.folder / f".{name}.partial"
 
-        def begin() -> None:
-            if self.ranks.is_main:
-                shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-                partial.mkdir(parents=True)
-                self.complete(partial)
+        def begin() -> list[Path]:
+            if not self.ranks.is_main:
+                return []
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+            partial.mkdir(parents=True)
+            self.complete(partial)
+            return [path for path in partial.iterdir() if path.is_file()]
 
         def write() -> dict[str, str]:
             bos = self.bos_token_id
             files = write_weights(weights, partial, bos_token_id=bos, eos_token_id=bos)
             own = f"shard-{self.ranks.rank + 1:05d}-*"  # as DCP names what this process writes
-            files += (partial / OPTIMIZER).glob(own)
-            if self.ranks.is_main:
-                files += [path for path in partial.iterdir() if path.is_file()]
-            return {path.relative_to(partial).as_posix(): hash_file(path) for path in set(files)}
+            shards = list((partial / OPTIMIZER).glob(own))
+            for path in shards:
+                fsync_file(path)  # torch does so before it has written the last bytes
+            files += [*shards, *beside]  # not what else is in the folder: others are writing there
+            return {path.relative_to(partial).as_posix(): hash_file(path) for path in files}
 
-        self._together(begin)
+        beside = self._together(begin)[self.ranks.rank]
         _write_optimizer(memories, partial / OPTIMIZER, self._group)
         digests = {k: v for mine in self._together(write) for k, v in mine.items()}
 
@@ -156,7 +162,10 @@ class CheckpointWriter:
             values = record | {"sha256": dict(sorted(digests.items()))}
             write_atomic(partial / RECORD, json.dumps(values, indent=1))
             _name(partial, self.folder / name)
-            for old in _folders(self.folder)[: -self.keep]:
+            found = _folders(self.folder)
+            at = found.index(self.folder / name) + 1
+            # Later ones are damaged, or the run would have gone on from them.
+            for old in (*found[: max(0, at - self.keep)], *found[at:]):
                 shutil.rmtree(old, ignore_errors=True)
 
         self._together(end)
@@ -234,6 +243,19 @@ def load_checkpoint(
         ) from None
 
 
+def _my_part(state: dict[str, Tensor], runtime: Runtime) -> dict[str, Tensor]:
+    """Leave out what another process writes: what several hold alike is dealt out, by size."""
+    everyone = runtime.gather({k: v.nbytes for k, v in state.items() if not is_sharded(v)})
+    load, of_others = [0] * len(everyone), set[str]()
+    for name in sorted({name for held in everyone for name in held}):
+        holders = [rank for rank, held in enumerate(everyone) if name in held]
+        owner = min(holders, key=load.__getitem__)
+        load[owner] += everyone[owner][name]
+        if owner != runtime.ranks.rank:
+            of_others.add(name)
+    return {name: value for name, value in state.items() if name not in of_others}
+
+
 def _write_optimizer(
     memories: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None
 ) -> None:
@@ -243,6 +265,7 @@ def _write_optimizer(
 
     _expect_one_process()
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    writer.per_thread_copy_ahead = 0  # all is on the CPU: otherwise DCP waits for a stream of GPU 0
     try:
         save(memories, storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:  # which is no `Exception`, and hides what happened

@@ -7,8 +7,10 @@ outside that multiplies all learning rates alike.
 
 # N matrices of one shape  R rows  C columns
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -206,11 +208,15 @@ class MuonOptimizer:
         """Update all parameters, or none."""
         if is_usable is None:
             is_usable = torch.ones((), dtype=torch.bool, device=self.device)
-        # What is sent travels during what follows.
-        sent = [self._share_update(batch, is_usable) for batch in self.batches]
+        # What is sent travels during what follows: all of it, or little at a time where the whole model
+        # does not fit.
+        n_ahead = self.ranks.world_size if self.is_sharded else len(self.batches)
+        sent = deque(self._share_update(batch, is_usable) for batch in self.batches[:n_ahead])
+        following = iter(self.batches[n_ahead:])
         self.adamw.step(lr_factor, is_usable)
         lr = self.config.lr * lr_factor * is_usable  # on the device: 0 leaves everything as it is
-        for batch, (update, work) in zip(self.batches, sent, strict=True):
+        for batch in self.batches:
+            update, work = sent.popleft()
             if work is not None:
                 work.wait()
             n_rows, n_columns = update.shape[1:]
@@ -223,6 +229,7 @@ class MuonOptimizer:
             if self.config.weight_decay:
                 torch._foreach_mul_(mine, 1 - lr * self.config.weight_decay)
             torch._foreach_add_(mine, parts)
+            sent.extend(self._share_update(later, is_usable) for later in islice(following, 1))
 
     def _share_update(
         self, batch: MatrixBatch, is_usable: Bool[Tensor, ""]

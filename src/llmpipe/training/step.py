@@ -260,7 +260,8 @@ def train_step(
         for batch in batches[:-1]:
             total += backward(batch)
         with summed_gradients(parameters, runtime):
-            total += backward(batches[-1])
+            for batch in batches[-1:]:  # none, where there are more processes than micro-batches
+                total += backward(batch)
         mean_loss = runtime.add(total.double())
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm(gradients)).double()

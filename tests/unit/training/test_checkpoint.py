@@ -108,6 +108,15 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage:
     assert find(tmp_path).step == 1
 
 
+def test_a_damaged_newer_one_does_not_take_the_place_of_a_good_one(tmp_path: Path) -> None:
+    model, optimizer = make(Muon())
+    for step in (1, 3):
+        save_checkpoint(tmp_path, step, model, optimizer, {})
+    (tmp_path / "step-00000003" / "model.safetensors").write_bytes(b"torn")
+    save_checkpoint(tmp_path, 2, model, optimizer, {})  # as a run that went on from step 1 does
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+
+
 def test_what_a_killed_write_leaves_is_no_checkpoint_and_goes_with_the_next(tmp_path: Path) -> None:
     model, optimizer = make(Muon())
     save_checkpoint(tmp_path, 1, model, optimizer, {})

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from llmpipe.core.distributed import Runtime
@@ -28,7 +29,7 @@ from llmpipe.model.transformer import Transformer
 from llmpipe.training import checkpoint as checkpoint_module
 from llmpipe.training import parallel
 from llmpipe.training.checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint
-from llmpipe.training.config import Muon
+from llmpipe.training.config import AdamW, Muon
 from llmpipe.training.evaluate import evaluate
 from llmpipe.training.fsdp import reshard, shard_model
 from llmpipe.training.optim import Optimizer, build_optimizer, deal_matrices
@@ -96,8 +97,43 @@ def whole_state(optimizer: Optimizer, runtime: Runtime) -> dict[str, Tensor]:
     return {name: memory for part in everyone for name, memory in part.items()}
 
 
+def write_several_files(runtime: Runtime, folder: Path) -> tuple[str, list[float]]:
+    """Write weights as several files, which the processes do at the same time; name them all."""
+    model = Transformer(CONFIG)
+    initialize(model, torch.Generator().manual_seed(1))
+    optimizer = build_optimizer(model, AdamW(), runtime.ranks)
+    checkpoint_module.MAX_FILE_BYTES = 5_000
+    with CheckpointWriter(folder / "several", runtime, keep=1) as writer:
+        for step in range(1, 11):
+            writer.save(step, model, optimizer, {})
+            writer.finish()
+            found = find_checkpoint(folder / "several", runtime)
+            assert found is not None
+            assert found.step == step
+    files = sorted(p.relative_to(found.path).as_posix() for p in found.path.rglob("*.safetensors"))
+    # What both hold alike is written once, and by both.
+    shards = [load_file(found.path / file) for file in files if file.startswith("optimizer/")]
+    names = [name for shard in shards for name in shard]
+    assert sorted(names) == sorted(optimizer.state())
+    return " ".join(files), [float(len(shard)) for shard in shards]
+
+
+def share_with_an_idle_process(
+    runtime: Runtime, folder: Path | None = None
+) -> tuple[str, list[float]]:
+    """Train on one micro-batch, which the second process has no part in."""
+    model = Transformer(CONFIG)
+    initialize(model, torch.Generator().manual_seed(1))
+    optimizer = build_optimizer(model, Muon(), runtime.ranks)
+    ids = torch.randint(61, (2, 13), generator=torch.Generator().manual_seed(1))
+    mine = [Batch(ids[:, :-1], ids[:, 1:])] if runtime.ranks.is_main else []
+    results = [train_step(model, optimizer, mine, 1.0, SpikeGuard(), runtime) for _ in range(3)]
+    return "", [result.loss for result in results]
+
+
 def fail_to_write(runtime: Runtime, folder: Path) -> tuple[str, list[float]]:
     """Write a checkpoint where one process's disk fails: all must hear of it, and nothing must count."""
+    folder = folder / "broken"
     model = Transformer(CONFIG)
     optimizer = build_optimizer(model, Muon(), runtime.ranks)
 
@@ -120,6 +156,13 @@ def fail_to_write(runtime: Runtime, folder: Path) -> tuple[str, list[float]]:
     return str(problem.value), []
 
 
+SPECIAL = {
+    "broken": fail_to_write,
+    "several": write_several_files,
+    "idle": share_with_an_idle_process,
+}
+
+
 def work(
     rank: int, world_size: int, legs: Sequence[tuple[int, int, str | None, str]], folder: Path
 ) -> None:
@@ -132,8 +175,8 @@ def work(
     )
     runtime = Runtime(Ranks(rank, world_size, rank, world_size), torch.device("cpu"))
     results = [
-        fail_to_write(runtime, folder / "broken")
-        if mode == "broken"
+        SPECIAL[mode](runtime, folder)
+        if mode in SPECIAL
         else train(runtime, first, last, None if name is None else folder / name, mode)
         for first, last, name, mode in legs
     ]
@@ -170,6 +213,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list
             (0, 6, None, "fsdp tied"),
             (0, 6, None, "plain"),
             (0, 1, "broken", "broken"),
+            (0, 1, "several", "several"),
+            (0, 1, None, "idle"),
         ],
         folder,
     )
@@ -189,6 +234,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list
         "plain": train(alone, 0, 6, None, "plain"),
         "plain 2": two[5],
         "broken": two[6],
+        "several": two[7],
+        "idle": two[8],
+        "not idle": share_with_an_idle_process(alone),
         "plain 4": four[3],
         "plain tied": train(alone, 0, 6, None, "fsdp tied"),
         "fsdp 2 tied": two[4],
@@ -242,6 +290,23 @@ def test_a_failing_disk_of_one_process_is_heard_of_by_all(
     assert re.fullmatch(
         r"process 1 could not write its part: OSError: .*: no space left", ended["broken"][0]
     )
+
+
+@pytest.mark.slow
+def test_processes_write_their_files_at_the_same_time(
+    ended: dict[str, tuple[str, list[float]]],
+) -> None:
+    files, sizes = ended["several"]
+    assert sum(file.startswith("model-") for file in files.split()) > 10
+    assert len(sizes) == 2
+    assert min(sizes) > 5
+
+
+@pytest.mark.slow
+def test_a_process_without_a_micro_batch_takes_part(
+    ended: dict[str, tuple[str, list[float]]],
+) -> None:
+    assert ended["idle"][1] == pytest.approx(ended["not idle"][1], abs=1e-6)
 
 
 def test_tree_adds_by_halves() -> None:

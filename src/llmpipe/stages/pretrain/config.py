@@ -183,7 +183,7 @@ class PretrainConfig:
     """Validation tokens per measurement, at most."""
     evaluations: tuple[Annotated[MultipleChoice | BitsPerByte | Custom, OneOf()], ...] = ()
     """What else is measured along the way: questions, texts, functions of your own. Their numbers go
-    to metrics.jsonl, the manifest and the report; see docs/guides/pretraining.md."""
+    to metrics.jsonl, the manifest and the report; see docs/guides/evaluations.md."""
     sample_every: Annotated[int, Gt(0)] | None = 20
     """Steps between samples from the model. Source: Karpathy's "Deep Dive into LLMs" (2025), which
     watches GPT-2 write every 20 steps. None: no samples."""

@@ -30,7 +30,7 @@ def derived(asked: PretrainConfig, filled: PretrainConfig, shape: ModelConfig) -
 def memory(config: PretrainConfig, model: ModelConfig, row_tokens: int) -> str:
     """Estimate the memory of one process, and say what there is here without looking at GPUs."""
     micro_tokens = config.micro_batch_size * row_tokens
-    needed = throughput.training_bytes(model, micro_tokens, config.recompute)
+    needed = throughput.training_bytes(model, micro_tokens, config.recompute, config.dtype)
     here = f"; this machine has {format_bytes(throughput.machine_bytes())}, GPUs aside"
     if config.parallel == "replicate":
         return f"about {format_bytes(needed)} per process{here}"

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmpipe.core.distributed import Runtime, resolve_dtype
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.stage import Context
@@ -85,12 +83,15 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     bytes_of_id = count_bytes(data.tokenizer)
 
     dtype = resolve_dtype(config.dtype, runtime.device, is_fast_on_cpu=True)
+    if len(found := set(runtime.gather(str(dtype)))) > 1:
+        raise UserError(
+            f"the processes would compute in different types: {', '.join(sorted(found))}",
+            hint="say which: `--set pretrain.dtype=float32`",
+        )
     is_compiled = config.compile == "always" or (config.compile == "auto" and runtime.is_cuda)
     if is_compiled:
         for block in model.blocks:
             block.compile()
-    elif runtime.is_cuda:
-        torch.compiler.set_stance("force_eager")  # the loss would be compiled there as well
     optimizer = build_optimizer(model, config.optim, ranks)
     bos = data.tokenizer.bos_id
     writer = CheckpointWriter(out / "state", runtime, config.keep_checkpoints, complete, bos)
@@ -154,7 +155,12 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     # steps
 
     model.train()
-    with ctx.console.progress("pretrain", n_steps, "step") as progress, writer, profiler:
+    with (
+        eager(runtime.is_cuda and not is_compiled),  # the loss would be compiled there as well
+        ctx.console.progress("pretrain", n_steps, "step") as progress,
+        writer,
+        profiler,
+    ):
         if first_step == 0 and (at_start := hook.run(0)):
             ctx.metrics.log(0, **at_start)
         for step in range(first_step, n_steps):

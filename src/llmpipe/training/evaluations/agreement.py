@@ -108,6 +108,11 @@ class MeetingRuntime(Runtime):
         self.agreement.meet(Doing.SUM)
         return super().add(value)
 
+    def gather(self, value: T) -> list[T]:
+        """Give every process the values of all, in their order."""
+        self.agreement.meet(Doing.SUM)
+        return super().gather(value)
+
     def share(self, value: T) -> T:
         """Give every process the main one's value."""
         self.agreement.meet(Doing.SUM)

@@ -87,7 +87,7 @@ class BitsPerByte:
 @schema
 @dataclass(frozen=True, kw_only=True)
 class Custom:
-    """A function of your own; see docs/guides/pretraining.md."""
+    """A function of your own; see docs/guides/evaluations.md."""
 
     kind: Literal["custom"] = "custom"
     function: str

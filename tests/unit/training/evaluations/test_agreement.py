@@ -31,7 +31,7 @@ class Group(Runtime):
 
 
 def group(*others: tuple[Doing, Doing]) -> Group:
-    return Group(Ranks(1, 3), torch.device("cpu"), list(others))
+    return Group(Ranks(1, 3), torch.device("cpu"), others=list(others))
 
 
 def test_all_go_on_where_all_are_about_to_do_the_same() -> None:
