@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,12 +22,29 @@ def test_repeated_sigterm_is_one_request() -> None:
             stop.check()
 
 
-def test_closed_terminal_is_a_request_too() -> None:
+@pytest.fixture
+def hang_up(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start as from a terminal, or as under `nohup`, whatever started the tests."""
+    previous = signal.signal(signal.SIGHUP, request.param)
+    yield
+    signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.parametrize("hang_up", [signal.SIG_DFL], indirect=True)
+def test_closed_terminal_is_a_request_too(hang_up: None) -> None:
     stop = StopFlag()
     with stop.listening():
         os.kill(os.getpid(), signal.SIGHUP)
     with pytest.raises(Stopped, match="stopped by SIGHUP"):
         stop.check()
+
+
+@pytest.mark.parametrize("hang_up", [signal.SIG_IGN], indirect=True)
+def test_closed_terminal_is_nothing_under_nohup(hang_up: None) -> None:
+    stop = StopFlag()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGHUP)
+    stop.check()
 
 
 def test_second_ctrl_c_ends_at_once() -> None:
