@@ -137,7 +137,8 @@ class CheckpointWriter:
         def begin() -> list[Path]:
             if not self.ranks.is_main:
                 return []
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+            for left in self.folder.glob(".step-*.partial"):  # of a run that was killed here
+                shutil.rmtree(left, ignore_errors=True)
             partial.mkdir(parents=True)
             self.complete(partial)
             return [path for path in partial.iterdir() if path.is_file()]

@@ -123,9 +123,9 @@ def test_what_a_killed_write_leaves_is_no_checkpoint_and_goes_with_the_next(tmp_
     (tmp_path / "step-00000001").rename(tmp_path / ".step-00000002.partial")
     assert find_checkpoint(tmp_path, ALONE) is None
     (tmp_path / ".step-00000002.partial" / "rest").write_bytes(b"half")
-    save_checkpoint(tmp_path, 2, model, optimizer, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
-    assert not (tmp_path / "step-00000002" / "rest").exists()
+    save_checkpoint(tmp_path, 3, model, optimizer, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+    assert not (tmp_path / "step-00000003" / "rest").exists()
 
 
 def test_every_checkpoint_opens_as_a_model(tmp_path: Path) -> None:
