@@ -16,7 +16,9 @@ stored as uint16 (every batch is checked), and a model meets the ids of another 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +28,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from llmpipe.core.artifact import fsync_file, hash_file, write_atomic
+from llmpipe.core.artifact import fsync_file, fsync_folder, hash_file, write_atomic
 from llmpipe.core.errors import InputError
 
 FORMAT = "llmpipe.tokens/1"
@@ -71,8 +73,8 @@ def npy_header(dtype: str, length: int) -> bytes:
 class ShardWriter:
     """Writes one shard, document by document, in bounded memory.
 
-    Use as a context manager, then call `finish`. Files without a finished header are not `.npy`
-    yet, so a shard that was cut short cannot be taken for a whole one.
+    Use as a context manager, then call `finish`. Both files get their names when they are whole, so a
+    worker that outlives a killed run for a moment cannot spoil what the next one writes.
     """
 
     def __init__(self, folder: Path, name: str, vocab_size: int, bos_id: int) -> None:
@@ -85,7 +87,8 @@ class ShardWriter:
         self._n_buffered = 0
         self._starts: list[int] = []
         folder.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = (folder / f"{name}.tok.npy").open("wb")
+        self._temporary = folder / f".tmp-{name}.tok.npy-{os.getpid()}"
+        self._file: BinaryIO = self._temporary.open("wb")
         self._file.write(b"\0" * HEADER_BYTES)
 
     def __enter__(self) -> ShardWriter:
@@ -93,6 +96,7 @@ class ShardWriter:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
+        self._temporary.unlink(missing_ok=True)  # of a shard that was not finished
 
     def add(self, ids: np.ndarray, n_text_bytes: int) -> None:
         """Append one document; BOS is put in front of it here."""
@@ -114,11 +118,13 @@ class ShardWriter:
         tok = self.folder / f"{self.name}.tok.npy"
         doc = self.folder / f"{self.name}.doc.npy"
         starts = np.array([*self._starts, self.tokens], dtype="<u8")
-        doc.write_bytes(npy_header("<u8", len(starts)) + starts.tobytes())
-        for path in (tok, doc):
-            fsync_file(path)
-        counts = (self.tokens, self.documents, self.text_bytes)
-        return Shard(self.name, split, *counts, hash_file(tok), hash_file(doc))
+        index = npy_header("<u8", len(starts)) + starts.tobytes()
+        fsync_file(self._temporary)
+        digests = hash_file(self._temporary), hashlib.sha256(index).hexdigest()
+        write_atomic(doc, index)
+        self._temporary.replace(tok)
+        fsync_folder(self.folder)
+        return Shard(self.name, split, self.tokens, self.documents, self.text_bytes, *digests)
 
     def _flush(self) -> None:
         if not self._buffer:

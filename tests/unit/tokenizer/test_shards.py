@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llmpipe.core.artifact import hash_file
 from llmpipe.core.errors import InputError
 from llmpipe.tokenizer.shards import (
     HEADER_BYTES,
@@ -141,3 +144,25 @@ def test_another_format_is_refused(folder: Path) -> None:
     (folder / "shards.json").write_text(json.dumps(index | {"format": "llmpipe.tokens/9"}))
     with pytest.raises(InputError, match=r"`llmpipe\.tokens/9` came"):
         open_shards(folder, "train")
+
+
+def test_a_writer_that_outlives_its_run_spoils_nothing(tmp_path: Path) -> None:
+    """Two writers of one shard, as of a killed run's worker and of the next run's."""
+    script = (
+        "import sys, numpy as np, pathlib\n"
+        "from llmpipe.tokenizer.shards import ShardWriter\n"
+        "with ShardWriter(pathlib.Path(sys.argv[1]), 'train-00000', 100, 0):\n"
+        "    print('open', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with ShardWriter(tmp_path, "train-00000", 100, bos_id=0) as writer:
+        writer.add(np.arange(5, dtype=np.uint32), 5)
+        shard = writer.finish("train")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        assert hash_file(tmp_path / "train-00000.tok.npy") == shard.tok_sha256
+        other.kill()
+    assert hash_file(tmp_path / "train-00000.tok.npy") == shard.tok_sha256
+    assert hash_file(tmp_path / "train-00000.doc.npy") == shard.doc_sha256

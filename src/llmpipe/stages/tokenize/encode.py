@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llmpipe.core.artifact import atomic_file
 from llmpipe.stages.tokenize.card import Card
 from llmpipe.stages.tokenize.config import TokenizeConfig
 from llmpipe.stages.tokenize.documents import Document, Unit, read_unit
@@ -78,7 +79,8 @@ class EncodeWork:
                 if split == "val":
                     card.add(document, source.name, len(ids))
             finished = shards.finish()
-        np.save(folder / "counts.npy", shards.train_counts)
+        with atomic_file(folder / "counts.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, shards.train_counts)
         return {
             "source": source.name,
             "shards": [asdict(shard) for shard in finished],
