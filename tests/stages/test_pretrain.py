@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -48,12 +47,11 @@ from llmpipe.stages.pretrain.watch import lines_of
 from llmpipe.stages.tokenize.config import TokenizeConfig
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import PATTERNS
-from llmpipe.tokenizer.shards import ShardWriter, open_shards, write_index
+from llmpipe.tokenizer.shards import open_shards
 from llmpipe.tokenizer.special import place_special
 from llmpipe.training.config import AdamW, Muon
 from llmpipe.training.throughput import checkpoint_bytes
 
-WORDS = ["the", "old", "mill", "stood", "by", "a", "river", "and", "turned", "all", "day", "long"]
 OUTPUTS = ["config.json", "generation_config.json", "model.safetensors", "samples.jsonl"]
 CONFIG = PretrainConfig(
     model=ModelSettings(d_model=32, n_layers=2, head_dim=16, max_seq_len=32),
@@ -67,27 +65,6 @@ CONFIG = PretrainConfig(
     sample_prompts=("the old", ""),
     dtype="float32",  # auto depends on the CPU
 )
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a byte-level tokenizer and two shards of sentences made from twelve words."""
-    folder = tmp_path_factory.mktemp("tokens")
-    ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(256))
-    tokenizer.save(folder)
-    draw = random.Random(1)
-    shards = []
-    for split, n_documents in (("train", 120), ("val", 10)):
-        with ShardWriter(
-            folder, f"{split}-00000", tokenizer.vocab_size, tokenizer.bos_id
-        ) as writer:
-            for _ in range(n_documents):
-                text = " ".join(draw.choices(WORDS, k=draw.randint(2, 30)))
-                writer.add(np.array(tokenizer.encode(text), dtype=np.uint32), len(text))
-            shards.append(writer.finish(split))  # type: ignore[arg-type]
-    write_index(folder, shards, tokenizer.digest, vocab_size=tokenizer.vocab_size)
-    return folder
 
 
 def inputs_from(tokens: Path) -> Inputs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from llmpipe.core.artifact import SCHEMA, Artifact
@@ -27,10 +25,6 @@ from llmpipe.core.stage import Context, Inputs, Request, check_expectations, pla
 from llmpipe.stages.pretrain.config import Estimate, ModelSettings, PretrainConfig
 from llmpipe.stages.pretrain.report import evaluations, sections
 from llmpipe.stages.pretrain.stage import SPEC
-from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.patterns import PATTERNS
-from llmpipe.tokenizer.shards import ShardWriter, write_index
-from llmpipe.tokenizer.special import place_special
 from llmpipe.training.evaluations.config import BitsPerByte, Custom, MultipleChoice
 
 WORDS = ["the", "old", "mill", "stood", "by", "a", "river", "and", "turned", "all", "day", "long"]
@@ -73,27 +67,6 @@ OWN = """
             context.model(torch.tensor([[1, 2]]))
         return {"passes": context.runtime.sum([1.0])[0]}
 """
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a byte-level tokenizer and two shards of sentences made from twelve words."""
-    folder = tmp_path_factory.mktemp("tokens")
-    ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(256))
-    tokenizer.save(folder)
-    draw = random.Random(1)
-    shards = []
-    for split, n_documents in (("train", 120), ("val", 10)):
-        with ShardWriter(
-            folder, f"{split}-00000", tokenizer.vocab_size, tokenizer.bos_id
-        ) as writer:
-            for _ in range(n_documents):
-                text = " ".join(draw.choices(WORDS, k=draw.randint(2, 30)))
-                writer.add(np.array(tokenizer.encode(text), dtype=np.uint32), len(text))
-            shards.append(writer.finish(split))  # type: ignore[arg-type]
-    write_index(folder, shards, tokenizer.digest, vocab_size=tokenizer.vocab_size)
-    return folder
 
 
 @pytest.fixture(scope="module")

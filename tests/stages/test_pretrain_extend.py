@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,14 +32,11 @@ from llmpipe.model.weights import load_model
 from llmpipe.stages.pretrain.config import Corpus, ModelSettings, PretrainConfig
 from llmpipe.stages.pretrain.stage import SPEC
 from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.patterns import PATTERNS
-from llmpipe.tokenizer.shards import ShardWriter, open_shards, write_index
-from llmpipe.tokenizer.special import place_special
+from llmpipe.tokenizer.shards import open_shards
 from llmpipe.training.config import AdamW, Muon
 from llmpipe.training.rows import Rows
 from llmpipe.training.schedule import Cosine, Trapezoid
 
-WORDS = ["the", "old", "mill", "stood", "by", "a", "river", "and", "turned", "all", "day", "long"]
 OUTPUTS = ["config.json", "generation_config.json", "model.safetensors", "samples.jsonl"]
 BATCH = 256
 SHORT = PretrainConfig(
@@ -58,30 +54,6 @@ SHORT = PretrainConfig(
 )
 LONG = replace(SHORT, max_tokens=16 * BATCH, keep_level=False)
 EXTENDED = replace(LONG, start="checkpoint")
-
-
-def write_tokens(folder: Path, seed: int, n_documents: int) -> Path:
-    """Write a byte-level tokenizer and two shards of sentences made from twelve words."""
-    folder.mkdir(exist_ok=True)
-    ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(256))
-    tokenizer.save(folder)
-    draw = random.Random(seed)
-    shards = []
-    for split, n in (("train", n_documents), ("val", 10)):
-        name = f"{split}-00000"
-        with ShardWriter(folder, name, tokenizer.vocab_size, tokenizer.bos_id) as writer:
-            for _ in range(n):
-                text = " ".join(draw.choices(WORDS, k=draw.randint(2, 30)))
-                writer.add(np.array(tokenizer.encode(text), dtype=np.uint32), len(text))
-            shards.append(writer.finish(split))  # type: ignore[arg-type]
-    write_index(folder, shards, tokenizer.digest, vocab_size=tokenizer.vocab_size)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokens(tmp_path_factory.mktemp("tokens"), seed=1, n_documents=120)
 
 
 @pytest.fixture
@@ -188,7 +160,10 @@ def test_rows_of_both_runs_together_are_all_rows_once(
 
 
 def test_extended_run_of_a_mixture_equals_the_longer_one(
-    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+    tokens: Path,
+    tmp_path: Path,
+    make_context: Callable[..., Context],
+    write_tokens: Callable[..., Path],
 ) -> None:
     small = write_tokens(tmp_path / "small", seed=2, n_documents=10)  # gone through several times
     base = replace(SHORT, mixture=(Corpus("large", 2.0), Corpus("small", 1.0)), sample_every=None)
@@ -237,7 +212,10 @@ def test_a_run_without_cooldown_is_extended_twice(
 
 
 def test_cooldown_on_other_tokens_begins_with_their_first_row(
-    short: Path, tmp_path: Path, make_context: Callable[..., Context]
+    short: Path,
+    tmp_path: Path,
+    make_context: Callable[..., Context],
+    write_tokens: Callable[..., Path],
 ) -> None:
     """And a run with other tokens can be extended in its turn: it reads on where they were left."""
     better = write_tokens(tmp_path / "better", seed=3, n_documents=40)
@@ -319,7 +297,10 @@ def test_stops_change_neither_what_is_kept_nor_what_is_extended(
 
 
 def test_resumed_in_the_middle_of_a_later_epoch_it_is_the_same_run(
-    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+    tokens: Path,
+    tmp_path: Path,
+    make_context: Callable[..., Context],
+    write_tokens: Callable[..., Path],
 ) -> None:
     """Epochs of one corpus, and of a mixture whose small part is gone through many times."""
     small = write_tokens(tmp_path / "small", seed=2, n_documents=10)
