@@ -12,22 +12,19 @@ the reason, never passed over in silence.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmpipe.core.errors import InputError, LlmpipeError
+from llmpipe.core.row_files import parquet_rows, unpack
 from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.shapes import parse_row
 
 HUB = "hf:"
 _JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-_PARQUET_ROWS = 1000  # at a time
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def _rows(name: str, split: str) -> Iterator[tuple[str, Any]]:
     elif path.is_dir():
         yield from _folder_rows(path, split)
     elif path.suffix == ".parquet":
-        yield from _parquet_rows(path)
+        yield from parquet_rows(path)
     else:
         yield from _json_rows(path)
 
@@ -101,8 +98,8 @@ def _rows(name: str, split: str) -> Iterator[tuple[str, Any]]:
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        text = _unpack(path).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError) as error:
+        text = unpack(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise InputError(f"`{path}` cannot be read: {error}") from None
     if text.lstrip().startswith("["):
         try:
@@ -116,42 +113,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}:{number}", line) for number, line in lines if line.strip())
 
 
-def _unpack(path: Path) -> bytes:
-    """Read a file, packed or not."""
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        return gzip.decompress(data)
-    if path.suffix == ".zst":
-        import zstandard
-
-        try:
-            # The stream reader goes on over several frames and needs no size in the header.
-            reader = zstandard.ZstdDecompressor().stream_reader(
-                io.BytesIO(data), read_across_frames=True
-            )
-            return reader.read()
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from None
-    return data
-
-
 # ------------------------------------------------------------------------------------------
 # Tables
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", row
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"`{path}` cannot be read: {error}") from None
 
 
 def _folder_rows(folder: Path, split: str) -> Iterator[tuple[str, Any]]:
