@@ -1,20 +1,22 @@
 """The decoding step on a CPU, in C: `decode.c` beside this file.
 
 It is compiled for this machine when an engine first needs it, which takes about two seconds, and kept in the user's
-cache. Without a C compiler, on a GPU, or for a model with parts that it does not know, the engine takes the
-same step through torch.
+cache (`$XDG_CACHE_HOME` or `~/.cache`). Without a C compiler, on a GPU, for a model with parts that it does not know, or
+with mathematics that it does not follow (`decoder.py` tries that out), the engine takes the same step through torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +28,6 @@ from llmpipe.model.mlp import SwiGLU
 from llmpipe.model.transformer import Block, Transformer
 
 SOURCE = Path(__file__).with_name("decode.c")
-CACHE = Path.home() / ".cache" / "llmpipe"
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = (
     "-O3",
@@ -109,7 +110,10 @@ class NativeDecoder:
 
 
 def supports(model: Transformer, cache: SlotCache) -> bool:
-    """Tell whether a model's parts and types are ones that the step in C knows."""
+    """Tell whether a model's parts and types are ones that the step in C knows.
+
+    What the parts compute cannot be seen from their types: `decoder.build_decoder` tries that out.
+    """
     n_known = sum(type(m) in (nn.Linear, Int8Linear) for m in model.modules())
     n_expected = 1 + model.config.n_layers * (6 if model.config.family == "gpt2" else 7)
     return (
@@ -245,17 +249,39 @@ def compiled() -> ctypes.CDLL | None:
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         return None
-    target = CACHE / f"decode-{_fingerprint(compiler)}.so"
     try:
-        if not target.is_file():
-            _compile(compiler, target)
-        library = ctypes.CDLL(str(target))
+        with _cache_folder() as folder:
+            target = folder / f"decode-{_fingerprint(compiler)}.so"
+            if not target.is_file():
+                _compile(compiler, target)
+            library = ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError):
         return None
     size, pointer = ctypes.c_int64, ctypes.c_void_p
     library.decode.argtypes = [ctypes.POINTER(_Model), size, *[pointer] * 5, size, *[pointer] * 2]
     library.decode.restype = ctypes.c_int
     return library
+
+
+@contextlib.contextmanager
+def _cache_folder() -> Iterator[Path]:
+    """Give the folder that libraries are kept in; a user without a home gets one for the moment.
+
+    Never a fixed place that others can write to, such as one below `/tmp`: what lies here is executed.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(
+        base
+    ).is_absolute():  # others are to be ignored, says the XDG base directory specification
+        yield Path(base) / "llmpipe"
+        return
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and no entry in passwd, as in some containers
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    yield home / ".cache" / "llmpipe"
 
 
 def _compile(compiler: str, target: Path) -> None:

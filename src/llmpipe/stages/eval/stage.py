@@ -40,7 +40,7 @@ def run(config: EvalConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
         model = load_model(model_artifact.path, where.device).eval()
         sampling = Sampling(config.temperature, seed=ctx.seed, max_tokens=config.max_tokens)
         assistant = Assistant(
-            Engine(model, max_batch=config.batch_size),
+            Engine(model, max_batch=config.batch_size, warn=ctx.console.warn),
             Tokenizer.load(model_artifact.path),
             sampling,
             tools,

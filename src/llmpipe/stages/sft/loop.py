@@ -185,7 +185,8 @@ def train(
                     val_losses[name], _ = evaluate(model, of_source, no_bytes, runtime, dtype)
                     log[f"val_loss_{name}"] = val_losses[name]
             if (done % config.sample_every == 0 or is_last) and runtime.ranks.is_main:
-                samples.append({"step": done, "answers": ask(model, tokenizer, config, tools)})
+                answers = ask(model, tokenizer, config, tools, ctx.console.warn)
+                samples.append({"step": done, "answers": answers})
 
             # log
             ctx.metrics.log(done, **log)
@@ -209,11 +210,15 @@ def train(
 
 
 def ask(
-    model: Transformer, tokenizer: Tokenizer, config: SFTConfig, tools: Tools
+    model: Transformer,
+    tokenizer: Tokenizer,
+    config: SFTConfig,
+    tools: Tools,
+    warn: Callable[[str], None],
 ) -> list[dict[str, str]]:
     """Put the fixed questions to the model as it is now, and take the likeliest answers."""
     model.eval()
-    engine = Engine(model, max_batch=len(config.questions) or 1)
+    engine = Engine(model, max_batch=len(config.questions) or 1, warn=warn)
     answers = answer_many(
         engine,
         tokenizer,

@@ -51,7 +51,8 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
         corpus = inputs["corpus"].path
         probed: list[Probed] = []
         if config.mixture.probed:
-            probed = ask_earlier(inputs["probed"].path, corpus, config, where.device, ctx.seed)
+            earlier, warn = inputs["probed"].path, ctx.console.warn
+            probed = ask_earlier(earlier, corpus, config, where.device, ctx.seed, warn)
         taught = teach(probed, random.Random(f"sft probed {ctx.seed}"))
         gathered = gather(config, facts, corpus, tokenizer, ctx.seed, taught)
         rng = random.Random(f"sft rows {ctx.seed}")
