@@ -489,22 +489,6 @@ class Engine:
         return [_completion(written[request]) for request in requests]
 
 
-def generate(
-    model: Transformer, prompt_ids: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = ()
-) -> list[int]:
-    """Return a completion of one prompt: for samples of a model in training.
-
-    The memory of the cache is given back at the end, and the model's mode is kept.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        engine = Engine(model, max_batch=1, max_len=len(prompt_ids) + sampling.max_tokens + 1)
-        return engine.generate([prompt_ids], sampling, stop_ids)[0].ids
-    finally:
-        model.train(was_training)
-
-
 def _completion(tokens: Sequence[Token]) -> Completion:
     reason = tokens[-1].reason
     assert reason, "a request that has ended says why"
