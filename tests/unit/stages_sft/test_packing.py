@@ -93,7 +93,7 @@ def test_folded_rows_train_the_same(
     """Over all processes the loss of folded rows is that of the rows as they were."""
     samples = conversations(tokenizer) * 2
     rows = [samples[:3], samples[3:]]
-    expected = float(batch_loss(model, make_batch(rows, 256, tokenizer.pad_id)).detach())
+    expected = float(batch_loss(model, make_batch(rows, 256, tokenizer.pad_id)).total.detach())
     for module in (packing, loop):
         monkeypatch.setattr(module, "SHORTEST_ROW", 64)
     total, shapes = 0.0, set()
@@ -102,7 +102,7 @@ def test_folded_rows_train_the_same(
             ranks = dataclasses.replace(where.ranks, rank=rank, world_size=n_processes)
             mine = dataclasses.replace(where, ranks=ranks)
             for batch in Rows(rows, {}, 256, tokenizer.pad_id).batches(rows, 2, mine):
-                total += float(batch_loss(model, batch).detach())
+                total += float(batch_loss(model, batch).total.detach())
                 shapes.add(batch.ids.shape[1])
     assert shapes < {64, 128, 256}
     assert total == pytest.approx(expected, rel=1e-5)
@@ -126,8 +126,10 @@ def test_loss_of_a_packed_row_is_the_sum_of_its_conversations_losses(
     model: Transformer, tokenizer: Tokenizer
 ) -> None:
     samples = conversations(tokenizer)
-    together = batch_loss(model, make_batch([samples], 256, tokenizer.pad_id))
-    alone = [batch_loss(model, make_batch([[s]], len(s.ids), tokenizer.pad_id)) for s in samples]
+    together = batch_loss(model, make_batch([samples], 256, tokenizer.pad_id)).total
+    alone = [
+        batch_loss(model, make_batch([[s]], len(s.ids), tokenizer.pad_id)).total for s in samples
+    ]
     # Sums of about 100 float32 losses, added in another order: seven digits.
     torch.testing.assert_close(together, sum(alone), rtol=1e-5, atol=1e-5)
 
@@ -141,7 +143,7 @@ def test_gradient_of_packed_rows_is_that_of_separate_ones(
         model.zero_grad()
         for row in rows:
             n_time = sum(len(sample.ids) for sample in row) + 3
-            batch_loss(model, make_batch([row], n_time, tokenizer.pad_id)).backward()
+            batch_loss(model, make_batch([row], n_time, tokenizer.pad_id)).total.backward()
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         return torch.cat(gradients)
 
@@ -154,7 +156,7 @@ def test_padding_does_not_change_the_loss(model: Transformer, tokenizer: Tokeniz
     samples = conversations(tokenizer)
     short = sum(len(sample.ids) for sample in samples)
     losses = [
-        batch_loss(model, make_batch([samples], n_time, tokenizer.pad_id))
+        batch_loss(model, make_batch([samples], n_time, tokenizer.pad_id)).total
         for n_time in (short, short + 1, 256)
     ]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-5)
