@@ -132,7 +132,7 @@ def _tensors(model: Transformer) -> list[Tensor]:
 # The structures of decode.c
 
 
-class _Linear(ctypes.Structure):
+class _CLinear(ctypes.Structure):
     _fields_ = (
         ("weight", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
@@ -144,14 +144,14 @@ class _Linear(ctypes.Structure):
     )
 
 
-class _Norm(ctypes.Structure):
+class _CNorm(ctypes.Structure):
     _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("kind", ctypes.c_int64))
 
 
-class _Block(ctypes.Structure):
+class _CBlock(ctypes.Structure):
     _fields_ = (
-        *((name, _Norm) for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
-        *((name, _Linear) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+        *((name, _CNorm) for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
+        *((name, _CLinear) for name in ("q", "k", "v", "o", "gate", "up", "down")),
         ("keys", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
     )
@@ -160,11 +160,11 @@ class _Block(ctypes.Structure):
 _SIZES = ("n_blocks", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "n_columns")
 
 
-class _Model(ctypes.Structure):
+class _CModel(ctypes.Structure):
     _fields_ = (
-        ("blocks", ctypes.POINTER(_Block)),
-        ("norm", _Norm),
-        ("head", _Linear),
+        ("blocks", ctypes.POINTER(_CBlock)),
+        ("norm", _CNorm),
+        ("head", _CLinear),
         *((name, ctypes.c_int64) for name in _SIZES),
         ("cache_kind", ctypes.c_int32),
         ("n_threads", ctypes.c_int32),
@@ -172,15 +172,15 @@ class _Model(ctypes.Structure):
     )
 
 
-def _describe(model: Transformer, cache: SlotCache) -> _Model:
+def _describe(model: Transformer, cache: SlotCache) -> _CModel:
     config = model.config
-    blocks = (_Block * config.n_layers)()
+    blocks = (_CBlock * config.n_layers)()
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         blocks[i] = _block(block, cache.keys[i], cache.values[i])
     head = _linear(model.head)
     head.n_out = config.vocab_size  # without the padding rows
-    return _Model(
+    return _CModel(
         blocks=blocks,
         norm=_norm(model.norm),
         head=head,
@@ -197,15 +197,15 @@ def _describe(model: Transformer, cache: SlotCache) -> _Model:
     )
 
 
-def _block(block: Block, keys: Tensor, values: Tensor) -> _Block:
+def _block(block: Block, keys: Tensor, values: Tensor) -> _CBlock:
     attn, mlp = block.attn, block.mlp
-    return _Block(
+    return _CBlock(
         attn_norm=_norm(block.attn_norm),
         mlp_norm=_norm(block.mlp_norm),
         q_norm=_norm(attn.q_norm),
         k_norm=_norm(attn.k_norm),
         **{name: _linear(getattr(attn, name)) for name in "qkvo"},
-        gate=_linear(mlp.gate) if isinstance(mlp, SwiGLU) else _Linear(),
+        gate=_linear(mlp.gate) if isinstance(mlp, SwiGLU) else _CLinear(),
         up=_linear(mlp.up),  # type: ignore[arg-type]
         down=_linear(mlp.down),  # type: ignore[arg-type]
         keys=keys.data_ptr(),
@@ -213,18 +213,18 @@ def _block(block: Block, keys: Tensor, values: Tensor) -> _Block:
     )
 
 
-def _norm(norm: nn.Module) -> _Norm:
+def _norm(norm: nn.Module) -> _CNorm:
     if isinstance(norm, nn.Identity):
-        return _Norm()
+        return _CNorm()
     assert isinstance(norm, nn.RMSNorm | nn.LayerNorm) and norm.weight is not None
     bias = getattr(norm, "bias", None)
-    return _Norm(norm.weight.data_ptr(), _address(bias), _KINDS[norm.weight.dtype])
+    return _CNorm(norm.weight.data_ptr(), _address(bias), _KINDS[norm.weight.dtype])
 
 
-def _linear(linear: nn.Linear | Int8Linear) -> _Linear:
+def _linear(linear: nn.Linear | Int8Linear) -> _CLinear:
     bias, weight = linear.bias, linear.weight
     assert isinstance(weight, Tensor)
-    return _Linear(
+    return _CLinear(
         weight=weight.data_ptr(),
         bias=_address(bias),
         scale=_address(linear.scale) if isinstance(linear, Int8Linear) else None,
@@ -258,7 +258,7 @@ def compiled() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError):
         return None
     size, pointer = ctypes.c_int64, ctypes.c_void_p
-    library.decode.argtypes = [ctypes.POINTER(_Model), size, *[pointer] * 5, size, *[pointer] * 2]
+    library.decode.argtypes = [ctypes.POINTER(_CModel), size, *[pointer] * 5, size, *[pointer] * 2]
     library.decode.restype = ctypes.c_int
     return library
 

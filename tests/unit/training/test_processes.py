@@ -89,19 +89,19 @@ def train(
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(whole(parameter.detach()).numpy().tobytes())
-    for name, memory in sorted(whole_state(optimizer, runtime).items()):
-        digest.update(name.encode() + memory.numpy().tobytes())
+    for name, value in sorted(whole_state(optimizer, runtime).items()):
+        digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest(), losses
 
 
 def whole_state(optimizer: Optimizer, runtime: Runtime) -> dict[str, Tensor]:
     """Put together what the processes keep."""
-    mine = {name: whole(memory) for name, memory in optimizer.state().items()}
+    mine = {name: whole(value) for name, value in optimizer.state().items()}
     if runtime.ranks.is_alone:
         return mine
     everyone: list[dict[str, Tensor]] = [{}] * runtime.ranks.world_size
     torch.distributed.all_gather_object(everyone, mine)
-    return {name: memory for part in everyone for name, memory in part.items()}
+    return {name: value for part in everyone for name, value in part.items()}
 
 
 def write_several_files(runtime: Runtime, folder: Path) -> tuple[str, list[float]]:
