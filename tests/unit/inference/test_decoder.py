@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llmpipe.core.cache import cache_folder
 from llmpipe.inference import native
 from llmpipe.inference.decoder import TOLERANCE, Decoder, build_decoder, probe
 from llmpipe.inference.engine import Engine
@@ -278,8 +279,7 @@ def test_libraries_are_kept_where_the_user_keeps_caches(
         ("", tmp_path / ".cache" / "llmpipe"),
     ):
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
-        with native._cache_folder() as folder:
-            assert folder == expected
+        assert cache_folder() == expected
 
 
 # ----------------------------------------------------------------------------------------------
