@@ -148,7 +148,7 @@ def test_evaluation_files_must_hold_something(tmp_path: Path) -> None:
         compile_evaluations(
             DecontaminationConfig(files=(str(tmp_path / "a.jsonl"),)), tmp_path / "t"
         )
-    with pytest.raises(InputError, match=r"b\.jsonl:2: no JSON"):
+    with pytest.raises(InputError, match=r"b\.jsonl:2: not JSON"):
         compile_evaluations(
             DecontaminationConfig(files=(str(tmp_path / "b.jsonl"),)), tmp_path / "t"
         )

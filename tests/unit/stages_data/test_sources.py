@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.compression import open_pieces
 from llmpipe.core.stage import SourceFile
 from llmpipe.stages.data.config import ReadConfig
 from llmpipe.stages.data.document import Document, Drop
@@ -31,7 +32,7 @@ from llmpipe.stages.data.sources.records import (
     read_records,
     starts_record,
 )
-from llmpipe.stages.data.sources.stream import Stream, open_pieces
+from llmpipe.stages.data.sources.stream import Stream
 
 
 def block(i: int) -> bytes:

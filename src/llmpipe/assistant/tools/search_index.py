@@ -20,6 +20,8 @@ from typing import Any
 
 from llmpipe.core.artifact import Artifact, open_artifact
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.lines import whole
+from llmpipe.core.records.parquet import read_parquet
 
 INDEX_VERSION = 1
 """To be raised when passages or words are cut differently."""
@@ -176,14 +178,9 @@ def _make_index(corpus: Artifact, folder: Path) -> None:
 
 
 def _all_passages(corpus: Artifact) -> Iterator[Passage]:
-    import pyarrow.parquet as pq
-
     for part in sorted(corpus.path.glob("part-*.parquet")):
-        file = pq.ParquetFile(part)
-        has = set(file.schema_arrow.names)
-        for batch in file.iter_batches(256, columns=[n for n in ("url", "id", "text") if n in has]):
-            for row in batch.to_pylist():
-                title = title_of(row["text"])
-                url = row.get("url") or row.get("id") or part.name
-                for text in passages(row["text"]):
-                    yield Passage(title, url, text)
+        for _, row in whole(read_parquet(part, ["url", "id", "text"], ["text"])):
+            title = title_of(row["text"])
+            url = row.get("url") or row.get("id") or part.name
+            for text in passages(row["text"]):
+                yield Passage(title, url, text)
