@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from llmpipe.core.errors import LlmpipeError
 from llmpipe.core.nursery import Nursery
 from llmpipe.core.units import Job, RunUnit, Unit, read_aside, set_aside, unit_folder, write_commit
 
@@ -146,6 +147,9 @@ def _work(
         return
     except MemoryError:
         os._exit(_EXIT_MEMORY)
+    except LlmpipeError as error:  # something that a person can mend
+        results.send(error)
+        raise SystemExit(1) from None
     except BaseException:
         results.send(traceback.format_exc())
         raise SystemExit(1) from None
@@ -327,12 +331,15 @@ def _finished(worker: _Worker) -> bool:
     """Take a worker's message: True if the unit is done, False if the worker died.
 
     Raises:
+        LlmpipeError: the worker met one, such as an input that cannot be read.
         RuntimeError: the job has a bug; the message is the worker's traceback.
     """
     try:
         message = worker.results.recv()
     except (EOFError, OSError):
         return False
+    if isinstance(message, LlmpipeError):
+        raise message
     if message is not None:
         raise RuntimeError(
             f"a worker failed on `{worker.unit.name if worker.unit else '?'}`:\n{message}"

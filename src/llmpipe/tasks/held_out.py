@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llmpipe.core.records.lines import read_json_lines, whole
 from llmpipe.tasks.base import Facts
 
 
@@ -26,19 +26,17 @@ def held_out_conversations(facts: Facts) -> Iterator[HeldOut]:
     """Yield the conversations of `facts.conversations`, if there are any, in order."""
     if facts.conversations is None:
         return
-    with facts.conversations.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            asked = [m for m in row["messages"] if m["role"] == "user"]
-            answered = [m for m in row["messages"] if m["role"] == "assistant"]
-            if asked and answered:
-                parts = _parts(answered[0])
-                yield HeldOut(
-                    row.get("source", ""),
-                    _words(_parts(asked[0])),
-                    _words(parts),
-                    tuple(p["type"] for p in parts if p["type"] in ("python", "search")),
-                )
+    for _, row in whole(read_json_lines(facts.conversations)):
+        asked = [m for m in row["messages"] if m["role"] == "user"]
+        answered = [m for m in row["messages"] if m["role"] == "assistant"]
+        if asked and answered:
+            parts = _parts(answered[0])
+            yield HeldOut(
+                row.get("source", ""),
+                _words(_parts(asked[0])),
+                _words(parts),
+                tuple(p["type"] for p in parts if p["type"] in ("python", "search")),
+            )
 
 
 def _parts(message: dict[str, Any]) -> list[dict[str, str]]:

@@ -59,7 +59,9 @@ class SearchIndex:
         import pyarrow.parquet as pq
 
         self._words: Any = bm25s.BM25.load(folder / "bm25", mmap=True)
-        self._passages = pq.ParquetFile(folder / "passages.parquet")
+        self._passages = pq.ParquetFile(
+            folder / "passages.parquet", page_checksum_verification=True
+        )
         self.n_passages = self._passages.metadata.num_rows
 
     def find(self, query: str, n: int) -> list[Passage]:
@@ -161,7 +163,9 @@ def _make_index(corpus: Artifact, folder: Path) -> None:
     vocabulary: dict[str, int] = {}
     words_of: list[array[int]] = []
     schema = pa.schema([(name, pa.string()) for name in ("title", "url", "text")])
-    with pq.ParquetWriter(folder / "passages.parquet", schema, compression="zstd") as writer:
+    with pq.ParquetWriter(
+        folder / "passages.parquet", schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         everything = _all_passages(corpus)
         while group := list(itertools.islice(everything, _ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist([asdict(p) for p in group], schema))

@@ -11,7 +11,9 @@ there, and FastWARC and warcio end without a word at a truncated member; therefo
 from __future__ import annotations
 
 import codecs
+import contextlib
 import mmap
+import resource
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
@@ -74,7 +76,9 @@ def open_pieces(
     if magic.startswith(_GZIP_MAGIC[:2]):
         yield from _member_pieces(source, _GZIP, starts_record)
     elif magic == _ZSTD_MAGIC or _is_skippable(magic):
-        yield from _member_pieces(source, _zstd_codec(source), starts_record)
+        codec = _zstd_codec(source)
+        with _room_for_window(source.peek(18)):
+            yield from _member_pieces(source, codec, starts_record)
     elif magic == _LZ4_MAGIC:
         yield from _lz4_pieces(file)
     elif is_named_packed and not _is_text(source.peek(1 << 12)):
@@ -282,6 +286,32 @@ def _zstd_codec(source: _Source) -> _Codec:
     return _Codec(
         "zstd", _ZSTD_MAGIC, lambda: _ZstdInflate(decompressor), zstandard.ZstdError, 1 << 12
     )
+
+
+@contextlib.contextmanager
+def _room_for_window(head: bytes) -> Iterator[None]:
+    """Let the window of the frames not count against the limit of memory that a worker has for its records.
+
+    The decoder keeps as much of the text as the packer looked back at: 8 MB as a rule, 2 GiB with `--long=31`.
+    """
+    import zstandard
+
+    window = 0
+    if head.startswith(_ZSTD_MAGIC):
+        with contextlib.suppress(zstandard.ZstdError):
+            window = zstandard.get_frame_parameters(head).window_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if window > _MAX_WINDOW or soft == resource.RLIM_INFINITY:
+        yield
+        return
+    wanted = soft + window + _CHUNK
+    resource.setrlimit(
+        resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+    )
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _is_skippable(magic: bytes) -> bool:

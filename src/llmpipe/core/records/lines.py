@@ -177,6 +177,11 @@ def read_json_lines(
             yield where, row
 
 
+def read_objects(path: str | Path) -> list[Row]:
+    """Read a file of JSON lines of which every one is needed, such as those that stages write."""
+    return [row for _, row in whole(read_json_lines(path))]
+
+
 def parse_object(line: bytes) -> Row:
     """Read a line of JSON.
 
