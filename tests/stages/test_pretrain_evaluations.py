@@ -250,7 +250,7 @@ def test_code_of_the_guide_runs(
         (Custom(function="own_eval:steps"), UserError, "there is no module `own_eval`"),
         (own("step"), UserError, "`own_evals` has no `step`"),
         (own("steps", facto=2), UserError, "does not fit its settings"),
-        (MultipleChoice(files=("no.jsonl",)), InputError, "cannot be read"),
+        (MultipleChoice(files=("no.jsonl",)), InputError, "there is no file or folder"),
     ],
 )
 def test_mistakes_are_said_before_work_starts(

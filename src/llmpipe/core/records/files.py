@@ -35,8 +35,8 @@ def expand(names: Iterable[str], endings: Collection[str]) -> list[str]:
     """Return the files that names stand for: each name's in order, sorted where it stands for several.
 
     Args:
-        names: files, folders (of which everything with a known ending is taken, but for hidden files), patterns with `*`, addresses, which
-            may have a `*` too, and `hf:` names of data sets, which stay as they are.
+        names: files; folders, of which everything with a known ending is taken, but for hidden files; patterns with
+            `*`; addresses, which may have a `*` too; and `hf:` names of data sets, which stay as they are.
         endings: those that are looked for in folders.
 
     Raises:

@@ -114,7 +114,7 @@ def read_unit(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
     A row that cannot be used comes as a document without text, with the reason.
 
     Raises:
-        InputError: if the file is damaged, or no row has a column or key of the text's name.
+        InputError: if the file is damaged, or no row at its beginning has a column or key of the text's name.
     """
     for document in _documents(unit, config):
         if document.text is None or config.split_chars is None:
@@ -164,7 +164,7 @@ def _documents(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
         has_text = has_text or column in row[1]
         without = without or row
         yield _document(*row, config)
-    if without and not has_text:
+    if without and not has_text and not unit.start:
         where, there = without
         raise InputError(f"{where}: no key `{column}`, there are {', '.join(there)}", hint)
 
