@@ -18,10 +18,15 @@ LETTERS_PER_ERROR = 1000
 
 
 def train(path: str, out: str) -> None:
-    from llmpipe.stages.tokenize.train_bpe import train_on_texts
+    from llmpipe.stages.tokenize.train_bpe import learn
+    from llmpipe.tokenizer.patterns import PATTERNS
+    from llmpipe.tokenizer.piece_counts import PieceCounter
     from llmpipe.tokenizer.special import N_SPECIAL
 
-    tokenizer = train_on_texts(texts(path), 256 + N_MERGES + N_SPECIAL, "qwen2")
+    counter = PieceCounter(PATTERNS["qwen2"])
+    counter.add(texts(path))
+    size = 256 + N_MERGES + N_SPECIAL
+    tokenizer = learn(counter.finish(), size, "qwen2", counter.text_bytes)
     ranks = sorted(tokenizer.ranks, key=lambda token: tokenizer.ranks[token])
     write_tokens(out, ranks[256:])
 

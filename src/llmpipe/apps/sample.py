@@ -37,7 +37,7 @@ def run_sample(
         device: `auto`, `cpu` or `cuda`.
         console: the text goes to its stdout, the speed to its stderr.
     """
-    loaded = load(folder, device, max_batch=min(n, MAX_BATCH))
+    loaded = load(folder, device, max_batch=min(n, MAX_BATCH), warn=console.warn)
     tokenizer = loaded.tokenizer
     started = time.monotonic()
     samplings = [replace(sampling, seed=sampling.seed + i) for i in range(n)]

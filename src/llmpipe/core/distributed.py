@@ -17,8 +17,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from llmpipe.core.errors import LlmpipeError, Stopped, UserError
-from llmpipe.core.meeting import agree_on_name
 from llmpipe.core.ranks import Ranks, current_ranks
+from llmpipe.core.rendezvous import agree_on_name
 from llmpipe.core.stop import StopFlag
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ def n_usable_cores() -> int:
 
 
 @contextlib.contextmanager
-def runtime(
+def open_runtime(
     device: str,
     is_exact: bool = False,
     timeout_s: float = PEER_TIMEOUT_S,

@@ -351,7 +351,7 @@ def run_stage(plan: Plan, console: Console) -> Artifact:
         )
     stop_with_launcher()
     if ranks.rank > 0:
-        return _run_helper_rank(plan)
+        return _run_other_rank(plan)
 
     _make_folder(request.final.parent)
     lock = FileLock(request.final.parent / f".{request.final.name}.lock", mode=0o666)
@@ -481,8 +481,8 @@ def _manifest(
     }
 
 
-def _run_helper_rank(plan: Plan) -> Artifact:
-    """Take part in a distributed run: rank 0 has the lock, writes, and publishes."""
+def _run_other_rank(plan: Plan) -> Artifact:
+    """Take part in a distributed run as a rank other than 0, which has the lock, writes, and publishes."""
     request = plan.request
     stop = StopFlag()
     metrics = Metrics(request.partial / "metrics.jsonl", enabled=False)

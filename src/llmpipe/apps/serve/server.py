@@ -77,7 +77,9 @@ def serve(
         tool_runner = _tool_runner(folder, tools)
     listener = listen(host, port)
     with listener:
-        loaded = load(folder, device, max_batch=max_batch, max_len=max_len, int8=int8)
+        loaded = load(
+            folder, device, max_batch=max_batch, max_len=max_len, int8=int8, warn=console.warn
+        )
         service = Service(
             model=name or model_name(folder),
             tokenizer=loaded.tokenizer,

@@ -7,7 +7,7 @@ number of different words. See `tokenizer/splitter.py`, `piece_counts.py` and `l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,7 @@ def learn_from_files(
         UserError: if the text has fewer merges than asked for.
     """
     counts, pruned = add_files(paths, config.max_pieces)
-    return _learn(counts, config.vocab_size, config.pattern, text_bytes, on_progress), pruned
-
-
-def train_on_texts(texts: Iterable[str], vocab_size: int, pattern: str) -> Tokenizer:
-    """Learn a vocabulary of `vocab_size` from `texts`, in this process; see `learn_from_files`."""
-    check_vocab_size(vocab_size)
-    counter = PieceCounter(split_pattern(pattern))
-    counter.add(texts)
-    return _learn(counter.finish(), vocab_size, pattern, counter.text_bytes)
+    return learn(counts, config.vocab_size, config.pattern, text_bytes, on_progress), pruned
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -109,13 +101,14 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def _learn(
+def learn(
     counts: PieceCounts,
     vocab_size: int,
     pattern: str,
     text_bytes: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> Tokenizer:
+    """Learn a vocabulary from counted pieces; `text_bytes` of text were counted. See `learn_from_files`."""
     n_merges = vocab_size - 256 - N_SPECIAL
     if len(counts) == 0:
         raise InputError("there is no text to learn a vocabulary from: the corpus is empty")
