@@ -126,7 +126,15 @@ def load_recipe(path: Path, schemas: Mapping[str, type], overrides: Sequence[str
     expect = _flatten_expect(tree.get("expect", {}), origins, path, problems)
     sections = {}
     for section, cls in schemas.items():
-        sections[section] = _validate(section, cls, tree.get(section, {}), origins, path, problems)
+        table = tree.get(section, {})
+        sections[section] = config = _validate(section, cls, table, origins, path, problems)
+        for setting, reason in unused(config).items():
+            if setting in table:
+                where = _origin(origins, (section, setting), path)
+                hint = f"delete `{section}.{setting}`, or have it used"
+                problems.append(
+                    Problem(where, f"{section}.{setting}", f"decides nothing: {reason}", hint)
+                )
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "\n".join(str(problem) for problem in problems)
@@ -454,12 +462,25 @@ def load_settings(cls: type[T], values: Mapping[str, Any]) -> T:
     return TypeAdapter(cls).validate_json(json.dumps(_with_kinds(cls, values)), strict=True)
 
 
+def unused(config: Any) -> Mapping[str, str]:
+    """Return the settings that decide nothing as the others stand, with the reason of each.
+
+    Which these are is told by a method `unused` of the settings, where they have one.
+    """
+    reasons: Mapping[str, str] = config.unused() if hasattr(config, "unused") else {}
+    return reasons
+
+
 def keyed(config: Any) -> dict[str, Any]:
-    """Return what `resolved` does, without the settings that are marked `Unkeyed`."""
+    """Return what `resolved` does, without the settings that are `unused` or marked `Unkeyed`: what decides the result."""
     import typing
 
     tree = resolved(config)
+    for name in unused(config):
+        del tree[name]
     for name, annotation in field_types(type(config)).items():
+        if name not in tree:
+            continue
         value = getattr(config, name)
         if any(isinstance(mark, Unkeyed) for mark in typing.get_args(annotation)[1:]):
             del tree[name]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from llmpipe.core.config import schema
+from llmpipe.core.config import Unkeyed, schema
 
 TaskName = Literal[
     "arithmetic",
@@ -38,7 +38,7 @@ class EvalConfig:
     """What the assistant should call itself; None is the name it was trained with."""
     max_tokens: Annotated[int, Gt(0)] = 80
     """Longest answer, in tokens."""
-    batch_size: Annotated[int, Gt(0)] = 32
+    batch_size: Annotated[int, Gt(0), Unkeyed()] = 32
     """Questions answered at the same time; does not change the answers."""
     temperature: Annotated[float, Ge(0)] = 0.0
     """0 takes the likeliest token always."""

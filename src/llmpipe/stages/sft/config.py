@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from llmpipe.core.config import OneOf, schema
+from llmpipe.core.config import OneOf, Unkeyed, schema
 from llmpipe.training.config import AdamW, Muon
 from llmpipe.training.schedule import Cosine, Trapezoid
 
@@ -166,7 +166,7 @@ class SFTConfig:
     """Steps between looks at the loss on held-out conversations."""
     sample_every: Annotated[int, Gt(0)] = 50
     """Steps between sample answers."""
-    save_every: Annotated[int, Gt(0)] = 50
-    """Steps between checkpoints."""
+    save_every: Annotated[int, Gt(0), Unkeyed()] = 50
+    """Steps between checkpoints. Where they fall changes nothing in the result."""
     questions: tuple[str, ...] = ("Who are you?", "What is 37 + 45?", "What does os.path.join do?")
     """What the sample answers are about."""
