@@ -15,6 +15,7 @@ from llmpipe.core.artifact import Artifact
 from llmpipe.core.config import Recipe, diff_from_defaults, load_recipe
 from llmpipe.core.console import Console
 from llmpipe.core.errors import ExpectationError, InputError, UserError
+from llmpipe.core.machine import n_usable_cores
 from llmpipe.core.ranks import was_restarted
 from llmpipe.core.stage import Plan, Request, StageSpec, describe, plan_stage, run_stage
 from llmpipe.stages import STAGES
@@ -124,7 +125,7 @@ def _request(spec: StageSpec, recipe: Recipe, options: Options, final: Path) -> 
         expect=expect,
         force=options.force,
         fresh=options.fresh and not was_restarted(),  # or every lost process would cost all work
-        workers=options.workers or len(os.sched_getaffinity(0)),
+        workers=options.workers or n_usable_cores(),
         device=options.device,
         sinks=options.log,
         executor=options.executor,

@@ -36,6 +36,7 @@ from llmpipe.core.artifact import (
 from llmpipe.core.config import diff_from_defaults, diff_values, digest, keyed, resolved
 from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, UserError, did_you_mean
+from llmpipe.core.machine import n_usable_cores
 from llmpipe.core.metrics import Metrics, make_sinks
 from llmpipe.core.ranks import current_ranks, stop_with_launcher
 from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
@@ -566,7 +567,7 @@ def environment(device: str, world_size: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "platform": f"{platform.system().lower()}-{platform.machine()}",
-        "cores": os.cpu_count(),
+        "cores": n_usable_cores(),
         "device": device,
         "world_size": world_size,
     }
