@@ -14,7 +14,6 @@ import pytest
 
 from llmpipe.cli import doctor
 from llmpipe.cli.app import run_main
-from llmpipe.cli.stage_command import load_spec
 from llmpipe.core.errors import EXIT_CODES
 from llmpipe.stages import STAGES
 
@@ -64,7 +63,7 @@ def test_help_of_a_stage_shows_examples_and_settings():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_examples_of_every_stage_are_commands_that_parse(stage):
-    spec = load_spec(stage)
+    spec = STAGES[stage]
     assert len(spec.examples) >= 2
     for example in spec.examples:
         words = shlex.split(example, comments=True)
@@ -149,7 +148,7 @@ def test_options_of_a_stage_are_its_settings(monkeypatch):
 def test_options_of_a_stage_name_settings_that_it_has(stage):
     import llmpipe.cli.app as app
 
-    spec = load_spec(stage)
+    spec = STAGES[stage]
     assert set(spec.options) <= set(app.STAGE_OPTIONS)
     assert set(spec.options) <= set(spec.config.__dataclass_fields__)
 
@@ -277,7 +276,9 @@ def test_stage_commands_and_doctor_work_where_the_system_does_not_tell_usable_co
     assert run_main(["data", str(text), "--dry-run"]) == 0
     assert run_main(["run", "tiny", "--dry-run"]) == 0
     capsys.readouterr()
-    monkeypatch.setattr(doctor, "_torch_facts", dict)  # measures for seconds, and asks nothing of cores
+    monkeypatch.setattr(
+        doctor, "_torch_facts", dict
+    )  # measures for seconds, and asks nothing of cores
     monkeypatch.setattr(doctor, "_sandbox", lambda: "none")  # of Linux
     assert run_main(["doctor", "--json"]) in (0, 3)  # 3: little disk
     assert json.loads(capsys.readouterr().out)["cores"] == 3

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmpipe.cli.stage_command import load_schemas
 from llmpipe.core.config import Unkeyed, field_types, keyed, load_recipe, schema_types
 from llmpipe.core.errors import UserError
+from llmpipe.stages import schemas
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.steps.c4 import C4Config
 from llmpipe.stages.data.steps.language import LanguageConfig
@@ -50,7 +50,7 @@ def unkeyed_settings(cls: type, prefix: str) -> Iterator[str]:
 
 
 def test_settings_that_are_left_out_of_the_key_are_these_for_these_reasons():
-    found = {key for stage, cls in load_schemas().items() for key in unkeyed_settings(cls, stage)}
+    found = {key for stage, cls in schemas().items() for key in unkeyed_settings(cls, stage)}
     assert found == set(UNKEYED)
 
 
@@ -60,7 +60,7 @@ def test_other_values_of_them_give_the_same_key(key):
     other = {"gpu": "T4", "profile": "true", "recompute": "true"}.get(key.rpartition(".")[2], "7")
     stage = key.partition(".")[0]
     base, changed = (
-        load_recipe(recipe, load_schemas(), overrides).sections[stage]
+        load_recipe(recipe, schemas(), overrides).sections[stage]
         for overrides in ((), (f"{key}={other}",))
     )
     assert base != changed
@@ -128,7 +128,7 @@ def test_a_table_for_a_step_that_is_not_named_is_an_error_with_its_line(tmp_path
     "recipe", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem
 )
 def test_every_recipe_of_ours_uses_what_it_sets(recipe):
-    load_recipe(recipe, load_schemas())
+    load_recipe(recipe, schemas())
 
 
 def test_step_names_are_those_of_the_table():

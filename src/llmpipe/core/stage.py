@@ -111,6 +111,10 @@ def _names_no_files(config: Any) -> Sequence[str]:
     return ()
 
 
+def _says_nothing(stats: Mapping[str, Any]) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class StageSpec:
     """One stage of the pipeline."""
@@ -135,6 +139,10 @@ class StageSpec:
     examples: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     """Settings that are options of the command too: `--depth 12` is `--set pretrain.depth=12`."""
+    uses: tuple[str, ...] = ()
+    """Commands that use what it writes, for `next: …`; `{path}` in them stands for that."""
+    closing: Callable[[Mapping[str, Any]], Sequence[str]] = _says_nothing
+    """Numbers of the artifact -> lines that a whole run ends with, such as a conversation with what it made."""
     distributed: bool = False
 
 
