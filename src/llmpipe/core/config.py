@@ -17,9 +17,10 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 
 from llmpipe.core.errors import UserError, did_you_mean
+from llmpipe.core.table import Table
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -36,12 +37,21 @@ def schema(cls: type[T]) -> type[T]:
 
 
 class OneOf:
-    """Marks a union of schemas that are told apart by their `kind`: `Annotated[Muon | AdamW, OneOf()]`."""
+    """Marks a choice of schemas that are told apart by their `kind`.
+
+    They are those of a union, `Annotated[Trapezoid | Cosine, OneOf()]`, or of a table, `Annotated[OptimConfig, OneOf(OPTIMIZERS)]`.
+    """
+
+    def __init__(self, table: Table[type] | None = None) -> None:
+        self.table = table
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic import Discriminator
 
-        return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+        if self.table is None:
+            return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+        union = Union[tuple(self.table.values())]  # type: ignore[valid-type]  # noqa: UP007
+        return handler.generate_schema(Annotated[union, Discriminator("kind")])
 
 
 class Unkeyed:
@@ -342,8 +352,10 @@ def schema_types(annotation: Any) -> list[type]:
 
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
-    if typing.get_origin(annotation) is typing.Annotated:
-        return schema_types(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is Annotated:
+        inner, *marks = typing.get_args(annotation)
+        table = next((m.table for m in marks if isinstance(m, OneOf) and m.table is not None), None)
+        return schema_types(inner) if table is None else list(table.values())
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         return [cls for arg in typing.get_args(annotation) for cls in schema_types(arg)]
     return []

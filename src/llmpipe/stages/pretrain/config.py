@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, MinLen
 from llmpipe.core.config import OneOf, Unkeyed, schema
 from llmpipe.core.errors import UserError
 from llmpipe.model.config import PRESETS, Family, ModelConfig, default_d_ff
-from llmpipe.training.config import AdamW, Muon
+from llmpipe.training.config import OPTIMIZERS, Muon, OptimConfig
 from llmpipe.training.evaluations.config import EvaluationSettings, check_labels
 from llmpipe.training.schedule import Cosine, Trapezoid
 
@@ -153,7 +153,7 @@ class PretrainConfig:
     With `checkpoint` a run that was made with `keep_level` goes on from before its cooldown:
     `--from checkpoint=PATH`, else `base` beside what is written (`--out`)."""
     model: ModelSettings = field(default_factory=ModelSettings)
-    optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
+    optim: Annotated[OptimConfig, OneOf(OPTIMIZERS)] = field(default_factory=Muon)
     schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
 
     mixture: tuple[Corpus, ...] = ()
