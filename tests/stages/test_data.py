@@ -23,14 +23,11 @@ from llmpipe.core.artifact import Artifact
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.report import to_html, to_markdown
 from llmpipe.core.stage import Context, Inputs, SourceFile, fingerprint_files
-from llmpipe.stages.data.config import (
-    DataConfig,
-    GopherQualityConfig,
-    LanguageConfig,
-    LimitsConfig,
-    SubstringsConfig,
-)
+from llmpipe.stages.data.config import DataConfig, LimitsConfig
 from llmpipe.stages.data.stage import SPEC, files, run
+from llmpipe.stages.data.steps.gopher_quality import GopherQualityConfig
+from llmpipe.stages.data.steps.language import LanguageConfig
+from llmpipe.stages.data.steps.substrings import SubstringsConfig
 
 MakeContext = Callable[..., Context]
 NOUNS = [

@@ -18,8 +18,9 @@ from llmpipe.core.artifact import Artifact, open_artifact
 from llmpipe.core.console import Console
 from llmpipe.core.errors import Stopped
 from llmpipe.core.stage import Request, plan_stage, run_stage
-from llmpipe.stages.data.config import DataConfig, GopherQualityConfig
+from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.stage import SPEC
+from llmpipe.stages.data.steps.gopher_quality import GopherQualityConfig
 
 STEPS = ("gopher_quality", "url_dedup", "exact_dedup", "minhash", "pii")
 WORDS = (Path(__file__).parents[2] / "src/llmpipe/resources/words/english.txt").read_text().split()
@@ -117,7 +118,8 @@ import sys
 from pathlib import Path
 from llmpipe.core.console import Console
 from llmpipe.core.stage import Request, plan_stage, run_stage
-from llmpipe.stages.data.config import DataConfig, GopherQualityConfig
+from llmpipe.stages.data.config import DataConfig
+from llmpipe.stages.data.steps.gopher_quality import GopherQualityConfig
 from llmpipe.stages.data.stage import SPEC
 
 if __name__ == "__main__":

@@ -239,6 +239,25 @@ def test_fewer_bits_follow_the_loss_of_float32(
     assert losses[0] != losses[1] != losses[2]
 
 
+def test_what_is_left_out_of_the_key_changes_nothing(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    unkeyed = {
+        "recompute": True,
+        "profile": True,
+        "max_skipped_in_a_row": 1,
+        "checkpoint_every_s": 1e-6,
+        "keep_checkpoints": 1,
+        "peer_timeout_s": 7.0,
+    }
+    found = []
+    for name, changed in (("plain", {}), ("other", unkeyed)):
+        out = tmp_path / name
+        run(with_settings(max_tokens=8 * 256, **changed), tokens, out, make_context)
+        found.append([(out / file).read_bytes() for file in OUTPUTS])
+    assert found[0] == found[1]
+
+
 def test_recomputing_activations_changes_no_bit(
     tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
 ) -> None:

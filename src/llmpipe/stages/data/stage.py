@@ -23,9 +23,7 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     from llmpipe.stages.data.corpus import write_corpus
     from llmpipe.stages.data.reuse import prune, units_folder
     from llmpipe.stages.data.sources.inputs import plan_units
-    from llmpipe.stages.data.steps.decontamination import compile_evaluations
-    from llmpipe.stages.data.steps.table import check_steps
-    from llmpipe.stages.data.steps.url_filter import compile_lists
+    from llmpipe.stages.data.steps.table import check_steps, prepare_steps
     from llmpipe.stages.data.unit import DataJob
 
     check_steps(config.steps)
@@ -35,10 +33,7 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     units = plan_units(sources)
 
     # -------------------------------------------------------------------------------- what all workers share
-    if "url_filter" in config.steps:
-        compile_lists(config.url_filter, state / "prepared" / "urls.npy")
-    if "decontamination" in config.steps:
-        compile_evaluations(config.decontamination, state / "prepared" / "evaluations.npy")
+    prepare_steps(config, state / "prepared")
     limits = Limits(config.limits.cpu_s, config.limits.wall_s, config.limits.memory_mb * 1_000_000)
     named = {source.path for source in sources}
     lists = [file for file in inputs.files if file.path not in named]
@@ -94,20 +89,10 @@ def needs(config: DataConfig) -> dict[str, Need]:
 
 def files(config: DataConfig) -> Sequence[str]:
     """Everything from outside that decides the result: inputs, block lists, evaluation sets, a classifier."""
-    from llmpipe.stages.data.steps.table import check_steps
-    from llmpipe.stages.data.steps.url_filter import list_files
+    from llmpipe.stages.data.steps.table import check_steps, files_of_steps
 
     check_steps(config.steps)  # here, because this is asked before anything is written
-    lists = (
-        [str(path) for path in list_files(config.url_filter)]
-        if "url_filter" in config.steps
-        else []
-    )
-    if "decontamination" in config.steps:
-        lists += config.decontamination.files
-    if "quality" in config.steps and config.quality.model:
-        lists.append(config.quality.model)
-    return [*_input_names(config), *lists]
+    return [*_input_names(config), *files_of_steps(config)]
 
 
 def plan(config: DataConfig, inputs: Inputs) -> dict[str, str]:

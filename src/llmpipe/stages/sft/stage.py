@@ -206,5 +206,6 @@ SPEC = StageSpec(
         "llmpipe sft configs/tiny.toml",
         "llmpipe sft configs/tiny.toml --set sft.conversations=2000 --out runs/quick",
     ),
+    uses=("llmpipe chat {path}",),
     distributed=True,
 )
