@@ -109,7 +109,10 @@ Log = Annotated[
     list[str] | None, typer.Option("--log", help="Also log to wandb or tensorboard; repeatable.")
 ]
 Executor = Annotated[
-    str, typer.Option(help="Where `data` runs its units: local, ray, ray:ADDRESS or slurm.")
+    str,
+    typer.Option(
+        help="Where `data` and `tokenize` run their units: local, ray, ray:ADDRESS or slurm."
+    ),
 ]
 ModelFolder = Annotated[Path, typer.Argument(help="Folder of a model.")]
 

@@ -4,7 +4,7 @@ HTML parsers hang and crash on hostile pages, and nothing inside a process can s
 0.5 s fired after 5.6 s inside lxml). So every record runs under a CPU timer whose signal ends the worker, an
 address-space limit, and a wall limit that the parent watches through a shared journal of the record in hand.
 A record that ends its worker is tried once more; the second time it is set aside with the reason, and the
-unit goes on behind it. Workers are forked by a process that has loaded the job (see `nursery.py`).
+unit goes on behind it. Workers are forked by a process that has loaded the job (see `fork_server.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from llmpipe.core.nursery import Nursery
+from llmpipe.core.fork_server import ForkServer
 from llmpipe.core.units import Job, RunUnit, Unit, read_aside, set_aside, unit_folder, write_commit
 
 _MAX_TRIES = 2
@@ -168,7 +168,7 @@ def _limit_memory(n_bytes: int) -> None:
 class _Worker:
     """A worker process as its parent sees it."""
 
-    def __init__(self, nursery: Nursery, slot: int, place: _Place) -> None:
+    def __init__(self, fork_server: ForkServer, slot: int, place: _Place) -> None:
         their_tasks, self.tasks = multiprocessing.Pipe(duplex=False)
         self.results, their_results = multiprocessing.Pipe(duplex=False)
         self.journal = Journal(place.journal)
@@ -176,9 +176,9 @@ class _Worker:
         self.unit: Unit | None = None
         self.was_too_slow = False
         self.started = time.monotonic()
-        self.nursery = nursery
+        self.fork_server = fork_server
         self._slot = slot
-        nursery.fork(slot, their_tasks, their_results, place)
+        fork_server.fork(slot, their_tasks, their_results, place)
         their_tasks.close()
         their_results.close()
 
@@ -190,18 +190,18 @@ class _Worker:
             self.tasks.send(unit)
 
     def kill(self) -> None:
-        """Kill it for being too slow; if it has not even begun, it is the nursery that hangs."""
+        """Kill it for being too slow; if it has not even begun, it is the fork server that hangs."""
         self.was_too_slow = True
         if self.journal.read()[0] == _OPENING:
-            self.nursery.kill_itself()
+            self.fork_server.kill_itself()
         else:
-            self.nursery.kill(self._slot)
+            self.fork_server.kill(self._slot)
 
     def end(self) -> int | None:
         """Let an idle or dead process leave by itself, kill a busy one; returns the exit code."""
         self.tasks.close()
         is_busy = self.unit is not None and not self.results.poll()
-        code = self.nursery.reap(self._slot, 0.0 if is_busy else _LEAVE_S)
+        code = self.fork_server.reap(self._slot, 0.0 if is_busy else _LEAVE_S)
         self.results.close()
         return code
 
@@ -248,8 +248,8 @@ class LocalProcesses:
         self._n_failed_starts = 0
         n_units = n_records = 0
         slots = range(min(self._n_workers, len(units)))
-        nursery = Nursery(job, _work)
-        workers = {i: self._start(nursery, folder, i) for i in slots}
+        fork_server = ForkServer(job, _work)
+        workers = {i: self._start(fork_server, folder, i) for i in slots}
         try:
             while queue or any(worker.unit for worker in workers.values()):
                 for worker in workers.values():
@@ -269,10 +269,10 @@ class LocalProcesses:
                     n_records += finished
                     del workers[i]
                     self._note_death(worker, unit, folder, deaths)
-                    if not nursery.is_alive:
-                        nursery.end()
-                        nursery = Nursery(job, _work)
-                    workers[i] = self._start(nursery, folder, i)
+                    if not fork_server.is_alive:
+                        fork_server.end()
+                        fork_server = ForkServer(job, _work)
+                    workers[i] = self._start(fork_server, folder, i)
                     workers[i].give(unit)
                 self._kill_slow(workers.values())
                 running = sum(
@@ -284,11 +284,11 @@ class LocalProcesses:
         finally:
             for worker in workers.values():
                 worker.end()
-            nursery.end()
+            fork_server.end()
 
-    def _start(self, nursery: Nursery, folder: Path, slot: int) -> _Worker:
+    def _start(self, fork_server: ForkServer, folder: Path, slot: int) -> _Worker:
         journal = folder / f".journal{self._journal}-{slot}"
-        return _Worker(nursery, slot, _Place(folder, self._limits, journal))
+        return _Worker(fork_server, slot, _Place(folder, self._limits, journal))
 
     def _kill_slow(self, workers: Iterable[_Worker]) -> None:
         for worker in workers:

@@ -16,10 +16,10 @@ from llmpipe.stages.data.report import report
 
 def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Make a corpus under `out` and return its numbers."""
+    from llmpipe.core.cluster import make_executor
     from llmpipe.core.executors import Limits, Progress
     from llmpipe.core.units import DONE, Executor, Stoppable, run_units
     from llmpipe.stages.data.arrow import leave_out_pandas
-    from llmpipe.stages.data.cluster import make_executor
     from llmpipe.stages.data.corpus import write_corpus
     from llmpipe.stages.data.reuse import prune, units_folder
     from llmpipe.stages.data.sources.inputs import plan_units

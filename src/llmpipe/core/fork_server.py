@@ -1,6 +1,6 @@
 """A process that loads what a job needs once, and forks the workers, which share it.
 
-    parent ── spawn ──> nursery: opens the job ── fork ──> worker, worker, …
+    parent ── spawn ──> fork server: opens the job ── fork ──> worker, worker, …
 
 Forking the parent would be simpler, but it may have threads. Workers that each start by themselves import and load the same things
 again: for the data stage 0.45 CPU seconds and 60 MB per worker, and the same once more after every page that ends one.
@@ -24,20 +24,20 @@ from typing import Any, NoReturn
 from llmpipe.core.units import Job, RunUnit
 
 _REPLY_S = 5.0
-"""A nursery that does not answer for so long is ended."""
+"""A fork server that does not answer for so long is ended."""
 _POLL_S = 0.005
 
 Work = Callable[[RunUnit, int, Connection, Connection, Any], None]
-"""What a worker does: with the opened job, the nursery's process id, the pipes of tasks and results, and arguments."""
+"""What a worker does: with the opened job, the fork server's process id, the pipes of tasks and results, and arguments."""
 
 
-class Nursery:
+class ForkServer:
     """The parent's side. Workers are named by a number of the caller's choice."""
 
     def __init__(self, job: Job, work: Work) -> None:
         context = multiprocessing.get_context("spawn")
         self._control, theirs = context.Pipe()
-        self._process = context.Process(target=_nurse, args=(job, work, theirs), daemon=True)
+        self._process = context.Process(target=_serve, args=(job, work, theirs), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -61,7 +61,7 @@ class Nursery:
     def reap(self, worker: int, patience_s: float) -> int | None:
         """Wait for a worker to leave, kill it when patience ends, and return its exit code.
 
-        If the nursery itself is dead, the exit code is the nursery's.
+        If the fork server itself is dead, the exit code is the fork server's.
         """
         with contextlib.suppress(OSError, EOFError):
             self._control.send(("reap", worker, patience_s))
@@ -79,19 +79,19 @@ class Nursery:
         self.kill_itself()
 
     def kill_itself(self) -> None:
-        """End a nursery that hangs while it opens the job."""
+        """End a fork server that hangs while it opens the job."""
         self._process.kill()
         self._process.join()
 
 
-def _nurse(job: Job, work: Work, control: Connection) -> None:
+def _serve(job: Job, work: Work, control: Connection) -> None:
     """Open the job, then fork, kill and reap workers as asked, until the parent is gone."""
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_unit = _open(job)
     gc.collect()
     gc.freeze()  # the collector of a worker would touch, and so copy, every page it shares
-    nursery, pids = os.getpid(), dict[int, int]()
+    fork_server, pids = os.getpid(), dict[int, int]()
     with contextlib.suppress(EOFError, OSError):
         while True:
             request, worker, argument = control.recv()
@@ -100,7 +100,7 @@ def _nurse(job: Job, work: Work, control: Connection) -> None:
                 pids[worker] = _fork()
                 if pids[worker] == 0:
                     control.close()
-                    _be_worker(work, run_unit, nursery, tasks, results, argument)
+                    _be_worker(work, run_unit, fork_server, tasks, results, argument)
                 tasks.close()
                 results.close()
             elif request == "kill":
@@ -134,14 +134,14 @@ def _fork() -> int:
 def _be_worker(
     work: Work,
     run_unit: RunUnit,
-    nursery: int,
+    fork_server: int,
     tasks: Connection,
     results: Connection,
     arguments: object,
 ) -> NoReturn:
     code = 1
     try:
-        work(run_unit, nursery, tasks, results, arguments)
+        work(run_unit, fork_server, tasks, results, arguments)
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)

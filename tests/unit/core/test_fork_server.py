@@ -51,10 +51,10 @@ LIMITS = Limits(cpu_s=5, wall_s=20, memory_bytes=300_000_000)
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    (tmp_path / "jobs_of_test_nursery.py").write_text(JOB)
+    (tmp_path / "jobs_of_test_fork_server.py").write_text(JOB)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "jobs_of_test_nursery", raising=False)
-    return __import__("jobs_of_test_nursery").Parents(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "jobs_of_test_fork_server", raising=False)
+    return __import__("jobs_of_test_fork_server").Parents(str(tmp_path))
 
 
 def run(job: Any, folder: Path, *payloads: list[str]) -> list[Unit]:
@@ -71,15 +71,15 @@ def test_a_job_is_opened_once_for_all_workers_and_their_successors(
     tmp_path: Path, job: Any
 ) -> None:
     units = run(job, tmp_path / "units", ["a"], ["b"], ["a", "crash"], ["a"])
-    (nursery,) = opened(tmp_path)
+    (fork_server,) = opened(tmp_path)
     parents = [(unit_folder(tmp_path / "units", u) / "parent.txt").read_text() for u in units[:2]]
-    assert set(parents) == {nursery}
+    assert set(parents) == {fork_server}
     assert read_aside(unit_folder(tmp_path / "units", units[2])) == {1: "crashed"}
     with pytest.raises(ProcessLookupError):
-        os.kill(int(nursery), signal.SIG_DFL)
+        os.kill(int(fork_server), signal.SIG_DFL)
 
 
-def test_a_lost_nursery_is_replaced(tmp_path: Path, job: Any) -> None:
+def test_a_lost_fork_server_is_replaced(tmp_path: Path, job: Any) -> None:
     run(job, tmp_path / "units", ["orphan once", "a"], ["b"])
     assert len(opened(tmp_path)) == 2
 

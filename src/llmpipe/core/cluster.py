@@ -4,7 +4,7 @@ Both only decide where a unit runs. There it runs as on one machine: in a worker
 commits it atomically. So the bytes are the same everywhere, a unit that runs twice does no harm, and nothing depends
 on the engine's storage, order or lineage. The folder of the units must lie on storage that all machines share.
 
-    python -m llmpipe.stages.data.cluster FOLDER I     what the Ith task of a Slurm array runs
+    python -m llmpipe.core.cluster FOLDER I     what the Ith task of a Slurm array runs
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ class SlurmArray:
         (folder / "logs").mkdir(exist_ok=True)
         write_atomic(folder / _TASK, pickle.dumps((job, units, self.limits)))
         script = folder / "array.sh"
-        command = f'exec "{sys.executable}" -m llmpipe.stages.data.cluster "{folder}" "$SLURM_ARRAY_TASK_ID"'
+        command = (
+            f'exec "{sys.executable}" -m llmpipe.core.cluster "{folder}" "$SLURM_ARRAY_TASK_ID"'
+        )
         write_atomic(script, f"#!/bin/sh\n{command}\n")
         array = f"--array=0-{len(units) - 1}%{self.n_parallel}"
         logs = f"--output={folder / 'logs'}/%A-%a.txt"

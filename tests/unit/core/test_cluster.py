@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from llmpipe.core.cluster import make_executor
 from llmpipe.core.errors import UserError
 from llmpipe.core.executors import Limits
 from llmpipe.core.units import Unit, run_units
-from llmpipe.stages.data.cluster import make_executor
 
 LIMITS = Limits(30, 60, 10**9)
 # Workers import their job by name, so it must stand in a module of its own.
