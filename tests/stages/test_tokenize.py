@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -133,24 +133,32 @@ def test_1_2_and_5_workers_write_the_same_bytes(config: TokenizeConfig, tmp_path
 class StopAfter(StopFlag):
     """Is asked to stop when it is looked at for the n-th time."""
 
-    def __init__(self, n_checks: int) -> None:
+    def __init__(self, n_looks: int) -> None:
         super().__init__()
-        self._left = n_checks
+        self._left = n_looks
+
+    @property
+    def requested(self) -> bool:
+        self._look()
+        return super().requested
 
     def check(self) -> None:
+        self._look()
+        super().check()
+
+    def _look(self) -> None:
         self._left -= 1
         if self._left == 0:
             self.request()
-        super().check()
 
 
 def test_a_stopped_run_goes_on_and_ends_the_same(config: TokenizeConfig, tmp_path: Path) -> None:
-    """Stop again and again, two or three units further each time."""
+    """Stop again and again, some units further each time."""
     run(config, tmp_path / "whole")
     out, n_stops = tmp_path / "parts", 0
     while True:
         try:
-            run(config, out, stop=StopAfter(3))
+            run(config, out, stop=StopAfter(5))
             break
         except Stopped:
             n_stops += 1
@@ -196,14 +204,26 @@ def test_a_kill_while_shards_are_placed_is_made_good(
     out = tmp_path / "out"
     run(config, out)
     expected = contents(out)
-    # As if it had been killed halfway: one shard still in its unit's folder, one file unfinished.
-    record = json.loads((out / "state/encode/00000.json").read_text())
-    name = next(shard["name"] for shard in record["shards"] if shard["split"] == "train")
-    shutil.move(out / "train-00000.tok.npy", out / f"state/shards/00000/{name}.tok.npy")
+    # As if it had been killed halfway: one shard without its name, one file unfinished.
+    (out / "train-00000.tok.npy").unlink()
     (out / "shards.json").unlink()
     (out / ".tmp-shards.json-x").write_text("{")
     run(config, out)
     assert contents(out) == expected
+
+
+def test_without_hard_links_shards_are_moved_and_their_units_can_be_done_again(
+    config: TokenizeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config, tmp_path / "linked")
+
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")  # what exFAT answers
+
+    monkeypatch.setattr(os, "link", link)
+    for _ in range(2):
+        run(config, tmp_path / "moved")
+        assert contents(tmp_path / "moved") == contents(tmp_path / "linked")
 
 
 def test_long_documents_are_set_aside_and_counted(config: TokenizeConfig, tmp_path: Path) -> None:
