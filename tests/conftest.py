@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # The tensors of tests are tiny: more threads only wait for each other. Set before torch is imported, and inherited by
 # the processes that tests start.
@@ -11,7 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent / "killing"))  # processes that tests start find it too
+
 import pytest
+from steps import Steps
 
 from llmpipe.core.console import Console
 from llmpipe.core.metrics import Metrics
@@ -42,3 +46,9 @@ def make_context() -> Callable[..., Context]:
         return Context(name, seed, Console(quiet=True), metrics, StopFlag(), workers, device)
 
     return make
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Steps:
+    """Give a way to kill runs at chosen steps."""
+    return Steps(tmp_path / "steps-taken")

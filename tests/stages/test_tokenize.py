@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from steps import Steps
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.console import Console
@@ -166,36 +166,38 @@ def test_a_stopped_run_goes_on_and_ends_the_same(config: TokenizeConfig, tmp_pat
     assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.slow
-def test_a_run_killed_20_times_ends_the_same(config: TokenizeConfig, tmp_path: Path) -> None:
-    """`kill -9` each time a unit was finished, a little later each time; every fourth with workers."""
-    run(config, tmp_path / "whole")
-    out = tmp_path / "killed"
-    script = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "import test_tokenize as t\n"
-        "if __name__ == '__main__':\n"
-        "    config = t.TokenizeConfig(vocab_size=384, inputs=(sys.argv[2],), val_frac=0.1,"
-        " unit_bytes=8000, shard_tokens=4000)\n"
-        "    t.run(config, pathlib.Path(sys.argv[3]), workers=int(sys.argv[4]))\n"
+RUN = """
+import sys, pathlib
+sys.path.insert(0, sys.argv[1])
+import test_tokenize as t
+if __name__ == "__main__":
+    config = t.TokenizeConfig(
+        vocab_size=384, inputs=(sys.argv[2],), val_frac=0.1, unit_bytes=8000, shard_tokens=4000
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), config.inputs[0], str(out)]
-    n_killed = 0
-    for i in range(20):
-        n_before = n_records(out)
-        with subprocess.Popen([*command, "2" if i % 4 == 3 else "1"]) as process:
-            while process.poll() is None and n_records(out) == n_before:
-                time.sleep(0.002)
-            time.sleep(0.0005 * i)
-            n_killed += process.poll() is None
-            process.kill()
-    assert n_killed > 10  # the rest ended before, with all units done
-    run(config, out)
+    t.run(config, pathlib.Path(sys.argv[3]), workers=int(sys.argv[4]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_20_times_ends_the_same(
+    config: TokenizeConfig, tmp_path: Path, steps: Steps
+) -> None:
+    """`kill -9` before chosen steps of the work; every fourth run has two workers."""
+
+    def start(out: Path, workers: int, at: int = 0) -> int:
+        arguments = [str(Path(__file__).parent), config.inputs[0], str(out), str(workers)]
+        command = [sys.executable, "-c", RUN, *arguments]
+        result = subprocess.run(
+            command, env=steps.environment(at), stderr=subprocess.PIPE, text=True
+        )
+        assert "Traceback" not in result.stderr, result.stderr
+        return result.returncode
+
+    assert start(tmp_path / "whole", 1) == 0
+    out, n_workers = tmp_path / "killed", itertools.cycle([1, 1, 1, 2])
+    steps.kill_again_and_again(lambda at: start(out, next(n_workers), at), steps.taken(), 20)
+    assert start(out, 2) == 0
     assert contents(out) == contents(tmp_path / "whole")
-
-
-def n_records(out: Path) -> int:
-    return len(list(out.glob("state/*/*.json")))
 
 
 def test_a_kill_while_shards_are_placed_is_made_good(

@@ -182,9 +182,10 @@ def test_a_worker_that_outlives_its_run_is_waited_for_and_spoils_nothing(tmp_pat
         with start_slow(tmp_path) as following:
             opened = tmp_path / "opened"
             wait_for(lambda: opened.read_text() == "xx", "the next run's start")
-            # If the next run did not wait, it would be done by now; that it has time for it only makes this test sharper.
-            time.sleep(0.5)
+            # A run that does not wait is done in this time, on a machine that is not slow; one that waits never is.
+            time.sleep(1.0)
             assert is_alive(worker)
+            assert not (tmp_path / "units" / "u0" / "done.json").exists()
             (tmp_path / "go").touch()
             assert following.wait(60) == 0
             assert following.stderr is not None and following.stderr.read() == b""
