@@ -65,11 +65,16 @@ def config(tmp_path: Path) -> TokenizeConfig:
 
 
 def run(
-    config: TokenizeConfig, out: Path, workers: int = 1, stop: StopFlag | None = None
+    config: TokenizeConfig,
+    out: Path,
+    workers: int = 1,
+    stop: StopFlag | None = None,
+    executor: str = "local",
 ) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(out / "metrics.jsonl")
     ctx = Context("test", 1, Console(quiet=True), metrics, stop or StopFlag(), workers, "cpu")
+    ctx.executor = executor
     return SPEC.run(config, Inputs({}), out, ctx)
 
 
@@ -128,6 +133,22 @@ def test_1_2_and_5_workers_write_the_same_bytes(config: TokenizeConfig, tmp_path
     assert one == contents(tmp_path / "out2") == contents(tmp_path / "out5")
     assert stats[0] == stats[1] == stats[2]
     assert {"tokenizer.json", "shards.json", "train-00001.tok.npy", "val-00000.doc.npy"} <= set(one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_a_cluster_writes_the_same_bytes(
+    config: TokenizeConfig, tmp_path: Path, cluster: Callable[[str], Path], name: str
+) -> None:
+    log = cluster(name)
+    few = replace(config, unit_bytes=40_000)  # a task of Slurm starts Python
+    stats = run(few, tmp_path / "whole")
+    assert run(few, tmp_path / "out", workers=2, executor=name) == stats
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert "lost" in log.read_text()
+    # Scan, count and encode, of each unit.
+    n_units = len(list((tmp_path / "out/state/encode").glob("*/done.json")))
+    assert log.read_text().count("\n") == 3 * n_units + 1
 
 
 class StopAfter(StopFlag):
