@@ -187,6 +187,7 @@ def _root(
 
 ARGUMENTS = argument("arguments", list[str], None, None, metavar="[RECIPE] [INPUTS]...")
 FROM, SETTING = "Read an input from another folder; repeatable.", "KEY=VALUE"
+EXECUTOR = "Where `data` and `tokenize` run their units: local, ray, ray:ADDRESS or slurm."
 OPTIONS = (
     option("set_", list[str], None, "Override a setting; repeatable.", "--set", metavar=SETTING),
     option("from_", list[str], None, FROM, "--from", metavar="NAME=PATH"),
@@ -199,9 +200,7 @@ OPTIONS = (
     option("workers", int, None, "Processes to use; never changes the result.", min=1),
     DEVICE,
     option("log", list[str], None, "Also log to wandb or tensorboard; repeatable."),
-    option(
-        "executor", str, "local", "Where `data` runs its units: local, ray, ray:ADDRESS or slurm."
-    ),
+    option("executor", str, "local", EXECUTOR),
 )
 """The options of a stage's command and of `run`: the fields of `Options`."""
 

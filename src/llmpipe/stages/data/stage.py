@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from llmpipe.stages.data.report import report
 
 def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Make a corpus under `out` and return its numbers."""
+    from llmpipe.core.cluster import executor_of
     from llmpipe.core.executors import Limits, Progress
-    from llmpipe.core.units import DONE, Executor, Stoppable, run_units
+    from llmpipe.core.units import is_done, run_units
     from llmpipe.stages.data.arrow import leave_out_pandas
-    from llmpipe.stages.data.cluster import make_executor
     from llmpipe.stages.data.corpus import write_corpus
     from llmpipe.stages.data.reuse import prune, units_folder
     from llmpipe.stages.data.sources.inputs import plan_units
@@ -38,16 +39,12 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     named = {source.path for source in sources}
     lists = [file for file in inputs.files if file.path not in named]
     folder = units_folder(config, lists, SPEC.version, ctx.store or state)
-    n_done = sum((folder / unit.id / DONE).is_file() for unit in units)
+    n_done = sum(is_done(folder, unit) for unit in units)
     if n_done:
         ctx.console.info(f"data: {n_done} of {len(units)} units are done already")
 
     # ------------------------------------------------------- first pass: every input file through the steps
-    def executor(on_progress: Callable[[Progress], None]) -> Executor:
-        name, n_workers, stop = ctx.executor, ctx.workers, ctx.stop
-        chosen = make_executor(name, n_workers, limits, on_progress, lambda: stop.requested)
-        return Stoppable(chosen, stop.check)
-
+    executor = partial(executor_of, ctx, limits)
     with ctx.console.progress("data", len(units), "file") as progress:
 
         def show(now: Progress) -> None:
