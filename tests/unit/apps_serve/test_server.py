@@ -17,7 +17,7 @@ import pytest
 
 from llmpipe.apps.serve import server
 from llmpipe.apps.serve.address import is_loopback
-from llmpipe.apps.serve.limits import Limits
+from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.apps.serve.server import default_tools, listen, serve
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
@@ -158,7 +158,7 @@ def test_client_that_leaves_before_the_whole_answer_frees_its_slot(served: Any) 
 
 
 def test_full_queue_is_429_with_a_time_to_come_back(start: Callable[..., Any]) -> None:
-    with start(limits=Limits(max_requests=2)) as served:
+    with start(limits=RequestLimits(max_requests=2)) as served:
         body = json.dumps({"prompt": "a", "max_tokens": 2, "n": 3}).encode()
         status, headers, data = http(served, "/v1/completions", body)
         assert (status, headers["retry-after"]) == (429, "1")
@@ -180,7 +180,7 @@ def test_failing_engine_costs_the_requests_in_it_and_no_others(
 
 
 def test_answer_that_takes_too_long_is_ended(start: Callable[..., Any]) -> None:
-    with start(limits=Limits(answer_timeout_s=0.05)) as served:
+    with start(limits=RequestLimits(answer_timeout_s=0.05)) as served:
         body = {"prompt": "a", "max_tokens": 390, "logit_bias": {"120": 100}}
         assert http(served, "/v1/completions", json.dumps(body).encode())[0] == 504
         served.wait_until_idle()

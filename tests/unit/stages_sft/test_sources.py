@@ -10,9 +10,9 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, SearchCall, Text, Thought, ToolOutput
 from llmpipe.core.errors import InputError
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators.arithmetic import solve
 from llmpipe.stages.sft.sources import read_conversations, source_files
 from llmpipe.tasks.arithmetic import Problem

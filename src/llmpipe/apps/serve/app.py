@@ -18,12 +18,14 @@ from llmpipe.apps.serve.chat import chat_completions
 from llmpipe.apps.serve.completions import completions
 from llmpipe.apps.serve.errors import ApiError, json_response
 from llmpipe.apps.serve.page import info, page, preferences
+from llmpipe.apps.serve.parse import read_json
 from llmpipe.apps.serve.service import Service
 from llmpipe.apps.serve.tokenize import detokenize, tokenize, tokenizer_info
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
-Handler = Callable[[Service, Request], Awaitable[Response]]
+Handler = Callable[[Service, Request, dict[str, Any]], Awaitable[Response]]
+"""Answers a request; gets the JSON of its body, which is empty for GET."""
 
 
 def build_app(
@@ -108,11 +110,12 @@ def _without_port(host: str) -> str:
 
 
 def _handled(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Turn our errors into answers, and count both."""
+    """Read the body, turn our errors into answers, and count both."""
 
     async def endpoint(request: Request) -> Response:
         try:
-            response = await handler(service, request)
+            body = await read_json(request, service.limits) if request.method == "POST" else {}
+            response = await handler(service, request, body)
         except ApiError as error:
             response = error.response()
         # The pattern and not the path: a path could hold anything.
@@ -127,11 +130,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return ApiError(error.status_code, str(error.detail)).response()
 
 
-async def _health(service: Service, request: Request) -> Response:
+async def _health(service: Service, request: Request, body: dict[str, Any]) -> Response:
     return json_response({"status": "ok"})
 
 
-async def _metrics(service: Service, request: Request) -> Response:
+async def _metrics(service: Service, request: Request, body: dict[str, Any]) -> Response:
     text = service.metrics.text(service.worker)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
@@ -146,10 +149,10 @@ def _card(service: Service) -> dict[str, Any]:
     }
 
 
-async def _models(service: Service, request: Request) -> Response:
+async def _models(service: Service, request: Request, body: dict[str, Any]) -> Response:
     return json_response({"object": "list", "data": [_card(service)]})
 
 
-async def _model(service: Service, request: Request) -> Response:
+async def _model(service: Service, request: Request, body: dict[str, Any]) -> Response:
     service.check_model(request.path_params["id"])
     return json_response(_card(service))

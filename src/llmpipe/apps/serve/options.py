@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmpipe.apps.serve.address import check_key, model_name
 from llmpipe.apps.serve.vllm import become_vllm, vllm_launch
-from llmpipe.assistant.tools import TOOL_NAMES, ToolName
+from llmpipe.assistant.tools import parse_tool_names
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError, did_you_mean
 
@@ -43,7 +43,7 @@ def run_serve(options: ServeOptions, console: Console) -> int:
     if options.backend not in BACKENDS:
         close = did_you_mean(options.backend, BACKENDS)
         raise UserError(f"unknown backend `{options.backend}`", hint=close or "llmpipe or vllm")
-    tools = parse_tools(options.tools)
+    tools = None if options.tools is None else parse_tool_names(options.tools)
     if options.backend == "vllm":
         return _run_vllm(options, console)
     from llmpipe.apps.serve.server import serve
@@ -62,24 +62,6 @@ def run_serve(options: ServeOptions, console: Console) -> int:
         preferences=options.preferences,
         console=console,
     )
-
-
-def parse_tools(text: str | None) -> tuple[ToolName, ...] | None:
-    """Return the names in `python,search` or `none`; None if nothing was given.
-
-    Raises:
-        UserError: if a name stands for no tool.
-    """
-    if text is None:
-        return None
-    if text == "none":
-        return ()
-    asked = [part.strip() for part in text.split(",")]
-    for name in asked:
-        if name not in TOOL_NAMES:
-            close = did_you_mean(name, (*TOOL_NAMES, "none"))
-            raise UserError(f"unknown tool `{name}`", hint=close or "tools are python and search")
-    return tuple(name for name in TOOL_NAMES if name in asked)
 
 
 def _run_vllm(options: ServeOptions, console: Console) -> int:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmpipe.apps.serve.conversation import can_chat
 from llmpipe.apps.serve.errors import ApiError, json_response
-from llmpipe.apps.serve.parse import parse_json
 from llmpipe.apps.serve.preferences import parse_preference
 from llmpipe.apps.serve.service import Service
-from llmpipe.assistant.frames import stop_ids
+from llmpipe.assistant.frames import can_chat, stop_ids
 
 START = "page.html"
 
@@ -46,7 +45,7 @@ def page_files() -> dict[str, bytes]:
     }
 
 
-async def page(service: Service, request: Request) -> Response:
+async def page(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Answer with one of the files; they hold no secret and need no key."""
     name = request.path_params.get("name", START)
     data = page_files().get(name)
@@ -55,7 +54,7 @@ async def page(service: Service, request: Request) -> Response:
     return Response(data, headers=_HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
 
 
-async def info(service: Service, request: Request) -> Response:
+async def info(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Answer with what the page has to know about the model."""
     special = service.tokenizer.special
     return json_response(
@@ -71,9 +70,8 @@ async def info(service: Service, request: Request) -> Response:
     )
 
 
-async def preferences(service: Service, request: Request) -> Response:
+async def preferences(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Write an order of answers down."""
-    body = parse_json(await service.read_body(request))
     if service.preferences is None:
         raise ApiError(404, "this server keeps no preferences; start it with `--preferences FILE`")
     line = parse_preference(body, service.model)

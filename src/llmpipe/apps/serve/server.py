@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from llmpipe.apps.load import load
 from llmpipe.apps.serve.address import check_key, is_loopback, model_name
 from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app
-from llmpipe.apps.serve.limits import Limits
+from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
 from llmpipe.apps.serve.service import Service
 from llmpipe.apps.serve.tools import ToolRunner
@@ -43,7 +43,7 @@ def serve(
     int8: bool = False,
     tools: tuple[ToolName, ...] | None = None,
     preferences: Path | None = None,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
     console: Console,
 ) -> int:
     """Serve a model until SIGTERM or Ctrl-C; answers that are being written are finished first.
@@ -68,7 +68,7 @@ def serve(
     Raises:
         UserError: if the address is not loopback and there is no key, or the port is taken.
     """
-    limits = limits or Limits()
+    limits = limits or RequestLimits()
     is_local = is_loopback(host)
     check_key(host, key)
     if tools is None:
@@ -144,7 +144,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(app: Any, limits: Limits) -> uvicorn.Server:
+def make_server(app: Any, limits: RequestLimits) -> uvicorn.Server:
     """Return a server that logs no requests and waits for no slow ones."""
 
     class Protocol(_DeadlineProtocol):

@@ -41,7 +41,7 @@ MEMORY_BYTES = 256 << 20
 
 MAX_PROGRAM_BYTES = 64_000
 MAX_RESULT_BYTES = 4_000
-"""Some 1,000 tokens; `generate.py` cuts further to what the context has room for."""
+"""Some 1,000 tokens; `rules.py` cuts further to what the context has room for."""
 
 # Without Landlock no file can be opened, so what programs like to import is there already.
 _LOADED_BEFOREHAND = (

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt
 
+from llmpipe.assistant.tools import ToolName
 from llmpipe.core.config import schema
+from llmpipe.tasks.registry import TASKS
 
-TaskName = Literal[
-    "arithmetic",
-    "identity",
-    "stops",
-    "multiplication",
-    "letters",
-    "characters",
-    "lookups",
-    "no_tools",
-]
-
-ToolName = Literal["python", "search"]
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    # The names of the table of tasks, so that a recipe is checked against what there is.
+    TaskName = Literal[tuple(TASKS)]
 
 
 @schema

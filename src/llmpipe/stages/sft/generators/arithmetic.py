@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import random
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, Text, ToolOutput
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.tasks.arithmetic import Operator, Problem, is_held_out
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmpipe.stages.sft.conversation import Conversation, ask
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 
 MAX_SENTENCE_CHARS = 110  # about 30 tokens: what a small model can learn to say by heart
