@@ -57,7 +57,8 @@ def test_key_covers_every_route_but_health(start: Callable[..., Any]) -> None:
             assert http(served, path)[0] == 401
             assert http(served, path, headers={"authorization": "Bearer wrong"})[0] == 401
         assert http(served, "/health")[0] == 200
-        for path in ("/", "/page/main.js"):  # the page itself asks for the key
+        assert http(served, "/tokens", b'{"text": "x"}')[0] == 401
+        for path in ("/", "/tokens", "/page/main.js"):  # the pages themselves ask for the key
             assert http(served, path)[0] == 200
         assert http(served, "/page/..%2fapp.py")[0] == 404
         with pytest.raises(openai.AuthenticationError):

@@ -1,10 +1,11 @@
-"""What `llmpipe serve` was asked for, and which server answers to it."""
+"""What `llmpipe serve` was asked for, and which server answers to it; light, so that help is quick."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from llmpipe.apps.serve.address import check_key, model_name
 from llmpipe.apps.serve.vllm import become_vllm, vllm_launch
@@ -46,9 +47,7 @@ def run_serve(options: ServeOptions, console: Console) -> int:
     tools = None if options.tools is None else parse_tool_names(options.tools)
     if options.backend == "vllm":
         return _run_vllm(options, console)
-    from llmpipe.apps.serve.server import serve
-
-    return serve(
+    code: int = _server().serve(
         options.folder,
         host=options.host,
         port=options.port,
@@ -62,6 +61,39 @@ def run_serve(options: ServeOptions, console: Console) -> int:
         preferences=options.preferences,
         console=console,
     )
+    return code
+
+
+def run_tokens_page(names: tuple[str, ...], port: int, console: Console) -> None:
+    """Serve the page of `llmpipe tokens --web` until the end.
+
+    Args:
+        names: of tokenizers, see `find_tokenizer`; none means `ours`.
+        port: 0 takes a free one.
+        console: says where the page is.
+
+    Raises:
+        UserError: if the port is taken, or a name stands for nothing.
+    """
+    from llmpipe.apps.tokens.find import OURS, find_tokenizer
+
+    server = _server()
+    server.serve_tokens({name: find_tokenizer(name) for name in names or (OURS,)}, port, console)
+
+
+def _server() -> ModuleType:
+    """Import the server.
+
+    Raises:
+        UserError: if what it needs is not installed.
+    """
+    try:
+        from llmpipe.apps.serve import server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the server needs {error.name}", hint="install it: `pip install 'llmpipe[serve]'`"
+        ) from None
+    return server
 
 
 def _run_vllm(options: ServeOptions, console: Console) -> int:

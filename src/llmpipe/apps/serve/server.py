@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmpipe.apps.load import load
 from llmpipe.apps.serve.address import check_key, is_loopback, model_name
-from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app
+from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app, build_tokens_app
 from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
 from llmpipe.apps.serve.service import Service
@@ -25,14 +26,16 @@ from llmpipe.apps.serve.worker import Worker
 from llmpipe.assistant.tools import ToolName, open_tools
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
+from llmpipe.tokenizer.bpe import Tokenizer
 
 PREFERENCES_FILE = "preferences.jsonl"
+LOOPBACK = "127.0.0.1"
 
 
 def serve(
     folder: Path,
     *,
-    host: str = "127.0.0.1",
+    host: str = LOOPBACK,
     port: int = 8000,
     key: str | None = None,
     allowed_hosts: Collection[str] = (),
@@ -89,14 +92,35 @@ def serve(
         )
         # With a key, a foreign page that gets here by rebinding a name has nothing to show.
         hosts = {*LOOPBACK_NAMES, *allowed_hosts} if is_local or allowed_hosts else None
-        server = make_server(build_app(service, key, hosts), limits)
         address = f"http://{host}:{listener.getsockname()[1]}"
         console.info(f"{service.model}: chat at {address}/, API at {address}/v1; Ctrl-C ends")
-        # It would warn about every client that leaves in the middle of an answer.
-        logging.getLogger("asyncio").setLevel(logging.ERROR)
-        asyncio.run(server.serve(sockets=[listener]))
+        _run(build_app(service, key, hosts), limits, listener)
     console.info("all answers are finished")
     return 0
+
+
+def serve_tokens(tokenizers: Mapping[str, Tokenizer], port: int, console: Console) -> None:
+    """Serve the page of tokens on this machine until SIGTERM or Ctrl-C, without a model.
+
+    Args:
+        tokenizers: that are shown beside each other, by their names.
+        port: 0 takes a free one.
+        console: says where the page is.
+
+    Raises:
+        UserError: if the port is taken.
+    """
+    limits = RequestLimits(max_body_bytes=200_000)
+    with listen(LOOPBACK, port) as listener:
+        console.out(f"http://{LOOPBACK}:{listener.getsockname()[1]}/")
+        console.info("Ctrl-C ends it")
+        _run(build_tokens_app(tokenizers, limits), limits, listener)
+
+
+def _run(app: ASGIApp, limits: RequestLimits, listener: socket.socket) -> None:
+    # It would warn about every client that leaves in the middle of an answer.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    asyncio.run(make_server(app, limits).serve(sockets=[listener]))
 
 
 def default_tools(folder: Path, console: Console) -> ToolRunner | None:
