@@ -9,7 +9,7 @@ from llmpipe.inference.engine import LogProb, Reason
 
 
 @dataclass(frozen=True)
-class Tokens:
+class AddedTokens:
     """Ids that were added to the turn; what they mean follows in other events.
 
     Attributes:
@@ -72,4 +72,4 @@ class Done:
     first_token_s: float
 
 
-Event = Tokens | TextDelta | ThinkDelta | ToolCall | ToolResult | Done
+Event = AddedTokens | TextDelta | ThinkDelta | ToolCall | ToolResult | Done

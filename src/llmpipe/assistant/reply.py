@@ -26,11 +26,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from llmpipe.assistant.events import (
+    AddedTokens,
     Done,
     Event,
     TextDelta,
     ThinkDelta,
-    Tokens,
     ToolCall,
     ToolResult,
 )
@@ -142,8 +142,9 @@ class Reply:
             self.prompt_logprobs = token.prompt_logprobs or ()
         self._note([token.id], True, token.logprob)
         is_end = token.reason == "stop"
-        events: list[Event] = [Tokens((token.id,), True, token.logprob, is_end)]
-        self._take(token.id, events)
+        events: list[Event] = [AddedTokens((token.id,), True, token.logprob, is_end)]
+        if not is_end or token.id in self._names:  # a stop token without a name is no text either
+            self._take(token.id, events)
         if self._stops.found is not None:
             self._finish("stop", events)
         elif token.reason:
@@ -186,7 +187,7 @@ class Reply:
     def _inject(self, ids: Sequence[int]) -> list[Event]:
         self._injected = list(ids)
         self._note(ids, False)
-        events: list[Event] = [Tokens(tuple(ids), False)]
+        events: list[Event] = [AddedTokens(tuple(ids), False)]
         for id in ids:
             self._take(id, events)
         return events

@@ -18,6 +18,7 @@ import pytest
 from llmpipe.apps.serve import server
 from llmpipe.apps.serve.address import is_loopback
 from llmpipe.apps.serve.limits import RequestLimits
+from llmpipe.apps.serve.options import ServeOptions
 from llmpipe.apps.serve.server import default_tools, listen, serve
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
@@ -204,12 +205,12 @@ def test_address_that_others_can_reach_needs_a_key(tmp_path: Path) -> None:
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
         with pytest.raises(UserError, match="there is no key"):
-            serve(tmp_path, host=host, console=Console(quiet=True))
+            serve(ServeOptions(tmp_path, host=host), Console(quiet=True))
 
 
 def test_taken_port_is_an_error_with_a_hint(served: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{served.port}"):
-        serve(tmp_path, port=served.port, console=Console(quiet=True))
+        serve(ServeOptions(tmp_path, port=served.port), Console(quiet=True))
 
 
 def test_small_answers_do_not_wait_for_an_acknowledgment() -> None:
@@ -228,4 +229,4 @@ def test_machine_without_a_sandbox_serves_without_tools(
     assert default_tools(tmp_path, Console()) is None
     assert "no tools: there is nothing" in capsys.readouterr().err
     with pytest.raises(UserError, match="sandbox"):  # who asks for one is told
-        serve(tmp_path, tools=("python",), console=Console(quiet=True))
+        serve(ServeOptions(tmp_path, tools="python"), Console(quiet=True))

@@ -31,11 +31,11 @@ from llmpipe.apps.serve.parse import field as body_field
 from llmpipe.apps.serve.service import Service
 from llmpipe.apps.serve.worker import Exchange, PromptGroup
 from llmpipe.assistant.events import (
+    AddedTokens,
     Done,
     Event,
     TextDelta,
     ThinkDelta,
-    Tokens,
     ToolCall,
     ToolResult,
 )
@@ -261,7 +261,7 @@ async def _begin(
     given: list[list[Event]] = []
     for reply in replies:
         # The client knows the ids. A call that waits for its output has not been carried out: it is news.
-        told: list[Event] = [one for one in reply.begin(ids) if not isinstance(one, Tokens)]
+        told: list[Event] = [one for one in reply.begin(ids) if not isinstance(one, AddedTokens)]
         if not echo:
             told = [reply.call] if reply.call else []
         given.append(told)
@@ -293,7 +293,7 @@ class _Choice:
     reasoning: str = ""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     tool_runs: list[dict[str, Any]] = field(default_factory=list)
-    tokens: list[Tokens] = field(default_factory=list)
+    tokens: list[AddedTokens] = field(default_factory=list)
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
 
 
@@ -319,7 +319,7 @@ class ChatShape:
             found.append(chunk({"role": "assistant", "content": ""}))
         choice = self._choices[i_reply]
         delta = self._delta(i_reply, events)
-        tokens = [event for event in events if isinstance(event, Tokens)]
+        tokens = [event for event in events if isinstance(event, AddedTokens)]
         choice.tokens += tokens
         ids = self._ids(tokens) if tokens else {}
         logprobs = self._logprobs(tokens)
@@ -386,14 +386,14 @@ class ChatShape:
             **self._ids(choice.tokens),
         }
 
-    def _logprobs(self, tokens: Sequence[Tokens]) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: Sequence[AddedTokens]) -> dict[str, Any] | None:
         if not self._wants_logprobs:
             return None
         with_ids = self._settings.wants_ids
         logprobs = own_logprobs(tokens, keeps_end=with_ids)
         return chat_logprobs(logprobs, self._replies[0].tokenizer, with_ids)
 
-    def _ids(self, tokens: Sequence[Tokens]) -> dict[str, Any]:
+    def _ids(self, tokens: Sequence[AddedTokens]) -> dict[str, Any]:
         ids = [id for event in tokens for id in event.ids]
         fields = token_fields(self._settings, "", ids, self._replies[0].tokenizer)
         mask = [event.is_sampled for event in tokens for _ in event.ids]

@@ -28,7 +28,7 @@ from llmpipe.apps.serve.parse import (
 )
 from llmpipe.apps.serve.service import Service
 from llmpipe.apps.serve.worker import Exchange, PromptGroup
-from llmpipe.assistant.events import Done, Event, TextDelta, Tokens
+from llmpipe.assistant.events import AddedTokens, Done, Event, TextDelta
 from llmpipe.assistant.reply import Reply
 from llmpipe.assistant.rules import ReplyRules
 from llmpipe.inference.engine import LogProb
@@ -148,12 +148,12 @@ class _TextShape:
         self._wants_logprobs = wants_logprobs
         self._tokenizer = replies[0].tokenizer
         self._texts = ["" for _ in replies]
-        self._tokens: list[list[Tokens]] = [[] for _ in replies]
+        self._tokens: list[list[AddedTokens]] = [[] for _ in replies]
         self._reasons: list[str | None] = [None for _ in replies]
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
         """Return the event of one token of a streamed answer, if it shows anything."""
-        tokens = [event for event in events if isinstance(event, Tokens)]
+        tokens = [event for event in events if isinstance(event, AddedTokens)]
         text = "".join(event.text for event in events if isinstance(event, TextDelta))
         offset = len(self._texts[i_reply])
         is_first = not self._tokens[i_reply]
@@ -214,7 +214,7 @@ class _TextShape:
             logprobs |= chat_logprobs(known, self._tokenizer, with_ids=True)
         return logprobs
 
-    def _ids(self, i: int, tokens: Sequence[Tokens], with_prompt: bool) -> dict[str, Any]:
+    def _ids(self, i: int, tokens: Sequence[AddedTokens], with_prompt: bool) -> dict[str, Any]:
         """Return the fields of `return_token_ids`."""
         ids = [id for event in tokens for id in event.ids]
         fields = token_fields(self._settings, "", ids, self._tokenizer)

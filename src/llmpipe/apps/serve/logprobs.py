@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmpipe.apps.serve.parse import Settings
-from llmpipe.assistant.events import Tokens
+from llmpipe.assistant.events import AddedTokens
 from llmpipe.inference.engine import LogProb
 from llmpipe.tokenizer.bpe import Tokenizer
 
@@ -43,7 +43,7 @@ def chat_logprobs(
     return {"content": content, "refusal": None}
 
 
-def own_logprobs(tokens: Sequence[Tokens], keeps_end: bool) -> list[LogProb]:
+def own_logprobs(tokens: Sequence[AddedTokens], keeps_end: bool) -> list[LogProb]:
     """Return the log-probabilities of the tokens that the model chose.
 
     Args:

@@ -7,32 +7,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from llmpipe.apps.serve.address import check_key, model_name
+from llmpipe.apps.serve.address import LOOPBACK, check_key, model_name
 from llmpipe.apps.serve.vllm import become_vllm, vllm_launch
-from llmpipe.assistant.tools import parse_tool_names
+from llmpipe.assistant.tools import ToolName, parse_tool_names
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError, did_you_mean
 
 BACKENDS = ("llmpipe", "vllm")
-DEFAULT_MAX_BATCH = 16
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """The options of the command, as they came; None where one was not given."""
+    """The options of the command.
+
+    Attributes:
+        folder: of the model.
+        host: address to listen on. One that other machines can reach needs a key.
+        port: 0 takes a free one.
+        key: that clients send as `Authorization: Bearer KEY`; it covers every route but /health.
+        allowed_hosts: more names that this server may be called by.
+        name: of the model for clients; by default that of its run and folder.
+        tools: those that run here, within answers, joined by commas. By default `python` where only
+            this machine can reach the server, and none elsewhere.
+        preferences: file for orders of answers; by default `preferences.jsonl` in the run's folder.
+        max_batch: answers written at the same time.
+        max_len: tokens of prompt and answer together; by default the model's own limit.
+        backend: `llmpipe` or `vllm`.
+        device: `auto`, `cpu` or `cuda`.
+    """
 
     folder: Path
-    host: str
-    port: int
-    key: str | None
-    allowed_hosts: tuple[str, ...]
-    name: str | None
-    tools: str | None
-    preferences: Path | None
-    max_batch: int | None
-    max_len: int | None
-    backend: str
-    device: str
+    host: str = LOOPBACK
+    port: int = 8000
+    key: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    name: str | None = None
+    tools: str | None = None
+    preferences: Path | None = None
+    max_batch: int | None = None
+    max_len: int | None = None
+    backend: str = "llmpipe"
+    device: str = "auto"
+
+    @property
+    def tool_names(self) -> tuple[ToolName, ...] | None:
+        """The tools that were asked for; None if nothing was said.
+
+        Raises:
+            UserError: if a name stands for no tool.
+        """
+        return None if self.tools is None else parse_tool_names(self.tools)
 
 
 def run_serve(options: ServeOptions, console: Console) -> int:
@@ -44,23 +68,9 @@ def run_serve(options: ServeOptions, console: Console) -> int:
     if options.backend not in BACKENDS:
         close = did_you_mean(options.backend, BACKENDS)
         raise UserError(f"unknown backend `{options.backend}`", hint=close or "llmpipe or vllm")
-    tools = None if options.tools is None else parse_tool_names(options.tools)
     if options.backend == "vllm":
         return _run_vllm(options, console)
-    code: int = _server().serve(
-        options.folder,
-        host=options.host,
-        port=options.port,
-        key=options.key,
-        allowed_hosts=options.allowed_hosts,
-        name=options.name,
-        device=options.device,
-        max_batch=options.max_batch or DEFAULT_MAX_BATCH,
-        max_len=options.max_len,
-        tools=tools,
-        preferences=options.preferences,
-        console=console,
-    )
+    code: int = _server().serve(options, console)
     return code
 
 
@@ -98,7 +108,7 @@ def _server() -> ModuleType:
 
 def _run_vllm(options: ServeOptions, console: Console) -> int:
     unused = {
-        "--tools": options.tools not in (None, "none"),
+        "--tools": bool(options.tool_names),
         "--preferences": options.preferences is not None,
         "--allow-host": bool(options.allowed_hosts),
         "--device": options.device != "auto",
