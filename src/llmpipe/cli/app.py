@@ -466,7 +466,7 @@ def tokens(
 
         run_rows(rows, run, console)
     elif web:
-        from llmpipe.apps.tokens.web import run_tokens_page
+        from llmpipe.apps.serve.options import run_tokens_page
 
         run_tokens_page(names, port, console)
     elif conversation is not None:

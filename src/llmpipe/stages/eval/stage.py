@@ -27,7 +27,7 @@ def run(config: EvalConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     from llmpipe.inference.engine import Engine
     from llmpipe.inference.sampling import Sampling
     from llmpipe.model.weights import load_model
-    from llmpipe.stages.eval.answers import Assistant, hold_conversation, run_task
+    from llmpipe.tasks.judging import Assistant, hold_conversation, run_task
     from llmpipe.tasks.registry import TASKS
     from llmpipe.tokenizer.bpe import Tokenizer
 

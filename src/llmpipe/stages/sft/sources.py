@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.core.errors import InputError, LlmpipeError
 from llmpipe.core.row_files import parquet_rows, unpack
-from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.shapes import parse_row
 
 HUB = "hf:"
