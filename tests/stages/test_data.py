@@ -462,6 +462,37 @@ def test_explain_tells_the_story_of_a_document(tmp_path: Path, make_context: Mak
         explain(corpus, "http://nowhere/", context.console)
 
 
+def test_line_separators_in_an_example_do_not_break_report_and_explain(
+    tmp_path: Path, make_context: MakeContext
+) -> None:
+    """They may stand inside a string of JSON, but `str.splitlines` ends lines there."""
+    from llmpipe.core.artifact import open_artifact
+    from llmpipe.stages.data.explain import find_ends
+    from llmpipe.stages.data.report import report
+
+    path = tmp_path / "pages.jsonl"
+    path.write_text('{"url": "http://example.org/a", "text": "too\\u2028short\\u0085text"}\n')
+    config = DataConfig(inputs=(str(path),), steps=("gopher_quality",))
+    out = tmp_path / "out"
+    artifact = open_artifact(
+        finished(out, config, run(config, inputs_of(config), out, make_context(out)))
+    )
+    assert [row["reason"] for row in find_ends(artifact, "http://example.org/a")] == ["too_short"]
+    assert report(artifact)
+
+
+def test_a_table_without_a_text_is_an_error_that_names_its_columns(
+    tmp_path: Path, make_context: MakeContext
+) -> None:
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"body": ["one"], "n": [1]}), tmp_path / "a.parquet")
+    config = DataConfig(inputs=(str(tmp_path / "a.parquet"),), steps=())
+    with pytest.raises(InputError, match="no column `text` or `html`, there are body, n") as caught:
+        run(config, inputs_of(config), tmp_path / "out", make_context(tmp_path / "out"))
+    assert caught.value.hint == "name it with `--set data.read.text_field=NAME`"
+
+
 def test_a_dry_run_estimates_documents_and_time(tmp_path: Path) -> None:
     config = planted(tmp_path)
     lines = SPEC.plan(config, inputs_of(config)) if SPEC.plan else {}

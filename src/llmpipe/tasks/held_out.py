@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from llmpipe.assistant.tools import TOOL_NAMES
+from llmpipe.core.records.lines import read_json_lines, whole
 from llmpipe.tasks.base import Facts
 
 
@@ -27,19 +27,17 @@ def held_out_conversations(facts: Facts) -> Iterator[HeldOut]:
     """Yield the conversations of `facts.conversations`, if there are any, in order."""
     if facts.conversations is None:
         return
-    with facts.conversations.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            asked = [m for m in row["messages"] if m["role"] == "user"]
-            answered = [m for m in row["messages"] if m["role"] == "assistant"]
-            if asked and answered:
-                parts = _parts(answered[0])
-                yield HeldOut(
-                    row.get("source", ""),
-                    _words(_parts(asked[0])),
-                    _words(parts),
-                    tuple(p["type"] for p in parts if p["type"] in TOOL_NAMES),
-                )
+    for _, row in whole(read_json_lines(facts.conversations)):
+        asked = [m for m in row["messages"] if m["role"] == "user"]
+        answered = [m for m in row["messages"] if m["role"] == "assistant"]
+        if asked and answered:
+            parts = _parts(answered[0])
+            yield HeldOut(
+                row.get("source", ""),
+                _words(_parts(asked[0])),
+                _words(parts),
+                tuple(p["type"] for p in parts if p["type"] in TOOL_NAMES),
+            )
 
 
 def _parts(message: dict[str, Any]) -> list[dict[str, str]]:

@@ -6,8 +6,6 @@ another number does not hide a question.
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +15,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from llmpipe.core.errors import InputError
+from llmpipe.core.records.lines import whole
+from llmpipe.core.records.rows import read_rows
 
 _WORD = re.compile(r"\w+")
 _DIGITS = re.compile(r"\d+")
@@ -75,21 +74,13 @@ def collect_runs(texts: Iterable[str], n_words: int, min_words: int) -> Runs:
 
 
 def strings_of(path: Path) -> Iterator[str]:
-    """Yield every string in a JSON lines file, plain or gzipped.
+    """Yield every string in the rows of a file; see `core/records/rows.py` for the kinds.
 
     Raises:
-        InputError: it cannot be read, or a line is no JSON.
+        InputError: it cannot be read, or a row is none.
     """
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            for i, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        yield from _strings_in(json.loads(line))
-                    except ValueError:
-                        raise InputError(f"{path}:{i}: no JSON") from None
-    except OSError as error:
-        raise InputError(f"`{path}` cannot be read: {error.strerror or error}") from None
+    for _, row in whole(read_rows(path)):
+        yield from _strings_in(row)
 
 
 def _strings_in(value: Any) -> Iterator[str]:

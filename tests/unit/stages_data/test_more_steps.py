@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.units import Unit
 from llmpipe.stages.data.document import Document, Text
 from llmpipe.stages.data.group_units import group_in_units, in_range
 from llmpipe.stages.data.grouping import cluster
-from llmpipe.stages.data.quality import train_classifier
+from llmpipe.stages.data.quality import read_texts, train_classifier
 from llmpipe.stages.data.steps.decontamination import (
     Decontamination,
     DecontaminationConfig,
@@ -98,6 +99,28 @@ def test_a_trained_classifier_tells_good_from_bad(tmp_path: Path) -> None:
         Quality(QualityConfig(model=str(out), label="fine"))
 
 
+def test_texts_are_read_whatever_the_file_and_nothing_is_passed_over(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b'\xef\xbb\xbf{"text": "one"}\n'))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"two\n\nthree"))
+    table = pa.table({"text": ["four", "five", "six"]})
+    packed = tmp_path / "c.parquet"
+    pq.write_table(
+        table, packed, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+    paths = [tmp_path / "a.jsonl.zst", tmp_path / "b.txt.gz", packed]
+    read = [text.strip() for text in read_texts(paths, "text")]
+    assert read == ["one", "two", "three", "four", "five", "six"]
+    packed.write_bytes(packed.read_bytes().replace(b"four", b"pour"))
+    with pytest.raises(InputError, match=r"c\.parquet` cannot be read: .*CRC"):
+        list(read_texts([packed], "text"))
+    (tmp_path / "d.jsonl").write_text('{"text": "one"}\n{"body": "x"}\n')
+    with pytest.raises(InputError, match=r"d\.jsonl:2: `text` is no text, it has body"):
+        list(read_texts([tmp_path / "d.jsonl"], "text"))
+
+
 def test_a_classifier_must_be_named_and_needs_two_sides(tmp_path: Path) -> None:
     pytest.importorskip("floret")
     with pytest.raises(UserError, match=r"data\.quality\.model"):
@@ -147,7 +170,7 @@ def test_evaluation_files_must_hold_something(tmp_path: Path) -> None:
         compile_evaluations(
             DecontaminationConfig(files=(str(tmp_path / "a.jsonl"),)), tmp_path / "t"
         )
-    with pytest.raises(InputError, match=r"b\.jsonl:2: no JSON"):
+    with pytest.raises(InputError, match=r"b\.jsonl:2: not JSON"):
         compile_evaluations(
             DecontaminationConfig(files=(str(tmp_path / "b.jsonl"),)), tmp_path / "t"
         )

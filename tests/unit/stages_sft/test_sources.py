@@ -120,7 +120,7 @@ def test_a_missing_split_and_a_folder_without_rows_are_named(tmp_path: Path) -> 
     with pytest.raises(InputError, match="has no split `train`, only test"):
         read_conversations(tmp_path / "g", "x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="has no JSON or Parquet files"):
+    with pytest.raises(InputError, match="holds no input"):
         read_conversations(tmp_path / "empty", "x")
 
 
@@ -229,7 +229,7 @@ def test_bad_rows_are_named_with_their_line_and_reason(tmp_path: Path) -> None:
     assert len(errors) == len(BAD_ROWS)
     for number, (error, (_, reason)) in enumerate(zip(errors, BAD_ROWS, strict=True), start=2):
         assert error.where == f"{path}:{number}"
-        assert reason in error.reason
+        assert reason in error.said
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\x1f\x8bnot gzip"])

@@ -29,7 +29,7 @@ def read_questions(prompt: str | None, is_json: bool) -> list[list[Message]]:
     if not text.strip():
         raise UserError("there is no message to answer", hint="give one with `-p`, or on stdin")
     if prompt is None and is_json and text.lstrip().startswith('{"messages"'):
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
         conversations = [read_messages(line, f"line {n}") for n, line in lines]
         for (n, _), messages in zip(lines, conversations, strict=True):
             if not messages or messages[-1].role == "assistant":

@@ -6,7 +6,6 @@ deterministic, so the document is read again from its archive and sent through t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from llmpipe.core.artifact import Artifact, open_artifact
 from llmpipe.core.console import Console
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.lines import read_objects
 from llmpipe.core.stage import SourceFile
 from llmpipe.core.units import Unit
 from llmpipe.stages.data.config import DataConfig
@@ -72,16 +72,18 @@ def find_ends(artifact: Artifact, key: str) -> Iterator[dict[str, Any]]:
     import pyarrow.dataset as ds
 
     wanted = (ds.field("id") == key) | (ds.field("url") == key)
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    kind = ds.ParquetFileFormat(default_fragment_scan_options=checked)
     seen: set[str] = set()
     for pattern in ("part-*.parquet", "dropped/part-*.parquet"):
         paths = sorted(str(path) for path in artifact.path.glob(pattern))
         if paths:
-            for row in ds.dataset(paths).to_table(filter=wanted).to_pylist():
+            for row in ds.dataset(paths, format=kind).to_table(filter=wanted).to_pylist():
                 seen.add(row["id"])
                 yield row
     examples = artifact.path / "examples.jsonl"
     if examples.is_file():
-        for row in map(json.loads, examples.read_text(encoding="utf-8").splitlines()):
+        for row in read_objects(examples):
             if key in (row["id"], row["url"]) and row["id"] not in seen:
                 yield row
 

@@ -123,7 +123,7 @@ def _is_wanted(split: Split, data: bytes, epochs: float, copy: int) -> bool:
 
 
 def _aside(document: Document) -> dict[str, Any]:
-    return {"id": document.id, "bytes": document.n_bytes, "reason": "longer than allowed"}
+    return {"id": document.id, "bytes": document.n_bytes, "reason": document.reason}
 
 
 def _files_of(shard: Shard) -> dict[str, str]:

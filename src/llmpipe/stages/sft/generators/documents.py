@@ -17,6 +17,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from llmpipe.assistant.conversation import Conversation, ask
+from llmpipe.core.records.lines import whole
+from llmpipe.core.records.parquet import read_parquet
 from llmpipe.stages.sft.generators import Pool
 
 MAX_SENTENCE_CHARS = 110  # about 30 tokens: what a small model can learn to say by heart
@@ -107,11 +109,9 @@ def _questions(entry: DocumentedName) -> tuple[str, ...]:
 
 def read_pages(corpus: Path) -> Iterator[tuple[str, str]]:
     """Yield (url, text) of all documents of a corpus artifact, in order."""
-    import pyarrow.parquet as parquet
-
     for path in sorted(corpus.glob("part-*.parquet")):
-        for batch in parquet.ParquetFile(path).iter_batches(columns=["url", "text"]):
-            yield from zip(batch["url"].to_pylist(), batch["text"].to_pylist(), strict=True)
+        for _, row in whole(read_parquet(path, ["url", "text"], ["text"])):
+            yield row["url"], row["text"]
 
 
 def find_entries(url: str, text: str) -> Iterator[DocumentedName]:
