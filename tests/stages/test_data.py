@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,19 +16,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from steps import Steps
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.report import to_html, to_markdown
 from llmpipe.core.stage import Context, Inputs, SourceFile, fingerprint_files
-from llmpipe.stages.data.config import (
-    DataConfig,
-    GopherQualityConfig,
-    LanguageConfig,
-    LimitsConfig,
-    SubstringsConfig,
-)
+from llmpipe.stages.data.config import DataConfig, LimitsConfig
 from llmpipe.stages.data.stage import SPEC, files, run
+from llmpipe.stages.data.steps.gopher_quality import GopherQualityConfig
+from llmpipe.stages.data.steps.language import LanguageConfig
+from llmpipe.stages.data.steps.substrings import SubstringsConfig
 
 MakeContext = Callable[..., Context]
 NOUNS = [
@@ -266,27 +262,21 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
+def test_killed_and_resumed_run_equals_uninterrupted_run(tmp_path: Path, steps: Steps) -> None:
     many(tmp_path)
     script = tmp_path / "run_stage.py"
     script.write_text(RUN)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def start(out: Path) -> subprocess.Popen[bytes]:
+    def start(out: Path, at: int = 0) -> int:
         arguments = [sys.executable, str(script), str(out), str(tmp_path / "in")]
-        return subprocess.Popen(arguments, env=environment, start_new_session=True)
+        result = subprocess.run(arguments, env=steps.environment(at), stderr=subprocess.PIPE)
+        assert b"Traceback" not in result.stderr, result.stderr.decode()
+        return result.returncode
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    began = time.monotonic()
-    assert start(whole).wait(timeout=120) == 0
-    duration = time.monotonic() - began
-    rng = random.Random(5)
-    for _ in range(4):
-        process = start(killed)
-        time.sleep(rng.uniform(0.2, 1.0) * duration)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(killed).wait(timeout=120) == 0
+    assert start(whole) == 0
+    steps.kill_again_and_again(lambda at: start(killed, at), steps.taken(), 4)
+    assert start(killed) == 0
     assert digest_of(killed) == digest_of(whole)
 
 

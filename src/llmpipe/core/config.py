@@ -17,9 +17,10 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 
 from llmpipe.core.errors import UserError, did_you_mean
+from llmpipe.core.table import Table
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -36,12 +37,21 @@ def schema(cls: type[T]) -> type[T]:
 
 
 class OneOf:
-    """Marks a union of schemas that are told apart by their `kind`: `Annotated[Muon | AdamW, OneOf()]`."""
+    """Marks a choice of schemas that are told apart by their `kind`.
+
+    They are those of a union, `Annotated[Trapezoid | Cosine, OneOf()]`, or of a table, `Annotated[OptimConfig, OneOf(OPTIMIZERS)]`.
+    """
+
+    def __init__(self, table: Table[type] | None = None) -> None:
+        self.table = table
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic import Discriminator
 
-        return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+        if self.table is None:
+            return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+        union = Union[tuple(self.table.values())]  # type: ignore[valid-type]  # noqa: UP007
+        return handler.generate_schema(Annotated[union, Discriminator("kind")])
 
 
 class Unkeyed:
@@ -126,7 +136,15 @@ def load_recipe(path: Path, schemas: Mapping[str, type], overrides: Sequence[str
     expect = _flatten_expect(tree.get("expect", {}), origins, path, problems)
     sections = {}
     for section, cls in schemas.items():
-        sections[section] = _validate(section, cls, tree.get(section, {}), origins, path, problems)
+        table = tree.get(section, {})
+        sections[section] = config = _validate(section, cls, table, origins, path, problems)
+        for setting, reason in unused(config).items():
+            if setting in table:
+                where = _origin(origins, (section, setting), path)
+                hint = f"delete `{section}.{setting}`, or have it used"
+                problems.append(
+                    Problem(where, f"{section}.{setting}", f"decides nothing: {reason}", hint)
+                )
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "\n".join(str(problem) for problem in problems)
@@ -334,8 +352,10 @@ def schema_types(annotation: Any) -> list[type]:
 
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
-    if typing.get_origin(annotation) is typing.Annotated:
-        return schema_types(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is Annotated:
+        inner, *marks = typing.get_args(annotation)
+        table = next((m.table for m in marks if isinstance(m, OneOf) and m.table is not None), None)
+        return schema_types(inner) if table is None else list(table.values())
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         return [cls for arg in typing.get_args(annotation) for cls in schema_types(arg)]
     return []
@@ -454,12 +474,25 @@ def load_settings(cls: type[T], values: Mapping[str, Any]) -> T:
     return TypeAdapter(cls).validate_json(json.dumps(_with_kinds(cls, values)), strict=True)
 
 
+def unused(config: Any) -> Mapping[str, str]:
+    """Return the settings that decide nothing as the others stand, with the reason of each.
+
+    Which these are is told by a method `unused` of the settings, where they have one.
+    """
+    reasons: Mapping[str, str] = config.unused() if hasattr(config, "unused") else {}
+    return reasons
+
+
 def keyed(config: Any) -> dict[str, Any]:
-    """Return what `resolved` does, without the settings that are marked `Unkeyed`."""
+    """Return what `resolved` does, without the settings that are `unused` or marked `Unkeyed`: what decides the result."""
     import typing
 
     tree = resolved(config)
+    for name in unused(config):
+        del tree[name]
     for name, annotation in field_types(type(config)).items():
+        if name not in tree:
+            continue
         value = getattr(config, name)
         if any(isinstance(mark, Unkeyed) for mark in typing.get_args(annotation)[1:]):
             del tree[name]

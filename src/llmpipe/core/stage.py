@@ -36,6 +36,7 @@ from llmpipe.core.artifact import (
 from llmpipe.core.config import diff_from_defaults, diff_values, digest, keyed, resolved
 from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, UserError, did_you_mean
+from llmpipe.core.machine import n_usable_cores
 from llmpipe.core.metrics import Metrics, make_sinks
 from llmpipe.core.ranks import current_ranks, stop_with_launcher
 from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
@@ -110,6 +111,10 @@ def _names_no_files(config: Any) -> Sequence[str]:
     return ()
 
 
+def _says_nothing(stats: Mapping[str, Any]) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class StageSpec:
     """One stage of the pipeline."""
@@ -134,6 +139,10 @@ class StageSpec:
     examples: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     """Settings that are options of the command too: `--depth 12` is `--set pretrain.depth=12`."""
+    uses: tuple[str, ...] = ()
+    """Commands that use what it writes, for `next: …`; `{path}` in them stands for that."""
+    closing: Callable[[Mapping[str, Any]], Sequence[str]] = _says_nothing
+    """Numbers of the artifact -> lines that a whole run ends with, such as a conversation with what it made."""
     distributed: bool = False
 
 
@@ -351,7 +360,7 @@ def run_stage(plan: Plan, console: Console) -> Artifact:
         )
     stop_with_launcher()
     if ranks.rank > 0:
-        return _run_helper_rank(plan)
+        return _run_other_rank(plan)
 
     _make_folder(request.final.parent)
     lock = FileLock(request.final.parent / f".{request.final.name}.lock", mode=0o666)
@@ -481,8 +490,8 @@ def _manifest(
     }
 
 
-def _run_helper_rank(plan: Plan) -> Artifact:
-    """Take part in a distributed run: rank 0 has the lock, writes, and publishes."""
+def _run_other_rank(plan: Plan) -> Artifact:
+    """Take part in a distributed run as a rank other than 0, which has the lock, writes, and publishes."""
     request = plan.request
     stop = StopFlag()
     metrics = Metrics(request.partial / "metrics.jsonl", enabled=False)
@@ -566,7 +575,7 @@ def environment(device: str, world_size: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "platform": f"{platform.system().lower()}-{platform.machine()}",
-        "cores": os.cpu_count(),
+        "cores": n_usable_cores(),
         "device": device,
         "world_size": world_size,
     }

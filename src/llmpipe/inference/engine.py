@@ -15,8 +15,9 @@ The engine belongs to one thread. `cancel` frees a slot at once, between two ste
 
 # B batch  T time  V vocab_size
 
+import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -121,6 +122,7 @@ class Engine:
         max_batch: rows worked on at the same time; more requests wait.
         max_len: tokens of the longest row, prompt included; the model's own limit by default.
         is_compiled: take decoding steps in C on a CPU and as a CUDA graph on a GPU, where possible.
+        warn: told if the step in C does not do what the model does, so that torch takes its place.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Engine:
         max_batch: int = 8,
         max_len: int | None = None,
         is_compiled: bool = True,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         config = model.config
         weights = next(model.parameters())
@@ -145,7 +148,7 @@ class Engine:
             dtype=weights.dtype,
             device=self.device,
         )
-        self._decoder = build_decoder(model, self._cache) if is_compiled else None
+        self._decoder = build_decoder(model, self._cache, warn) if is_compiled else None
         self._slots = [_Slot() for _ in range(max_batch)]
         self._waiting: deque[_Row] = deque()
         self._rows: dict[int, _Row] = {}
@@ -484,22 +487,6 @@ class Engine:
         for token in self.run():
             written[token.request].append(token)
         return [_completion(written[request]) for request in requests]
-
-
-def generate(
-    model: Transformer, prompt_ids: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = ()
-) -> list[int]:
-    """Return a completion of one prompt: for samples of a model in training.
-
-    The memory of the cache is given back at the end, and the model's mode is kept.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        engine = Engine(model, max_batch=1, max_len=len(prompt_ids) + sampling.max_tokens + 1)
-        return engine.generate([prompt_ids], sampling, stop_ids)[0].ids
-    finally:
-        model.train(was_training)
 
 
 def _completion(tokens: Sequence[Token]) -> Completion:

@@ -31,7 +31,13 @@ class Int8Linear(nn.Module):
         )
         self.register_buffer("scale", scale)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach())
-        self._has_kernel = weight.device.type == "cpu" and hasattr(torch, "_weight_int8pack_mm")
+        # torch's kernel reads 16 weights at a time and, past the end of a row that is no multiple of
+        # them, whatever lies there: wrong sums, or a crash.
+        self._has_kernel = (
+            weight.device.type == "cpu"
+            and weight.shape[1] % 16 == 0
+            and hasattr(torch, "_weight_int8pack_mm")
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply `x` (bfloat16) with the weights."""

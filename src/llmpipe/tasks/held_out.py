@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llmpipe.assistant.tools import TOOL_NAMES
 from llmpipe.core.records.lines import read_json_lines, whole
 from llmpipe.tasks.base import Facts
 
@@ -35,7 +36,7 @@ def held_out_conversations(facts: Facts) -> Iterator[HeldOut]:
                 row.get("source", ""),
                 _words(_parts(asked[0])),
                 _words(parts),
-                tuple(p["type"] for p in parts if p["type"] in ("python", "search")),
+                tuple(p["type"] for p in parts if p["type"] in TOOL_NAMES),
             )
 
 

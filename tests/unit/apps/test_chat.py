@@ -26,11 +26,13 @@ from llmpipe.apps.chat.state import Chat
 from llmpipe.apps.chat.terminal import CommandCompleter, Interrupts, Keyboard
 from llmpipe.apps.chat.tools import ToolOptions, open_chat_tools
 from llmpipe.apps.load import load
+from llmpipe.assistant.events import Done, Event, TextDelta, ThinkDelta, ToolCall, ToolResult
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput
-from llmpipe.assistant.reply import Done, Event, Reply, TextDelta, ThinkDelta, ToolCall, ToolResult
+from llmpipe.assistant.reply import Reply
 from llmpipe.assistant.tools.policy import Kernel
 from llmpipe.core.artifact import SCHEMA
 from llmpipe.core.errors import InputError, UserError
+from llmpipe.inference.engine import Token
 from llmpipe.inference.sampling import Sampling
 
 SAMPLING = Sampling(temperature=0.0, max_tokens=5)
@@ -48,7 +50,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def use(ids: list[int], *events: Event | Callable[[], None]) -> None:
         def reply(self: Chat, reply: Reply) -> Generator[Event, None, None]:
             for id in ids:
-                list(reply.push(id))
+                reply.push(Token(0, id), 0)
             for event in events:
                 if callable(event):
                     event()
@@ -276,6 +278,10 @@ def test_think_shows_hides_bounds_and_stops_thoughts(chat: Chat, screen: Any) ->
 
 
 def test_tools_can_be_taken_away_and_given_back(chat: Chat, screen: Any) -> None:
+    def ruled_out() -> Any:
+        rules = chat.new_reply().rules
+        return rules.applied_to(chat.sampling, chat.loaded.tokenizer).logit_bias
+
     chat.tools = {"python": FakeTool(), "search": FakeTool()}
     assert list(chat.usable_tools) == ["python", "search"]
     assert "Tools:" not in chat.loaded.tokenizer.decode(chat.rendered().ids)
@@ -283,12 +289,11 @@ def test_tools_can_be_taken_away_and_given_back(chat: Chat, screen: Any) -> None
     assert list(chat.usable_tools) == ["search"]
     assert "Tools: search." in chat.loaded.tokenizer.decode(chat.rendered().ids)
     begin = chat.loaded.tokenizer.special["<|python_start|>"]
-    assert (begin, float("-inf")) in chat._sampling().logit_bias  # not even begun
-    assert len(chat._sampling().logit_bias) == 1
+    assert ruled_out() == ((begin, float("-inf")),)  # not even begun
     run_command("/tools none", chat, screen.console)
     assert "Tools: none." in chat.loaded.tokenizer.decode(chat.rendered().ids)
     run_command("/tools all", chat, screen.console)
-    assert list(chat.usable_tools) == ["python", "search"] and not chat._sampling().logit_bias
+    assert list(chat.usable_tools) == ["python", "search"] and not ruled_out()
     with pytest.raises(UserError, match="unknown tool `pyton`"):
         run_command("/tools pyton", chat, screen.console)
     chat.tools = {}

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmpipe.apps.serve.options import ServeOptions, parse_tools, run_serve
+from llmpipe.apps.serve.options import ServeOptions, run_serve
 from llmpipe.apps.serve.vllm import vllm_launch
+from llmpipe.assistant.tools import parse_tool_names
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
 
@@ -82,6 +83,5 @@ def test_option_that_cannot_be_honored_is_an_error(vllm: Path, changed: Any, wor
 
 
 def test_tools_are_named_with_commas() -> None:
-    assert parse_tools(None) is None
-    assert parse_tools("none") == ()
-    assert parse_tools("search, python,python") == ("python", "search")
+    assert parse_tool_names("none") == ()
+    assert parse_tool_names("search, python,python") == ("python", "search")

@@ -7,7 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from llmpipe.assistant.generate import ANSWER_TOKENS, MAX_OUTPUT_TOKENS, answer_many, stream_reply
+from llmpipe.assistant.events import Done, Event, TextDelta, ThinkDelta, ToolCall, ToolResult
+from llmpipe.assistant.generate import answer_many, stream_reply
 from llmpipe.assistant.render import (
     Message,
     PythonCall,
@@ -17,16 +18,8 @@ from llmpipe.assistant.render import (
     part_ids,
     render,
 )
-from llmpipe.assistant.reply import (
-    Done,
-    Event,
-    Reply,
-    TextDelta,
-    ThinkDelta,
-    ToolCall,
-    ToolResult,
-    output_ids,
-)
+from llmpipe.assistant.reply import Reply, output_ids
+from llmpipe.assistant.rules import ANSWER_TOKENS, MAX_OUTPUT_TOKENS, ReplyRules
 from llmpipe.core.errors import UserError
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
@@ -199,7 +192,8 @@ def test_leaving_early_frees_the_slot_and_keeps_the_text(
     engine = scripted(ASK, turn(tokenizer, Text("one two three 🙂")))
     reply = Reply(tokenizer)
     with closing(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply)) as events:
-        for _ in zip(range(6), events, strict=False):
+        written = (event for event in events if isinstance(event, TextDelta))
+        for _ in zip(range(6), written, strict=False):
             pass
     assert engine.n_free_slots == 1
     assert reply.message.text == "one two"
@@ -216,7 +210,7 @@ def test_many_answers_equal_single_ones(
     engine = scripted(asks[0], turn(tokenizer, *parts), max_batch=max_batch)
     answers = answer_many(engine, tokenizer, asks, GREEDY, {"python": FakePython("82")})
     assert [answer.message for answer in answers] == [Message("assistant", parts)] * 5
-    assert {answer.done.reason for answer in answers} == {"stop"}
+    assert {answer.done and answer.done.reason for answer in answers} == {"stop"}
     assert engine.n_free_slots == max_batch
 
 
@@ -270,8 +264,8 @@ def test_long_thought_is_closed_for_the_model(
     # The model is not the one that closes: it is told so with a token that goes on thinking.
     n_prompt = len(render(ASK, tokenizer, add_generation_prompt=True).ids)
     engine.model._next[n_prompt - 1 + len(thinking) - 1] = tokenizer.encode("x")[0]
-    reply = Reply(tokenizer)
-    events = list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply, max_thought=budget))
+    reply = Reply(tokenizer, ReplyRules(max_thought=budget))
+    events = list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply))
     assert (thought(events), shown(events)) == ("x" * budget, "Well.")
     done = events[-1]
     assert isinstance(done, Done) and done.n_tokens == len(reply.ids) - 1  # the forced one
@@ -288,8 +282,8 @@ def test_unfinished_thought_is_no_answer(tokenizer: Tokenizer, scripted: Build) 
 
 def test_model_that_may_not_think_does_not_begin_to(tokenizer: Tokenizer, scripted: Build) -> None:
     engine = scripted(ASK, turn(tokenizer, Thought("hm"), Text("Well.")))
-    reply = Reply(tokenizer)
-    list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply, max_thought=0))
+    reply = Reply(tokenizer, ReplyRules(max_thought=0))
+    list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply))
     assert tokenizer.special["<|think_start|>"] not in reply.ids and not reply.message.has_thought
 
 

@@ -16,18 +16,17 @@ import zstandard
 
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.units import Unit
-from llmpipe.stages.data.config import (
-    DecontaminationConfig,
-    LineCleaningConfig,
-    QualityConfig,
-)
 from llmpipe.stages.data.document import Document, Text
 from llmpipe.stages.data.group_units import group_in_units, in_range
 from llmpipe.stages.data.grouping import cluster
 from llmpipe.stages.data.quality import read_texts, train_classifier
-from llmpipe.stages.data.steps.decontamination import Decontamination, compile_evaluations
-from llmpipe.stages.data.steps.line_cleaning import LineCleaning
-from llmpipe.stages.data.steps.quality import Quality
+from llmpipe.stages.data.steps.decontamination import (
+    Decontamination,
+    DecontaminationConfig,
+    compile_evaluations,
+)
+from llmpipe.stages.data.steps.line_cleaning import LineCleaning, LineCleaningConfig
+from llmpipe.stages.data.steps.quality import Quality, QualityConfig
 from llmpipe.stages.data.steps.quick_text import trusted_lines
 
 PROSE = "The harbor of the old town wakes long before the sun, and fishermen carry their nets down the steps."

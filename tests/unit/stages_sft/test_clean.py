@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from llmpipe.assistant.conversation import ask
 from llmpipe.stages.sft.clean import conversation_key, deduplicate, read_evaluations
 from llmpipe.stages.sft.config import Decontamination
-from llmpipe.stages.sft.conversation import ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.mixture import Source
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.stages.sft.clean import deduplicate
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.mixture import (
     MAX_JOINED,

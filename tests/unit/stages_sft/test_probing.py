@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from llmpipe.assistant.conversation import ask
 from llmpipe.stages.sft.config import Probing
-from llmpipe.stages.sft.conversation import ask
 from llmpipe.stages.sft.probing import REFUSALS, is_same_answer, probe, teach
 
 

@@ -10,12 +10,12 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, SearchCall, Text, Thought, ToolOutput
 from llmpipe.core.errors import InputError
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators.arithmetic import solve
 from llmpipe.stages.sft.sources import read_conversations, source_files
-from llmpipe.tasks.arithmetic import Problem
+from llmpipe.tasks.arithmetic import Calculation
 
 MESSAGES = {
     "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
@@ -248,7 +248,10 @@ def test_a_broken_array_is_an_error_with_its_line(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    written = [solve(Problem(37, 45), "What is 37 + 45?"), ask("Hi\u2028", "Hello!", "arithmetic")]
+    written = [
+        solve(Calculation(37, 45), "What is 37 + 45?"),
+        ask("Hi\u2028", "Hello!", "arithmetic"),
+    ]
     path = tmp_path / "conversations.jsonl"
     path.write_text("".join(c.to_json() + "\n" for c in written), encoding="utf-8")
     read, errors = read_conversations(path, "arithmetic")

@@ -157,9 +157,7 @@ def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[
 
     from llmpipe.stages.data.document import Drop
     from llmpipe.stages.data.sources.http import BadBody
-    from llmpipe.stages.data.steps.decontamination import compile_evaluations
-    from llmpipe.stages.data.steps.table import STEPS
-    from llmpipe.stages.data.steps.url_filter import compile_lists
+    from llmpipe.stages.data.steps.table import STEPS, prepare_steps
 
     try:
         document = item.load()
@@ -172,10 +170,7 @@ def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[
     yield Passage("read", len(document.html or document.text), "")
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder)
-        if "url_filter" in config.steps:
-            compile_lists(config.url_filter, prepared / "urls.npy")
-        if "decontamination" in config.steps:
-            compile_evaluations(config.decontamination, prepared / "evaluations.npy")
+        prepare_steps(config, prepared)
         for name in config.steps:
             drop = STEPS[name].make(config, prepared)(document)
             size = len(document.html if document.html is not None else document.text)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from llmpipe.core.artifact import atomic_file
 from llmpipe.stages.data.config import DataConfig
-from llmpipe.stages.data.steps.table import STEPS, n_keys
+from llmpipe.stages.data.steps.table import STEPS
 
 RECORDS_PER_SEGMENT = 1000
 READ = "read"
@@ -73,7 +73,8 @@ _PLAIN = pa.schema(
 
 def key_columns(config: DataConfig, step: str) -> list[str]:
     """Name the columns of a corpus step's keys."""
-    return [f"{step}_{i:03d}" for i in range(n_keys(config, step))]
+    n_keys = STEPS[step].n_keys(getattr(config, step))
+    return [f"{step}_{i:03d}" for i in range(n_keys)]
 
 
 def _schema(config: DataConfig) -> pa.Schema:

@@ -22,10 +22,10 @@ from llmpipe.core.artifact import atomic_file, hash_file
 from llmpipe.core.config import digest
 from llmpipe.core.units import Commit, Executor, Unit, run_units
 from llmpipe.stages.data.array_job import FOUND, ArrayJob
-from llmpipe.stages.data.config import SubstringsConfig
 from llmpipe.stages.data.document import Text
 from llmpipe.stages.data.group_units import UNIT_ROWS, in_range
-from llmpipe.stages.data.steps.substrings import POSITION_BITS, cut, find_windows
+from llmpipe.stages.data.steps.substrings import SubstringsConfig
+from llmpipe.stages.data.steps.windows import POSITION_BITS, cut, find_windows
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import xxhash
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.stages.sft.config import Decontamination
-from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.mixture import Source
 from llmpipe.tasks.base import Facts

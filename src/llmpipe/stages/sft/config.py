@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from llmpipe.core.config import OneOf, schema
-from llmpipe.training.config import AdamW, Muon
+from llmpipe.core.config import OneOf, Unkeyed, schema
+from llmpipe.training.config import OPTIMIZERS, Muon, OptimConfig
 from llmpipe.training.schedule import Cosine, Trapezoid
 
 
@@ -155,7 +155,7 @@ class SFTConfig:
     """Tokens per update, padding included, over all processes."""
     micro_batch_size: Annotated[int, Gt(0)] = 16
     """Rows per process and forward pass, at most."""
-    optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
+    optim: Annotated[OptimConfig, OneOf(OPTIMIZERS)] = field(default_factory=Muon)
     """What updates the weights; the rates of pretraining, because everything here is new to the
     base model and the run is short."""
     schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
@@ -166,7 +166,7 @@ class SFTConfig:
     """Steps between looks at the loss on held-out conversations."""
     sample_every: Annotated[int, Gt(0)] = 50
     """Steps between sample answers."""
-    save_every: Annotated[int, Gt(0)] = 50
-    """Steps between checkpoints."""
+    save_every: Annotated[int, Gt(0), Unkeyed()] = 50
+    """Steps between checkpoints. Where they fall changes nothing in the result."""
     questions: tuple[str, ...] = ("Who are you?", "What is 37 + 45?", "What does os.path.join do?")
     """What the sample answers are about."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import Message
 from llmpipe.core.errors import InputError
 from llmpipe.core.records.lines import Unreadable
 from llmpipe.stages.sft.clean import deduplicate, read_evaluations
 from llmpipe.stages.sft.config import FileSource, SFTConfig
-from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.lint import RULES, Finding, lint
 from llmpipe.stages.sft.mixture import Share, Source, mix, split_held_out

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmpipe.stages.sft.conversation import Conversation
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.stages.sft.generators import Pool
 
 MAX_JOINED = 5

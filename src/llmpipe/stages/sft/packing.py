@@ -29,7 +29,7 @@ from llmpipe.training.step import Batch
 
 
 @dataclass(frozen=True)
-class Sample:
+class MaskedSequence:
     """Token ids of one conversation, and which of them are trained."""
 
     ids: np.ndarray
@@ -42,17 +42,17 @@ class Sample:
         return int(self.mask[1:].sum())
 
 
-def make_sample(rendered: Rendered, source: str) -> Sample:
+def make_sample(rendered: Rendered, source: str) -> MaskedSequence:
     """Turn a rendered conversation into arrays."""
-    return Sample(np.array(rendered.ids, np.int64), np.array(rendered.mask, bool), source)
+    return MaskedSequence(np.array(rendered.ids, np.int64), np.array(rendered.mask, bool), source)
 
 
-def fit_length(sample: Sample, max_seq_len: int, over_long: str) -> Sample | None:
+def fit_length(sample: MaskedSequence, max_seq_len: int, over_long: str) -> MaskedSequence | None:
     """Cut or drop a conversation that is longer than a row; None if nothing to train on is left."""
     if len(sample.ids) > max_seq_len:
         if over_long == "drop":
             return None
-        sample = Sample(sample.ids[:max_seq_len], sample.mask[:max_seq_len], sample.source)
+        sample = MaskedSequence(sample.ids[:max_seq_len], sample.mask[:max_seq_len], sample.source)
     return sample if sample.n_trained else None
 
 
@@ -90,7 +90,7 @@ SHORTEST_ROW = 256
 """Below this length attention costs little beside the rest, and larger batches are worth more."""
 
 
-def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample]]]:
+def refold(samples: Sequence[MaskedSequence], n_time: int) -> dict[int, list[list[MaskedSequence]]]:
     """Lay conversations out in rows of `n_time` tokens, or a half, a quarter, … of it.
 
     Best fit, decreasing: a conversation goes into the fullest row with room for it, or opens a row
@@ -102,7 +102,7 @@ def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample
     lengths = [n_time]
     while lengths[-1] % 2 == 0 and lengths[-1] // 2 >= SHORTEST_ROW:
         lengths.append(lengths[-1] // 2)
-    rows: list[list[Sample]] = []
+    rows: list[list[MaskedSequence]] = []
     capacities: list[int] = []
     rooms: list[tuple[int, int]] = []  # (what is left, number of the row), ascending
     for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
@@ -116,7 +116,7 @@ def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample
             capacities.append(room)
         rows[row].append(sample)
         bisect.insort(rooms, (room - n, row))
-    folded: dict[int, list[list[Sample]]] = {}
+    folded: dict[int, list[list[MaskedSequence]]] = {}
     for capacity, row_samples in sorted(
         zip(capacities, rows, strict=True), key=lambda pair: -pair[0]
     ):
@@ -124,7 +124,7 @@ def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample
     return folded
 
 
-def make_batch(rows: Sequence[Sequence[Sample]], n_time: int, pad_id: int) -> Batch:
+def make_batch(rows: Sequence[Sequence[MaskedSequence]], n_time: int, pad_id: int) -> Batch:
     """Lay out conversations, one list of them per row; the segments keep them apart."""
     shape = (len(rows), n_time)
     ids = np.full(shape, pad_id, np.int64)

@@ -18,8 +18,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.stages.sft.config import Probing
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.tasks.overlap import normalize_words
 

@@ -14,11 +14,11 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.core.errors import InputError, LlmpipeError
 from llmpipe.core.records.files import expand
 from llmpipe.core.records.lines import PlacedRow, Unreadable, intact
 from llmpipe.core.records.rows import HUB, read_dataset, read_rows
-from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.shapes import parse_row
 
 _KINDS = (".jsonl", ".ndjson", ".json", ".parquet")

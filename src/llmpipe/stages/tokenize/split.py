@@ -7,7 +7,7 @@ the two thresholds need, in memory that does not grow with the corpus.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ class Scan:
         return asdict(self)
 
 
-def add_up(records: Iterable[dict[str, Any]]) -> Scan:
+def add_up(records: Iterable[Mapping[str, Any]]) -> Scan:
     """Add up the scans of all units."""
     total = Scan()
     for record in records:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmpipe.core.cluster import make_executor
 from llmpipe.core.errors import UserError
 from llmpipe.core.executors import Limits
 from llmpipe.core.units import Unit, run_units
-from llmpipe.stages.data.cluster import make_executor
 
 LIMITS = Limits(30, 60, 10**9)
 # Workers import their job by name, so it must stand in a module of its own.
@@ -31,18 +32,6 @@ class Squares:
         time.sleep(self.wait_s)
         (folder / "square.txt").write_text(str(unit.payload ** 2))
         return {"square": unit.payload ** 2}
-"""
-SBATCH = """#!{python}
-import os, subprocess, sys
-array = next(a for a in sys.argv if a.startswith("--array="))
-last = int(array.split("=0-")[1].split("%")[0])
-marker = sys.argv[-1] + ".lost"
-for i in range(last + 1):
-    if i == 1 and not os.path.exists(marker):
-        open(marker, "w").close()  # this task's machine is lost
-        continue
-    subprocess.run(["sh", sys.argv[-1]], env=dict(os.environ, SLURM_ARRAY_TASK_ID=str(i)), check=True)
-print(1)
 """
 
 
@@ -74,14 +63,12 @@ def test_slurm_needs_sbatch(tmp_path: Path, squares: Any, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_a_slurm_array_does_all_units_also_when_a_task_is_lost(
-    tmp_path: Path, squares: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_a_cluster_does_all_units_also_when_a_task_is_lost(
+    tmp_path: Path, squares: Any, cluster: Callable[[str], Path], name: str
 ) -> None:
-    (tmp_path / "bin").mkdir()
-    sbatch = tmp_path / "bin" / "sbatch"
-    sbatch.write_text(SBATCH.format(python=sys.executable))
-    sbatch.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    executor = make_executor("slurm", 2, LIMITS, lambda _: None, lambda: False)
+    log = cluster(name)
+    executor = make_executor(name, 2, LIMITS, lambda _: None, lambda: False)
     commits = run_units(squares(0.0), units(3), tmp_path / "units", executor)
     assert [commit.record["square"] for commit in commits] == [0, 1, 4]
+    assert log.read_text().split() == ["0", "lost", "2", "1"]

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llmpipe.core.errors import UserError
-from llmpipe.core.meeting import agree_on_name
 from llmpipe.core.ranks import Ranks
+from llmpipe.core.rendezvous import agree_on_name
 
 
 class DictStore:

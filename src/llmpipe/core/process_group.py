@@ -1,7 +1,8 @@
-"""All processes of a run do the same work: same settings, inputs and code, and one folder to write to.
+"""The process group of a run: the same settings, inputs and code on every rank, and one folder to write to.
 
-On several machines each is started by a command of its own. What differs between them would not
-fail: the run would hang, or quietly train a model that nobody asked for. So they compare before work.
+On several machines each process is started by a command of its own. A difference between them would
+not fail by itself: the run would hang, or train a model that nobody asked for. So the ranks compare
+before they start to work.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ class Traits:
 
 
 @contextlib.contextmanager
-def together(
+def process_group(
     ctx: Context,
     out: Path,
     is_exact: bool = False,
     timeout_s: float | None = None,
     less_memory: str | None = None,
 ) -> Iterator[Runtime]:
-    """Set up device, threads and processes as `distributed.runtime` does, and see that all are alike.
+    """Set up device, threads and processes as `distributed.open_runtime` does, and see that all are alike.
 
     Args:
         ctx: Of the stage.
@@ -67,13 +68,16 @@ def together(
     Raises:
         UserError: the processes differ, or one ran out of memory.
     """
-    from llmpipe.core.distributed import PEER_TIMEOUT_S, runtime
+    from llmpipe.core.distributed import PEER_TIMEOUT_S, open_runtime
 
     peer_s = timeout_s or PEER_TIMEOUT_S
     # Outermost, because a process that runs out of memory leaves alone, and cannot wait for the others.
-    with naming_lack_of_memory(less_memory), runtime(ctx.device, is_exact, peer_s, ctx.stop) as it:
-        check_alike(it, ctx.identity, out)
-        yield it
+    with (
+        naming_lack_of_memory(less_memory),
+        open_runtime(ctx.device, is_exact, peer_s, ctx.stop) as runtime,
+    ):
+        check_alike(runtime, ctx.identity, out)
+        yield runtime
 
 
 @contextlib.contextmanager
@@ -97,7 +101,7 @@ def naming_lack_of_memory(hint: str | None) -> Iterator[None]:
 
 
 def check_alike(runtime: Runtime, identity: Mapping[str, Any], out: Path) -> None:
-    """Compare all processes with the main one; they must call this together.
+    """Compare every rank with rank 0. A collective: all ranks must call it.
 
     Args:
         runtime: The processes.
@@ -132,7 +136,7 @@ def check_alike(runtime: Runtime, identity: Mapping[str, Any], out: Path) -> Non
 
 
 def _check_shared(runtime: Runtime, hosts: list[str], out: Path) -> None:
-    """Let every process look for what the main one wrote."""
+    """Check that every rank sees what rank 0 wrote."""
     expected = runtime.share(_read(out))
     deadline = time.monotonic() + FOLDER_WAIT_S
     while True:

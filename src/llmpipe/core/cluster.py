@@ -1,10 +1,9 @@
 """Units on other machines: an existing Ray cluster, or arrays of Slurm jobs.
 
-Both only decide where a unit runs. There it runs as on one machine: in a worker process under the limits of `LocalProcesses`, which
-commits it atomically. So the bytes are the same everywhere, a unit that runs twice does no harm, and nothing depends
+Both only decide where a unit runs. There it runs as on one machine: by `LocalProcesses` under its limits, which commits it atomically. So the bytes are the same everywhere, a unit that runs twice does no harm, and nothing depends
 on the engine's storage, order or lineage. The folder of the units must lie on storage that all machines share.
 
-    python -m llmpipe.stages.data.cluster FOLDER I     what the Ith task of a Slurm array runs
+    python -m llmpipe.core.cluster FOLDER I     what the Ith task of a Slurm array runs
 """
 
 from __future__ import annotations
@@ -21,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from llmpipe.core.artifact import write_atomic
+from llmpipe.core.config import digest
 from llmpipe.core.errors import LlmpipeError, UserError
 from llmpipe.core.executors import Limits, LocalProcesses, Progress
-from llmpipe.core.units import Executor, Job, Unit, read_commit
+from llmpipe.core.stage import Context
+from llmpipe.core.units import Executor, Job, Stoppable, Unit, is_done
 
 _POLL_S = 0.5
 _MAX_TRIES = 5
@@ -53,19 +54,18 @@ def make_executor(
     raise UserError(f"there is no executor `{name}`", "known: local, ray, ray:ADDRESS, slurm")
 
 
+def executor_of(ctx: Context, limits: Limits, on_progress: Callable[[Progress], None]) -> Executor:
+    """Return the executor that the command line asks for; a stop of the stage stops it."""
+    stop = ctx.stop
+    chosen = make_executor(ctx.executor, ctx.workers, limits, on_progress, lambda: stop.requested)
+    return Stoppable(chosen, stop.check)
+
+
 def run_here(job: Job, unit: Unit, folder: str, limits: Limits) -> None:
     """Run one unit in a killable process on this machine, unless it is done."""
-    if read_commit(Path(folder), unit) is None:
-        alone = LocalProcesses(1, limits, _ignore, _never, journal=f"-{unit.id}")
+    if not is_done(Path(folder), unit):
+        alone = LocalProcesses(1, limits, lambda _: None, lambda: False)
         alone.run(job, [unit], Path(folder))
-
-
-def _ignore(progress: Progress) -> None:
-    pass
-
-
-def _never() -> bool:
-    return False
 
 
 # ------------------------------------------------------------------------------------------------------------- Ray
@@ -134,7 +134,7 @@ class SlurmArray:
         left = list(units)
         for _ in range(_MAX_TRIES):
             self._submit(job, left, folder)
-            left = [unit for unit in left if read_commit(folder, unit) is None]
+            left = [unit for unit in left if not is_done(folder, unit)]
             if not left or self.should_stop():
                 return
         raise LlmpipeError(
@@ -146,26 +146,26 @@ class SlurmArray:
         (folder / "logs").mkdir(exist_ok=True)
         write_atomic(folder / _TASK, pickle.dumps((job, units, self.limits)))
         script = folder / "array.sh"
-        command = f'exec "{sys.executable}" -m llmpipe.stages.data.cluster "{folder}" "$SLURM_ARRAY_TASK_ID"'
+        command = (
+            f'exec "{sys.executable}" -m llmpipe.core.cluster "{folder}" "$SLURM_ARRAY_TASK_ID"'
+        )
         write_atomic(script, f"#!/bin/sh\n{command}\n")
         array = f"--array=0-{len(units) - 1}%{self.n_parallel}"
         logs = f"--output={folder / 'logs'}/%A-%a.txt"
-        options = ["--parsable", "--wait", "--requeue", "--job-name=llmpipe-data", array, logs]
+        name = f"llmpipe-{digest(str(folder))[:12]}"  # of this run alone: a stop cancels by name
+        options = ["--parsable", "--wait", "--requeue", f"--job-name={name}", array, logs]
         process = subprocess.Popen(
             ["sbatch", *options, str(script)], stdout=subprocess.PIPE, text=True
         )
         while process.poll() is None:
             time.sleep(_POLL_S)
-            n_done = sum((folder / unit.id / "done.json").is_file() for unit in units)
+            n_done = sum(is_done(folder, unit) for unit in units)
             self.on_progress(Progress(n_done, 0))
             if self.should_stop():
                 process.terminate()
-                self._cancel()
+                subprocess.run(["scancel", f"--name={name}", "--me"], check=False)
         with contextlib.suppress(ValueError):
             process.communicate(timeout=1)
-
-    def _cancel(self) -> None:
-        subprocess.run(["scancel", "--name=llmpipe-data", "--me"], check=False)
 
 
 def run_array_task(folder: Path, i_unit: int) -> None:

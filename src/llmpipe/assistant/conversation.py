@@ -1,7 +1,7 @@
 """One conversation with where it came from, and its JSON form.
 
 The JSON form is the common `messages` shape. An assistant's message with tool calls has a list of
-parts as content, so that what is written here can be read back by `sources.py`:
+parts as content, so that what is written here can be read back by `stages/sft/sources.py`:
 
     {"source": "arithmetic", "messages": [
       {"role": "user", "content": "What is 37 + 45?"},
@@ -13,29 +13,20 @@ parts as content, so that what is written here can be read back by `sources.py`:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmpipe.assistant.render import (
-    Message,
-    Part,
-    PythonCall,
-    SearchCall,
-    Text,
-    Thought,
-    ToolOutput,
-)
+from llmpipe.assistant.render import Message, Part, Text, Thought, ToolOutput
+from llmpipe.assistant.tool_list import TOOLS
 
-PART_TYPES: dict[
-    str, type[Text] | type[PythonCall] | type[SearchCall] | type[ToolOutput] | type[Thought]
-] = {
+PART_TYPES: dict[str, Callable[[str], Part]] = {
     "text": Text,
-    "python": PythonCall,
-    "search": SearchCall,
+    **{name: form.part for name, form in TOOLS.items()},
     "output": ToolOutput,
     "thought": Thought,
 }
+"""The parts of a message, by their type in JSON; each is made of one text."""
 _TYPE_NAMES = {part_type: name for name, part_type in PART_TYPES.items()}
 
 
@@ -82,14 +73,9 @@ def _content_to_json(message: Message) -> str | list[dict[str, str]]:
     parts = message.parts
     if len(parts) == 1 and isinstance(parts[0], Text):
         return parts[0].text
-    return [{"type": _TYPE_NAMES[type(part)], "text": _words(part)} for part in parts]
-
-
-def _words(part: Part) -> str:
-    match part:
-        case PythonCall(code):
-            return code
-        case SearchCall(query):
-            return query
-        case Text(text) | ToolOutput(text) | Thought(text):
-            return text
+    # Each part has one field, whatever it is called.
+    return [
+        {"type": _TYPE_NAMES[type(part)], "text": words}
+        for part in parts
+        for words in vars(part).values()
+    ]

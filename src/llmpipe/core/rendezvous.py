@@ -1,11 +1,11 @@
-"""How the processes of a run find each other, also when a run before them met at the same place.
+"""The rendezvous: how the processes of a run find each other, even where an earlier run met at the same address.
 
-torchrun keeps one store of keys for all its restarts, and torch's own meeting reads what the
-processes before left there: they then call addresses of the dead, and hang (seen with torch 2.13).
-So the processes first agree on a name that no earlier ones had, and meet under it.
+torchrun keeps one key-value store across all its restarts, and torch's own rendezvous reads the keys
+that the processes before a restart left there: it connects to addresses of dead processes, and hangs
+(seen with torch 2.13). So the processes first agree on a prefix for their keys that no earlier ones used.
 
-Everyone draws a name of its own. The main process repeats the names it has heard next to its own
-until all have answered with that; who reads its own name knows that the main one is of today.
+Every process draws a random name. Rank 0 publishes its own name next to those it has read, until every
+rank has acknowledged it; a rank that reads its own name there knows that this rank 0 is not a leftover.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from llmpipe.core import together
+from llmpipe.core import process_group
 from llmpipe.core.artifact import START_RECORD
 from llmpipe.core.errors import UserError
+from llmpipe.core.process_group import Traits, check_alike, code_digest
 from llmpipe.core.ranks import Ranks
-from llmpipe.core.together import Traits, check_alike, code_digest
 
 IDENTITY = {"stage": "pretrain", "seed": 1, "config": {"optim": {"lr": 0.02}}}
 
@@ -67,7 +67,7 @@ def test_other_versions_are_named(tmp_path: Path, trait: str, what: str) -> None
 def test_folder_that_is_not_shared_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "FOLDER_WAIT_S", -1.0)
+    monkeypatch.setattr(process_group, "FOLDER_WAIT_S", -1.0)
     with pytest.raises(UserError, match="process 1 on `node-b` does not see"):
         check(tmp_path, sees=False)
 

@@ -1,4 +1,8 @@
-"""Putting questions to an assistant: many at once for the tasks, one after the other for a talk."""
+"""Putting questions to an assistant and judging its answers: many at once, or one after the other for a talk.
+
+The verdict itself is the task's (`base.py`), which sees words, calls and whether the answer ended. Here replies are
+made, reduced to that, and counted. Stages, and later rewards, use this; it knows nothing of artifacts.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmpipe.assistant.frames import frame_for
-from llmpipe.assistant.generate import Answer as Generated
 from llmpipe.assistant.generate import Tools, answer_many
-from llmpipe.assistant.render import Message, PythonCall, SearchCall, render
+from llmpipe.assistant.render import Message, render
+from llmpipe.assistant.reply import Reply
+from llmpipe.assistant.tool_list import called
 from llmpipe.core.errors import UserError
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
@@ -26,7 +31,7 @@ class Assistant:
     sampling: Sampling
     tools: Tools
 
-    def answer(self, conversations: Sequence[Sequence[Message]]) -> list[Generated]:
+    def answer(self, conversations: Sequence[Sequence[Message]]) -> list[Reply]:
         """Answer many conversations at once."""
         return answer_many(self.engine, self.tokenizer, conversations, self.sampling, self.tools)
 
@@ -50,8 +55,8 @@ def run_task(
     conversations = [opening(example) for example in examples]
     records: list[dict[str, Any]] = []
     verdicts: list[bool] = []
-    for example, generated in zip(examples, assistant.answer(conversations), strict=True):
-        answer = judgeable(generated, assistant.tokenizer)
+    for example, reply in zip(examples, assistant.answer(conversations), strict=True):
+        answer = judgeable(reply)
         verdicts.append(task.is_right(example, answer))
         records.append(
             {
@@ -83,21 +88,17 @@ def opening(example: Example) -> list[Message]:
     return [*system, Message("user", example.question)]
 
 
-def judgeable(generated: Generated, tokenizer: Tokenizer) -> Answer:
+def judgeable(reply: Reply) -> Answer:
     """Reduce a reply to what tasks look at.
 
     Only the token that ends a turn counts as having stopped: a model that begins another turn or document is
     stopped by the engine, but has not ended its own.
     """
-    message = generated.message
+    message, tokenizer = reply.message, reply.tokenizer
     return Answer(
         text=message.text,
-        stopped=generated.ids[-1:] == [tokenizer.special[frame_for(tokenizer).end]],
-        tool_calls=tuple(
-            part.code if isinstance(part, PythonCall) else part.query
-            for part in message.parts
-            if isinstance(part, PythonCall | SearchCall)
-        ),
+        stopped=reply.ids[-1:] == [tokenizer.special[frame_for(tokenizer).end]],
+        tool_calls=tuple(call[1] for part in message.parts if (call := called(part))),
     )
 
 
@@ -113,9 +114,9 @@ def hold_conversation(questions: Sequence[str], assistant: Assistant) -> list[di
         messages.append(Message("user", question))
         while len(messages) > 1 and n_prompt_tokens(messages, assistant.tokenizer) > room:
             del messages[:2]  # a question and its answer
-        [generated] = assistant.answer([messages])
-        messages.append(generated.message)
-        answer = judgeable(generated, assistant.tokenizer)
+        [reply] = assistant.answer([messages])
+        messages.append(reply.message)
+        answer = judgeable(reply)
         turns.append(
             {"question": question, "answer": answer.text, "tool_calls": list(answer.tool_calls)}
         )

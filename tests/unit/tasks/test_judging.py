@@ -4,18 +4,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from llmpipe.assistant.generate import Answer as Generated
-from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput
-from llmpipe.assistant.reply import Done
-from llmpipe.stages.eval.answers import hold_conversation, judgeable, n_prompt_tokens, run_task
+from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, part_ids
+from llmpipe.assistant.reply import Reply
+from llmpipe.inference.engine import Token
 from llmpipe.stages.eval.report import lay_out
 from llmpipe.tasks.arithmetic import ARITHMETIC
 from llmpipe.tasks.base import Example
+from llmpipe.tasks.judging import hold_conversation, judgeable, n_prompt_tokens, run_task
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import split_pattern
 from llmpipe.tokenizer.special import BOS, IM_END, place_special
-
-DONE = Done("stop", 5, 1.0, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +33,19 @@ class Scripted:
         self.engine = type("Engine", (), {"max_len": max_len})
         self.sampling = type("Sampling", (), {"max_tokens": 20})
 
-    def answer(self, conversations: Sequence[Sequence[Message]]) -> list[Generated]:
+    def answer(self, conversations: Sequence[Sequence[Message]]) -> list[Reply]:
         self.asked += [list(messages) for messages in conversations]
-        ids = [self.tokenizer.special[IM_END]]
-        return [Generated(self.messages.pop(0), ids, DONE) for _ in conversations]
+        return [written(self.tokenizer, self.messages.pop(0), IM_END) for _ in conversations]
+
+
+def written(tokenizer: Tokenizer, message: Message, end: str | None) -> Reply:
+    """Return the reply whose ids are those of a message, ended by a token or by their number."""
+    reply = Reply(tokenizer)
+    ids = [id for part in message.parts for id in part_ids(part, tokenizer)]
+    reply.begin(ids if end else ids[:-1])
+    last = Token(1, tokenizer.special[end], "stop") if end else Token(1, ids[-1], "length")
+    reply.push(last, 0)
+    return reply
 
 
 def sum_message(call: str, output: str, text: str) -> Message:
@@ -49,14 +56,12 @@ def sum_message(call: str, output: str, text: str) -> Message:
 def test_only_the_end_of_a_turn_counts_as_stopping(
     tokenizer: Tokenizer, last: str | None, stopped: bool
 ) -> None:
-    ids = [65] + ([tokenizer.special[last]] if last else [])
-    answer = judgeable(Generated(Message("assistant", "A"), ids, DONE), tokenizer)
-    assert answer.stopped is stopped
+    answer = judgeable(written(tokenizer, Message("assistant", "A"), last))
+    assert (answer.text, answer.stopped) == ("A", stopped)
 
 
 def test_calls_are_kept_apart_from_words(tokenizer: Tokenizer) -> None:
-    generated = Generated(sum_message("1+1", "2", "1 + 1 is 2."), [], DONE)
-    answer = judgeable(generated, tokenizer)
+    answer = judgeable(written(tokenizer, sum_message("1+1", "2", "1 + 1 is 2."), IM_END))
     assert (answer.text, answer.tool_calls) == ("1 + 1 is 2.", ("1+1",))
 
 
