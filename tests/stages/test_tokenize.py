@@ -29,7 +29,7 @@ from llmpipe.core.metrics import Metrics
 from llmpipe.core.report import to_html, to_markdown
 from llmpipe.core.stage import Context, Inputs
 from llmpipe.core.stop import StopFlag
-from llmpipe.stages.tokenize.config import Source, TokenizeConfig
+from llmpipe.stages.tokenize.config import CorpusPart, TokenizeConfig
 from llmpipe.stages.tokenize.stage import SPEC
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import PATTERNS
@@ -292,8 +292,8 @@ def test_an_existing_tokenizer_is_taken_and_given_the_special_tokens(
 
 def test_a_mixture_repeats_and_thins_its_sources(config: TokenizeConfig, tmp_path: Path) -> None:
     folder = Path(config.inputs[0])
-    often = Source("often", (str(folder / "a.jsonl"),), epochs=2.5)
-    rarely = Source("rarely", (str(folder / "b.jsonl"), str(folder / "c.parquet")), epochs=0.5)
+    often = CorpusPart("often", (str(folder / "a.jsonl"),), epochs=2.5)
+    rarely = CorpusPart("rarely", (str(folder / "b.jsonl"), str(folder / "c.parquet")), epochs=0.5)
     mixed = replace(config, inputs=(), sources=(often, rarely))
     stats = run(mixed, tmp_path / "out")
     times = Counter(decoded(tmp_path / "out", "train"))
@@ -312,7 +312,7 @@ def test_a_mixture_repeats_and_thins_its_sources(config: TokenizeConfig, tmp_pat
 
 
 def test_sources_and_inputs_exclude_each_other(config: TokenizeConfig, tmp_path: Path) -> None:
-    both = replace(config, sources=(Source("x", config.inputs),))
+    both = replace(config, sources=(CorpusPart("x", config.inputs),))
     with pytest.raises(UserError, match="are both set"):
         run(both, tmp_path / "out")
 

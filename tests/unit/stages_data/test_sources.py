@@ -18,7 +18,7 @@ from llmpipe.stages.data.document import Document, Drop
 from llmpipe.stages.data.sources.charset import decode_page
 from llmpipe.stages.data.sources.http import (
     BadBody,
-    Response,
+    StoredResponse,
     decode_body,
     join_chunks,
     parse_response,
@@ -460,8 +460,8 @@ def test_html_file_names_its_own_address(tmp_path: Path) -> None:
 # HTTP bodies
 
 
-def encoded(encoding: str, body: bytes) -> Response:
-    return Response(200, {"content-encoding": encoding}, body)
+def encoded(encoding: str, body: bytes) -> StoredResponse:
+    return StoredResponse(200, {"content-encoding": encoding}, body)
 
 
 def brotli(data: bytes) -> bytes:

@@ -23,7 +23,7 @@ _EXCERPT_CHARS = 300
 
 
 @dataclass(frozen=True)
-class Passage:
+class StepOutcome:
     """A document at one step."""
 
     step: str
@@ -108,7 +108,7 @@ def _describe(row: dict[str, Any]) -> list[str]:
 
 def follow(
     artifact: Artifact, key: str, ends: list[dict[str, Any]], console: Console
-) -> Iterator[tuple[Unit, int, list[Passage]]]:
+) -> Iterator[tuple[Unit, int, list[StepOutcome]]]:
     """Read a document again from its input, if that is still there, and pass it through the steps."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -152,7 +152,7 @@ def _sources(artifact: Artifact, config: DataConfig) -> list[SourceFile]:
         return []  # moved or deleted: then only the corpus can answer
 
 
-def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[Passage]:
+def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[StepOutcome]:
     import tempfile
 
     from llmpipe.stages.data.document import Drop
@@ -162,12 +162,12 @@ def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[
     try:
         document = item.load()
     except BadBody as error:
-        yield Passage("read", 0, f"unreadable: {error}")
+        yield StepOutcome("read", 0, f"unreadable: {error}")
         return
     if isinstance(document, Drop):
-        yield Passage("read", 0, _worded(document))
+        yield StepOutcome("read", 0, _worded(document))
         return
-    yield Passage("read", len(document.html or document.text), "")
+    yield StepOutcome("read", len(document.html or document.text), "")
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder)
         prepare_steps(config, prepared)
@@ -178,7 +178,7 @@ def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[
             # What a comparison with all others decided cannot be repeated here, but the corpus remembers it.
             if STEPS[name].scope != "document" and end.get("step") == name:
                 outcome = _worded(Drop(end["reason"], end["value"], end["threshold"]))
-            yield Passage(name, size, outcome)
+            yield StepOutcome(name, size, outcome)
             if outcome:
                 return
 

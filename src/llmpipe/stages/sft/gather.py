@@ -16,7 +16,7 @@ from llmpipe.stages.sft.clean import deduplicate, read_evaluations
 from llmpipe.stages.sft.config import FileSource, SFTConfig
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.lint import RULES, Finding, lint
-from llmpipe.stages.sft.mixture import Share, Source, mix, split_held_out
+from llmpipe.stages.sft.mixture import MixtureSource, Share, mix, split_held_out
 from llmpipe.stages.sft.own import HELD_OUT_PER_SOURCE, Facts, make_own
 from llmpipe.stages.sft.sources import read_conversations
 from llmpipe.stages.sft.tools_told import tell_tools
@@ -69,7 +69,7 @@ def gather(
         probed: what an earlier assistant knows, if it was asked.
     """
     sources = [
-        Source(name, pool, weight, config.max_repeats, is_own=True)
+        MixtureSource(name, pool, weight, config.max_repeats, is_own=True)
         for name, pool, weight in make_own(config, facts, corpus, tokenizer, seed, probed)
     ]
     read = _read_others(config, seed)
@@ -124,14 +124,14 @@ def with_system(conversation: Conversation, words: str) -> Conversation:
 
 @dataclass(frozen=True)
 class _Read:
-    sources: list[Source]
+    sources: list[MixtureSource]
     aside: list[Aside]
     n_contaminated: int
     findings: list[tuple[str, Finding]]
 
 
 def _read_others(config: SFTConfig, seed: int) -> _Read:
-    sources: list[Source] = []
+    sources: list[MixtureSource] = []
     aside: list[Aside] = []
     findings: list[tuple[str, Finding]] = []
     n_contaminated = 0
@@ -153,7 +153,7 @@ def _read_others(config: SFTConfig, seed: int) -> _Read:
                 n_contaminated += 1
                 aside.append(Aside(name, "", f"in an evaluation: {found}"))
         pool = split_held_out(clean, FILE_HELD_OUT_FRAC)
-        source = Source(name, pool, file.weight, file.max_epochs, is_own=False)
+        source = MixtureSource(name, pool, file.weight, file.max_epochs, is_own=False)
         sources.append(replace(source, license=file.license))
     return _Read(sources, aside, n_contaminated, findings)
 

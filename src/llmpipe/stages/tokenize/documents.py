@@ -31,10 +31,9 @@ _LINE_PER_TEXT = 3
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A file, or the part of it from `start` to `stop` (row groups or bytes)."""
+class InputRange:
+    """A unit's input: a file, or the part of it from `start` to `stop` (row groups or bytes)."""
 
-    index: int
     path: str
     start: int
     stop: int | None
@@ -45,7 +44,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Document:
+class CorpusDocument:
     """One document, or a piece of one after `split_chars`."""
 
     id: str
@@ -74,18 +73,19 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
     return files
 
 
-def plan_units(paths: Sequence[str], unit_bytes: int) -> list[Unit]:
-    """Cut files into units of about `unit_bytes`; compressed JSONL cannot be cut."""
-    ranges: list[tuple[str, int, int | None]] = []
+def plan_ranges(paths: Sequence[str], unit_bytes: int) -> list[InputRange]:
+    """Cut files into ranges of about `unit_bytes`; compressed JSONL cannot be cut."""
+    ranges: list[InputRange] = []
     for path in paths:
         if _is_parquet(path):
-            ranges += [(path, a, b) for a, b in _row_group_ranges(path, unit_bytes)]
+            ranges += [InputRange(path, a, b) for a, b in _row_group_ranges(path, unit_bytes)]
         elif "://" not in path and not _is_packed(path):
             size = Path(path).stat().st_size
-            ranges += [(path, a, min(a + unit_bytes, size)) for a in range(0, size, unit_bytes)]
+            starts = range(0, size, unit_bytes)
+            ranges += [InputRange(path, a, min(a + unit_bytes, size)) for a in starts]
         else:
-            ranges.append((path, 0, None))
-    return [Unit(i, *where) for i, where in enumerate(ranges)]
+            ranges.append(InputRange(path, 0, None))
+    return ranges
 
 
 def _is_parquet(path: str) -> bool:
@@ -108,15 +108,15 @@ def _row_group_ranges(path: str, unit_bytes: int) -> Iterator[tuple[int, int]]:
                 start, size = i + 1, 0
 
 
-def read_unit(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
-    """Yield the documents of a unit in order, cut into pieces if `split_chars` is set.
+def read_range(found: InputRange, config: TokenizeConfig) -> Iterator[CorpusDocument]:
+    """Yield the documents of a range in order, cut into pieces if `split_chars` is set.
 
     A row that cannot be used comes as a document without text, with the reason.
 
     Raises:
         InputError: if the file is damaged, or no row at its beginning has a column or key of the text's name.
     """
-    for document in _documents(unit, config):
+    for document in _documents(found, config):
         if document.text is None or config.split_chars is None:
             yield document
             continue
@@ -144,41 +144,40 @@ def split_text(text: str, n_chars: int) -> Iterator[str]:
         yield text[start:]
 
 
-def _documents(unit: Unit, config: TokenizeConfig) -> Iterator[Document]:
-    column, label = config.text_column, Path(unit.path).name
+def _documents(found: InputRange, config: TokenizeConfig) -> Iterator[CorpusDocument]:
+    column, label = config.text_column, Path(found.path).name
     hint = "name it with `--set tokenize.text_column=NAME`"
-    if _is_parquet(unit.path):
+    if _is_parquet(found.path):
         columns = [name for name in (column, config.id_column, *_FACTS) if name]
-        groups = range(unit.start, unit.stop or 0)
-        rows = read_parquet(unit.path, columns, [column], groups, label, hint)
+        groups = range(found.start, found.stop or 0)
+        rows = read_parquet(found.path, columns, [column], groups, label, hint)
     else:
         # A longer line cannot hold a text as short as allowed.
         limit = _LINE_PER_TEXT * config.max_document_bytes + 2**16
-        rows = read_json_lines(unit.path, label, limit, unit.start, unit.stop)
-    has_text, without = False, None
+        rows = read_json_lines(found.path, label, limit, found.start, found.stop)
+    first, has_text = None, False
     for row in intact(rows):
         if isinstance(row, Unreadable):
             reason = _TOO_LONG if row.reason == "over_limit" else row.said
-            yield Document(row.where, None, n_bytes=row.n_bytes, reason=reason)
+            yield CorpusDocument(row.where, None, n_bytes=row.n_bytes, reason=reason)
             continue
-        has_text = has_text or column in row[1]
-        without = without or row
+        first, has_text = first or row, has_text or column in row[1]
         yield _document(*row, config)
-    if without and not has_text and not unit.start:
-        where, there = without
+    if first and not has_text and not found.start:
+        where, there = first
         raise InputError(f"{where}: no key `{column}`, there are {', '.join(there)}", hint)
 
 
-def _document(where: str, row: dict[str, Any], config: TokenizeConfig) -> Document:
+def _document(where: str, row: dict[str, Any], config: TokenizeConfig) -> CorpusDocument:
     """Make a document from what a row says of it."""
     text = row.get(config.text_column)
-    found = row.get(config.id_column) if config.id_column else None
-    name = where if found is None else str(found)
+    id_given = row.get(config.id_column) if config.id_column else None
+    name = where if id_given is None else str(id_given)
     if isinstance(text, bytes):  # some writers of Parquet do not say that it is text
         text = text.decode(errors="replace")
     if not isinstance(text, str):
         reason = f"`{config.text_column}` must be a text, {type(text).__name__} came"
-        return Document(name, None, reason=reason)
+        return CorpusDocument(name, None, reason=reason)
     n_bad = 0
     try:
         data = text.encode()
@@ -186,6 +185,6 @@ def _document(where: str, row: dict[str, Any], config: TokenizeConfig) -> Docume
         text, n_bad = clean_text(text)
         data = text.encode()
     if len(data) > config.max_document_bytes:
-        return Document(name, None, n_bytes=len(data), reason=_TOO_LONG)
+        return CorpusDocument(name, None, n_bytes=len(data), reason=_TOO_LONG)
     lang, url = (str(row.get(column) or "") for column in _FACTS)
-    return Document(name, text, data, n_surrogates=n_bad, lang=lang, url=url)
+    return CorpusDocument(name, text, data, n_surrogates=n_bad, lang=lang, url=url)

@@ -20,7 +20,7 @@ from llmpipe.core.artifact import atomic_file
 from llmpipe.core.units import FILES, Commit, RunUnit, Unit, Watch
 from llmpipe.stages.tokenize.card import Card
 from llmpipe.stages.tokenize.config import TokenizeConfig
-from llmpipe.stages.tokenize.documents import Document, read_unit
+from llmpipe.stages.tokenize.documents import CorpusDocument, read_range
 from llmpipe.stages.tokenize.mixture import is_in_copy, sources_of
 from llmpipe.stages.tokenize.split import Scan, split_hash
 from llmpipe.tokenizer.encoders import Encoder, EncoderPlan
@@ -34,9 +34,9 @@ _TOLD_EVERY = 64
 """Documents after which the watch hears of it: often enough to find a worker that hangs, and no cost."""
 
 
-def documents_of(unit: Unit, config: TokenizeConfig, watch: Watch) -> Iterator[Document]:
+def documents_of(unit: Unit, config: TokenizeConfig, watch: Watch) -> Iterator[CorpusDocument]:
     """Yield the documents of a unit, and tell the watch how far it is."""
-    for i, document in enumerate(read_unit(unit.payload, config)):
+    for i, document in enumerate(read_range(unit.payload, config)):
         if i % _TOLD_EVERY == 0:
             watch.start(i)
         yield document
@@ -122,7 +122,7 @@ def _is_wanted(split: Split, data: bytes, epochs: float, copy: int) -> bool:
     return copy == 0 if split == "val" else is_in_copy(data, epochs, copy)
 
 
-def _aside(document: Document) -> dict[str, Any]:
+def _aside(document: CorpusDocument) -> dict[str, Any]:
     return {"id": document.id, "bytes": document.n_bytes, "reason": document.reason}
 
 

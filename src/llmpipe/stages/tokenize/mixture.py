@@ -12,19 +12,19 @@ from dataclasses import replace
 
 from llmpipe.core.errors import UserError
 from llmpipe.core.units import Unit
-from llmpipe.stages.tokenize.config import Source, TokenizeConfig
-from llmpipe.stages.tokenize.documents import expand_inputs, plan_units
+from llmpipe.stages.tokenize.config import CorpusPart, TokenizeConfig
+from llmpipe.stages.tokenize.documents import expand_inputs, plan_ranges
 from llmpipe.stages.tokenize.split import Scan, copy_fraction, sample_buckets
 
 
-def sources_of(config: TokenizeConfig) -> tuple[Source, ...]:
+def sources_of(config: TokenizeConfig) -> tuple[CorpusPart, ...]:
     """Return the sources that the settings ask for: at least one.
 
     Raises:
         UserError: if the settings contradict each other.
     """
     if not config.sources:
-        return (Source("all", config.inputs),)
+        return (CorpusPart("all", config.inputs),)
     if config.inputs:
         raise UserError(
             "`tokenize.inputs` and `tokenize.sources` are both set",
@@ -47,7 +47,7 @@ def plan_mixture(config: TokenizeConfig, corpus_paths: Sequence[str]) -> list[Un
     ranges = []
     for i, source in enumerate(sources_of(config)):
         paths = expand_inputs(source.inputs) if source.inputs else corpus_paths
-        planned = plan_units(paths, config.unit_bytes)
+        planned = plan_ranges(paths, config.unit_bytes)
         for copy in range(math.ceil(source.epochs)):
             ranges += [replace(found, source=i, copy=copy) for found in planned]
     return [
@@ -62,7 +62,7 @@ def is_in_copy(text: bytes, epochs: float, copy: int) -> bool:
 
 
 def sample_sizes(
-    sources: Sequence[Source], scans: Sequence[Scan], train_bytes: int
+    sources: Sequence[CorpusPart], scans: Sequence[Scan], train_bytes: int
 ) -> tuple[int, ...]:
     """Return for each source how many buckets of its documents the merges are learned from.
 

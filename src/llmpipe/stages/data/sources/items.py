@@ -22,7 +22,7 @@ from llmpipe.core.remote import local_copy
 from llmpipe.stages.data.config import ReadConfig
 from llmpipe.stages.data.document import Document, Drop, Text
 from llmpipe.stages.data.sources.charset import decode_page
-from llmpipe.stages.data.sources.http import BadBody, Response, decode_body, parse_response
+from llmpipe.stages.data.sources.http import BadBody, StoredResponse, decode_body, parse_response
 from llmpipe.stages.data.sources.inputs import Payload
 from llmpipe.stages.data.sources.records import (
     Bad,
@@ -116,7 +116,7 @@ def _record_item(record: Record, read: ReadConfig) -> Item:
     return Other(record.kind)
 
 
-def _load_response(record: Record, response: Response, read: ReadConfig) -> Document | Drop:
+def _load_response(record: Record, response: StoredResponse, read: ReadConfig) -> Document | Drop:
     if read.check_digests and not _digests_fit(record, response):
         raise BadBody("digest_mismatch")
     if read.http_status and response.status not in read.http_status:
@@ -125,7 +125,7 @@ def _load_response(record: Record, response: Response, read: ReadConfig) -> Docu
     return _load_html(record.url, record.date, body, response.charset, read)
 
 
-def _digests_fit(record: Record, response: Response) -> bool:
+def _digests_fit(record: Record, response: StoredResponse) -> bool:
     """True unless a digest is there that can be checked and none fits.
 
     Crawlers differ in what they call the payload (as sent, or decoded), so any fitting digest is enough; a
