@@ -95,8 +95,9 @@ class RayCluster:
                     f"no Ray cluster answers at `{self.address}`: {error}", "ray start --head"
                 ) from None
         folder.mkdir(parents=True, exist_ok=True)
-        remote: Any = ray.remote(num_cpus=1, max_retries=_MAX_TRIES)(run_here)
-        pending = [remote.remote(job, unit, str(folder), self.limits) for unit in units]
+        remote: Any = ray.remote(num_cpus=1, max_retries=_MAX_TRIES)(_run_there)
+        here = str(Path.cwd())
+        pending = [remote.remote(here, job, unit, str(folder), self.limits) for unit in units]
         try:
             while pending:
                 done, pending = ray.wait(pending, timeout=_POLL_S)
@@ -107,6 +108,12 @@ class RayCluster:
         finally:
             for task in pending:
                 ray.cancel(task, force=True)
+
+
+def _run_there(current: str, job: Job, unit: Unit, folder: str, limits: Limits) -> None:
+    """Run one unit in a process of Ray's, which starts in a folder of its own: relative paths would mean others there."""
+    with contextlib.chdir(current):
+        run_here(job, unit, folder, limits)
 
 
 # ----------------------------------------------------------------------------------------------------------- Slurm
