@@ -1,7 +1,8 @@
 """Units on other machines: an existing Ray cluster, or arrays of Slurm jobs.
 
-Both only decide where a unit runs. There it runs as on one machine: by `LocalProcesses` under its limits, which commits it atomically. So the bytes are the same everywhere, a unit that runs twice does no harm, and nothing depends
-on the engine's storage, order or lineage. The folder of the units must lie on storage that all machines share.
+Both only decide where a unit runs. There it runs as on one machine: by `LocalProcesses`, under its limits, with a commit at the end. So the
+bytes are the same everywhere, a unit that runs twice does no harm, and nothing depends on the engine's storage, order or lineage. The
+folder of the units must lie on storage that all machines share.
 
     python -m llmpipe.core.cluster FOLDER I     what the Ith task of a Slurm array runs
 """
