@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 from annotated_types import Ge, Gt, Le, Lt
 
 from llmpipe.core.config import schema
-from llmpipe.core.table import Table
+from llmpipe.core.registry import Registry
 
 
 class OptimConfig(Protocol):
@@ -28,7 +28,7 @@ class OptimConfig(Protocol):
         ...
 
 
-OPTIMIZERS: Table[type] = Table(
+OPTIMIZERS: Registry[type] = Registry(
     {
         "muon": "llmpipe.training.config:Muon",
         "adamw": "llmpipe.training.config:AdamW",

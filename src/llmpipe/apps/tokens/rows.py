@@ -70,7 +70,7 @@ def run_rows(rows: str, run: Path, console: Console) -> None:
 def read_rows(run: Path, first: int, stop: int) -> Iterator[tuple[int, list[Piece]]]:
     """Read the rows `first` to `stop` of a run, with their numbers."""
     from llmpipe.model.config_file import load_config
-    from llmpipe.stages.pretrain.data import Corpus, Data, training_rows
+    from llmpipe.stages.pretrain.data import CorpusShards, Data, training_rows
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.shards import open_shards
 
@@ -85,7 +85,7 @@ def read_rows(run: Path, first: int, stop: int) -> Iterator[tuple[int, list[Piec
     corpora = []
     for folder, weight in zip(folders, weights, strict=True):
         train, val = (open_shards(folder, split, verify=False) for split in ("train", "val"))
-        corpora.append(Corpus(train, val, weight))
+        corpora.append(CorpusShards(train, val, weight))
     data = Data(corpora, tokenizer)
     config, _ = fill_in(config, tokenizer.vocab_size, load_config(start) if start else None)
     earlier = start if config.start == "checkpoint" else None

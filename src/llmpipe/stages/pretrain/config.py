@@ -128,7 +128,7 @@ GpuName = Literal[
 
 @schema
 @dataclass(frozen=True)
-class Estimate:
+class EstimateConfig:
     """What time and cost are worked out for. Only `--dry-run` and the first lines of a run say them."""
 
     gpu: Annotated[GpuName, Unkeyed()] = "H100"
@@ -229,7 +229,7 @@ class PretrainConfig:
     """Write a trace of three steps to `logs/trace.json`, for chrome://tracing or Perfetto."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile each block with torch.compile; auto does on GPUs, where it pays for its minute."""
-    estimate: Estimate = field(default_factory=Estimate)
+    estimate: EstimateConfig = field(default_factory=EstimateConfig)
 
     def __post_init__(self) -> None:
         """Refuse evaluations that cannot be told apart."""

@@ -173,7 +173,7 @@ def announce(config: PretrainConfig, inputs: Inputs, console: Console) -> None:
 def open_data(config: PretrainConfig, all_tokens: Sequence[Artifact]) -> Data:
     """Open the shards of every corpus, checked against the one tokenizer, and their sizes."""
     from llmpipe.stages.pretrain.checks import check_tokens
-    from llmpipe.stages.pretrain.data import Corpus, Data
+    from llmpipe.stages.pretrain.data import CorpusShards, Data
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.shards import open_shards
 
@@ -185,7 +185,7 @@ def open_data(config: PretrainConfig, all_tokens: Sequence[Artifact]) -> Data:
         train_shards = open_shards(folder, "train", verify=False)
         val_shards = open_shards(folder, "val", verify=False)
         check_tokens(folder, tokenizer, train_shards, val_shards)
-        corpora.append(Corpus(train_shards, val_shards, weight))
+        corpora.append(CorpusShards(train_shards, val_shards, weight))
     return Data(corpora, tokenizer)
 
 

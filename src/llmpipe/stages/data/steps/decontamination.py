@@ -35,7 +35,7 @@ class DecontaminationConfig:
     """A string shorter than `ngram` counts as a whole from this length; shorter ones are chance."""
 
 
-class Decontamination(Step[DecontaminationConfig]):
+class DecontaminationFilter(Step[DecontaminationConfig]):
     """Look for runs of evaluation texts."""
 
     name = "decontamination"
@@ -50,7 +50,7 @@ class Decontamination(Step[DecontaminationConfig]):
         self._runs = Runs({int(n): data["hash"][data["n"] == n] for n in np.unique(data["n"])})
 
     @classmethod
-    def make(cls, config: DataConfig, prepared: Path) -> Decontamination:
+    def make(cls, config: DataConfig, prepared: Path) -> DecontaminationFilter:
         """Open the compiled runs."""
         return cls(config.decontamination, prepared / "evaluations.npy")
 
