@@ -17,7 +17,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, dataclass_transform
 
 from llmpipe.core.errors import UserError, did_you_mean
 from llmpipe.core.registry import Registry
@@ -30,10 +30,12 @@ KeyPath = tuple[str | int, ...]
 TOP_LEVEL_KEYS = ("name", "seed", "expect")
 
 
+@dataclass_transform(frozen_default=True)
 def schema(cls: type[T]) -> type[T]:
-    """Mark a frozen dataclass as settings: unknown keys are errors, field docstrings are its documentation."""
+    """Make a class settings, a frozen dataclass: unknown keys are errors, field docstrings are its documentation."""
     cls.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # type: ignore[attr-defined]
-    return cls
+    # One that needs other arguments of `dataclass` brings them.
+    return cls if "__dataclass_fields__" in vars(cls) else dataclass(frozen=True)(cls)
 
 
 class OneOf:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -38,7 +37,6 @@ OPTIMIZERS: Registry[type] = Registry(
 
 
 @schema
-@dataclass(frozen=True)
 class AdamW:
     """AdamW on everything; only matrices and embeddings decay.
 
@@ -62,7 +60,6 @@ class AdamW:
 
 
 @schema
-@dataclass(frozen=True)
 class Muon:
     """Muon on the blocks' matrices, AdamW on embeddings, head, norms and biases.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -14,7 +13,6 @@ from llmpipe.stages.crawl.urls import canonical
 
 
 @schema
-@dataclass(frozen=True)
 class Server:
     """A server of our own, crawled under a fixed name that only the crawl resolves.
 
@@ -29,7 +27,6 @@ class Server:
 
 
 @schema
-@dataclass(frozen=True)
 class CrawlConfig:
     """How to crawl. The defaults suit a stranger's web site: one request at a time, one per second."""
 

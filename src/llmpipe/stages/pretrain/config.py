@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
@@ -31,7 +31,6 @@ WIDTH_PER_BLOCK = 64
 
 
 @schema
-@dataclass(frozen=True)
 class ModelSettings:
     """The shape of the model. What is not set follows from the preset, or from `d_model`.
 
@@ -111,7 +110,6 @@ class ModelSettings:
 
 
 @schema
-@dataclass(frozen=True)
 class Corpus:
     """One part of a mixture."""
 
@@ -127,7 +125,6 @@ GpuName = Literal[
 
 
 @schema
-@dataclass(frozen=True)
 class EstimateConfig:
     """What time and cost are worked out for. Only `--dry-run` and the first lines of a run say them."""
 
@@ -140,7 +137,6 @@ class EstimateConfig:
 
 
 @schema
-@dataclass(frozen=True)
 class PretrainConfig:
     """How a model learns to continue text."""
 

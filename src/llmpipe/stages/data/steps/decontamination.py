@@ -6,7 +6,6 @@ Words are compared as MinHash does: no case, no punctuation, numbers alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 
 @schema
-@dataclass(frozen=True)
 class DecontaminationConfig:
     """Drop documents that share a run of words with an evaluation set."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +36,6 @@ _FORMS = (
 
 
 @schema
-@dataclass(frozen=True)
 class UrlFilterConfig:
     """Drop pages by their address."""
 
