@@ -21,8 +21,8 @@ from llmpipe.stages.data.group_units import group_in_units, in_range
 from llmpipe.stages.data.grouping import cluster
 from llmpipe.stages.data.quality import read_texts, train_classifier
 from llmpipe.stages.data.steps.decontamination import (
-    Decontamination,
     DecontaminationConfig,
+    DecontaminationFilter,
     compile_evaluations,
 )
 from llmpipe.stages.data.steps.line_cleaning import LineCleaning, LineCleaningConfig
@@ -136,7 +136,7 @@ QUESTION = "What is the name of the small white dog that lives on the ship of th
 
 
 @pytest.fixture
-def decontamination(tmp_path: Path) -> Decontamination:
+def decontamination(tmp_path: Path) -> DecontaminationFilter:
     rows = [
         {"query": QUESTION, "choices": ["too short", "the third planet from the sun is the earth"]},
         {"gold": 1},
@@ -145,10 +145,10 @@ def decontamination(tmp_path: Path) -> Decontamination:
     path.write_text("\n".join(map(json.dumps, rows)))
     config = DecontaminationConfig(files=(str(path),))
     compile_evaluations(config, tmp_path / "evaluations.npy")
-    return Decontamination(config, tmp_path / "evaluations.npy")
+    return DecontaminationFilter(config, tmp_path / "evaluations.npy")
 
 
-def test_runs_of_evaluation_texts_are_found(decontamination: Decontamination) -> None:
+def test_runs_of_evaluation_texts_are_found(decontamination: DecontaminationFilter) -> None:
     inside = f"{PROSE} Somebody asked, {QUESTION.upper()} {PROSE}"
     drop = decontamination(document(inside))
     assert drop is not None
@@ -157,7 +157,7 @@ def test_runs_of_evaluation_texts_are_found(decontamination: Decontamination) ->
     assert short is not None and short.threshold == "9 words"
 
 
-def test_other_texts_pass(decontamination: Decontamination) -> None:
+def test_other_texts_pass(decontamination: DecontaminationFilter) -> None:
     assert decontamination(document(PROSE * 5)) is None
     assert decontamination(document(QUESTION[:50])) is None
     assert decontamination(document("")) is None

@@ -7,7 +7,7 @@ with one table per step, for example `[data.fineweb]`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
@@ -33,7 +33,6 @@ FINEWEB_STEPS = (
 
 
 @schema
-@dataclass(frozen=True)
 class ReadConfig:
     """What of the inputs is a document, and how much of it is read."""
 
@@ -54,7 +53,6 @@ class ReadConfig:
 
 
 @schema
-@dataclass(frozen=True)
 class LimitsConfig:
     """What one document may cost before its worker is ended and the document is set aside."""
 
@@ -67,7 +65,6 @@ class LimitsConfig:
 
 
 @schema
-@dataclass(frozen=True)
 @with_step_settings
 class DataConfig:
     """Settings of `llmpipe data`: those below, and a table for each step of `steps/table.py`."""
