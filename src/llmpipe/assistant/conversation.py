@@ -55,6 +55,20 @@ def ask(
     return Conversation((*before, Message("user", question), Message("assistant", answer)), source)
 
 
+def forget_oldest(messages: list[Message], fits: Callable[[], bool]) -> int:
+    """Drop whole turns from the front until the rest fits; return how many messages went.
+
+    The last message stays, and what is left begins with a user's message: a model has never seen an
+    answer without its question.
+    """
+    n = len(messages)
+    while len(messages) > 1 and not fits():
+        del messages[0]
+        while len(messages) > 1 and messages[0].role != "user":
+            del messages[0]
+    return n - len(messages)
+
+
 def part_from_json(part: Mapping[str, Any]) -> Part:
     """Return a part of a message.
 

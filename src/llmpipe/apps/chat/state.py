@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmpipe.apps.load import Loaded
-from llmpipe.assistant.conversation import Conversation, part_from_json
+from llmpipe.assistant.conversation import Conversation, forget_oldest, part_from_json
 from llmpipe.assistant.events import Done, Event
 from llmpipe.assistant.generate import Tools, stream_reply
 from llmpipe.assistant.render import Message, Rendered, render
@@ -84,21 +84,13 @@ class Chat:
     def make_room(self) -> int:
         """Drop the oldest turns until an answer fits; return how many messages went.
 
-        The system message and the last message stay. Whole turns go: what is left begins with a
-        user's message.
+        The system message and the last message stay.
         """
         max_len = self.loaded.engine.max_len
-        wanted = min(MIN_ANSWER_TOKENS, max_len // 4)
-        n_dropped = 0
-        while len(self.messages) > 1:
-            if len(self.rendered(add_generation_prompt=True).ids) + wanted <= max_len:
-                break
-            del self.messages[0]
-            n_dropped += 1
-            while len(self.messages) > 1 and self.messages[0].role != "user":
-                del self.messages[0]
-                n_dropped += 1
-        return n_dropped
+        most = max_len - min(MIN_ANSWER_TOKENS, max_len // 4)
+        return forget_oldest(
+            self.messages, lambda: len(self.rendered(add_generation_prompt=True).ids) <= most
+        )
 
     def new_reply(self, show_special: bool = False) -> Reply:
         """Return an empty reply that may do what the chat allows: use its tools, think so long."""
