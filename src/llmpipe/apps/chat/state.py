@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from llmpipe.apps.load import Loaded
-from llmpipe.assistant.conversation import Conversation, forget_oldest, part_from_json
+from llmpipe.assistant.conversation import Conversation, forget_oldest, messages_from_json
 from llmpipe.assistant.events import Done, Event
 from llmpipe.assistant.generate import Tools, stream_reply
 from llmpipe.assistant.render import Message, Rendered, render
@@ -191,19 +191,10 @@ def read_messages(text: str, where: str) -> list[Message]:
         InputError: if it is something else.
     """
     try:
-        row = json.loads(text)
-        return [Message(item["role"], _content(item["content"])) for item in row["messages"]]
+        # Here the mask says what the assistant has said, and not what somebody wants to train.
+        return [replace(one, is_trained=True) for one in messages_from_json(json.loads(text))]
     except (ValueError, KeyError, TypeError, AttributeError, LlmpipeError) as error:
         raise InputError(
             f"{where} holds no conversation: {error}",
             hint='expected one line {"messages": [{"role": "user", "content": "..."}, ...]}',
         ) from error
-
-
-def _content(value: Any) -> Any:
-    """Return a message's content: a string, or a list of parts."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return [part_from_json(part) for part in value]
-    raise ValueError(f"content is {type(value).__name__} and must be a string or a list of parts")
