@@ -23,7 +23,7 @@ _EXCERPT_CHARS = 300
 
 
 @dataclass(frozen=True)
-class Passage:
+class StepOutcome:
     """A document at one step."""
 
     step: str
@@ -50,11 +50,11 @@ def explain(corpus: Path, key: str, console: Console) -> list[str]:
     artifact = open_artifact(corpus, "corpus")
     ends = list(find_ends(artifact, key))
     lines = [line for row in ends for line in _describe(row)]
-    for unit, i_record, passages in follow(artifact, key, ends, console):
+    for unit, i_record, outcomes in follow(artifact, key, ends, console):
         lines.append(f"record {i_record} of {unit.name}:")
         lines += [
             f"    {p.step:20} {p.n_chars:>9,} characters  {p.outcome or 'goes on'}"
-            for p in passages
+            for p in outcomes
         ]
     if not lines:
         raise InputError(
@@ -106,13 +106,13 @@ def _describe(row: dict[str, Any]) -> list[str]:
 
 def follow(
     artifact: Artifact, key: str, ends: list[dict[str, Any]], console: Console
-) -> Iterator[tuple[Unit, int, list[Passage]]]:
+) -> Iterator[tuple[Unit, int, list[StepOutcome]]]:
     """Read a document again from its input, if that is still there, and pass it through the steps."""
     from pydantic import TypeAdapter, ValidationError
 
-    from llmpipe.stages.data.corpus import document_id
     from llmpipe.stages.data.sources.inputs import plan_units
     from llmpipe.stages.data.sources.items import Raw, read_items
+    from llmpipe.stages.data.writing import document_id
 
     try:
         config: DataConfig = TypeAdapter(DataConfig).validate_python(dict(artifact.config))
@@ -150,7 +150,7 @@ def _sources(artifact: Artifact, config: DataConfig) -> list[SourceFile]:
         return []  # moved or deleted: then only the corpus can answer
 
 
-def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[Passage]:
+def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[StepOutcome]:
     import tempfile
 
     from llmpipe.stages.data.document import Drop
@@ -162,12 +162,12 @@ def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[
     try:
         document = item.load()
     except BadBody as error:
-        yield Passage("read", 0, f"unreadable: {error}")
+        yield StepOutcome("read", 0, f"unreadable: {error}")
         return
     if isinstance(document, Drop):
-        yield Passage("read", 0, _worded(document))
+        yield StepOutcome("read", 0, _worded(document))
         return
-    yield Passage("read", len(document.html or document.text), "")
+    yield StepOutcome("read", len(document.html or document.text), "")
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder)
         if "url_filter" in config.steps:
@@ -181,7 +181,7 @@ def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[
             # What a comparison with all others decided cannot be repeated here, but the corpus remembers it.
             if STEPS[name].scope != "document" and end.get("step") == name:
                 outcome = _worded(Drop(end["reason"], end["value"], end["threshold"]))
-            yield Passage(name, size, outcome)
+            yield StepOutcome(name, size, outcome)
             if outcome:
                 return
 

@@ -20,7 +20,7 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     from llmpipe.core.units import DONE, Executor, Stoppable, run_units
     from llmpipe.stages.data.arrow import leave_out_pandas
     from llmpipe.stages.data.cluster import make_executor
-    from llmpipe.stages.data.corpus import write_corpus
+    from llmpipe.stages.data.corpus import plan_corpus, write_corpus
     from llmpipe.stages.data.reuse import prune, units_folder
     from llmpipe.stages.data.sources.inputs import plan_units
     from llmpipe.stages.data.steps.decontamination import compile_evaluations
@@ -61,10 +61,13 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
         job = DataJob(config, state / "prepared")
         commits = run_units(job, units, folder, executor(show))
 
-    # --------------------------------------- second pass: duplicates over all files, then the corpus itself
+    # ------------------------------------ second pass: duplicates over all files, then the corpus part by part
     with ctx.console.progress("duplicates", None, "unit") as progress:
         count = executor(lambda now: progress.update(now.n_units))
-        account = write_corpus(config, commits, out, ctx.stop.check, count)
+        corpus = plan_corpus(config, commits, state, count)
+    with ctx.console.progress("corpus", len(corpus.units), "part") as progress:
+        count = executor(lambda now: progress.update(now.n_units))
+        account = write_corpus(corpus, out, count)
     prune(folder, units)
     stats = account.to_stats()
     stats |= {"input_files": len(units), "input_bytes": sum(source.n_bytes for source in sources)}
