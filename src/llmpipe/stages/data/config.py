@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from llmpipe.core.config import schema
+from llmpipe.core.config import Unkeyed, schema
 
 Fraction = Annotated[float, Ge(0), Le(1)]
 
@@ -342,7 +342,7 @@ class SubstringsConfig:
 class DataConfig:
     """Settings of `llmpipe data`."""
 
-    inputs: tuple[str, ...] = ()
+    inputs: Annotated[tuple[str, ...], Unkeyed()] = ()
     """WARC, ARC, WET, HTML, Parquet or JSONL files, folders, globs, URLs, `hf:NAME`, or a list of Common Crawl:
     `cc:CC-MAIN-2024-22#0:10` is the first ten archives of that crawl. Empty: the crawl of this run."""
     steps: tuple[str, ...] = FINEWEB_STEPS

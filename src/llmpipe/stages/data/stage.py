@@ -98,19 +98,20 @@ def needs(config: DataConfig) -> dict[str, Need]:
 def files(config: DataConfig) -> Sequence[str]:
     """Everything from outside that decides the result: inputs, block lists, evaluation sets, a classifier."""
     from llmpipe.stages.data.steps.table import check_steps
-    from llmpipe.stages.data.steps.url_filter import list_files
 
     check_steps(config.steps)  # here, because this is asked before anything is written
-    lists = (
-        [str(path) for path in list_files(config.url_filter)]
-        if "url_filter" in config.steps
-        else []
-    )
-    if "decontamination" in config.steps:
-        lists += config.decontamination.files
-    if "quality" in config.steps and config.quality.model:
-        lists.append(config.quality.model)
-    return [*_input_names(config), *lists]
+    return [*_input_names(config), *_list_names(config)]
+
+
+def files_key(config: DataConfig, files: Sequence[SourceFile]) -> dict[str, Any]:
+    """Of the inputs only what is in them and how it is read; of the other files also which is which."""
+    from llmpipe.stages.data.sources.inputs import plan_units
+
+    lists = set(_list_names(config))
+    return {
+        "inputs": [unit.id for unit in plan_units([f for f in files if f.path not in lists])],
+        "lists": {file.path: file.fingerprint for file in files if file.path in lists},
+    }
 
 
 def plan(config: DataConfig, inputs: Inputs) -> dict[str, str]:
@@ -146,6 +147,19 @@ def _input_names(config: DataConfig) -> list[str]:
     return expand_inputs(config.inputs)
 
 
+def _list_names(config: DataConfig) -> list[str]:
+    from llmpipe.stages.data.steps.url_filter import list_files
+
+    names: list[str] = []
+    if "url_filter" in config.steps:
+        names += map(str, list_files(config.url_filter))
+    if "decontamination" in config.steps:
+        names += config.decontamination.files
+    if "quality" in config.steps and config.quality.model:
+        names.append(config.quality.model)
+    return names
+
+
 def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = sorted({name for part in parts for name in part})
     return {name: round(sum(part.get(name, 0.0) for part in parts), 2) for name in names}
@@ -161,6 +175,7 @@ SPEC = StageSpec(
     run=run,
     needs=needs,
     files=files,
+    files_key=files_key,
     plan=plan,
     headline=headline,
     report=report,
