@@ -13,15 +13,14 @@ process, or, for more documents than `UNION_ROWS`, by stars in units (see `compo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from llmpipe.core.artifact import atomic_file, hash_file
 from llmpipe.core.config import digest
-from llmpipe.core.units import Executor, RunUnit, Unit, Watch, run_units
+from llmpipe.core.units import Executor, Unit, run_units
+from llmpipe.stages.data.array_job import FOUND, ArrayJob
 from llmpipe.stages.data.components import find_components
 from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.grouping import Clusters, equal_pairs, union
@@ -30,38 +29,27 @@ UNIT_ROWS = 20_000_000
 """Keys that one unit groups: sorting them takes about 0.6 GB."""
 UNION_ROWS = 1_000_000_000
 """Documents whose components one process finds, with 16 bytes for each; of more, they are found in units too."""
-_EDGES = "edges.npy"
 
 
-@dataclass(frozen=True)
-class GroupJob:
-    """Groups the keys of one column in one range."""
+def edges(column: Column, members: Path, i_part: int, n_parts: int) -> np.ndarray:
+    """Return rows (first document of its group, another one) for the equal keys of a column in one range.
 
-    members: Path
-    """A boolean per document, as a NumPy file: who takes part."""
-
-    def open(self) -> RunUnit:
-        """Return the function that runs a unit."""
-        return self._run
-
-    def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
-        left, right = self._pairs(*unit.payload)
-        with atomic_file(folder / _EDGES) as path, path.open("wb") as file:
-            np.save(file, np.stack([left, right], axis=1))
-        return {"n_edges": len(left)}
-
-    def _pairs(self, column: Column, i_part: int, n_parts: int) -> tuple[np.ndarray, np.ndarray]:
-        members = np.load(self.members, mmap_mode="r")
-        keys, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        start = 0
-        for found in column.pieces():
-            inside = in_range(found, i_part, n_parts) & members[start : start + len(found)]
-            keys.append(found[inside])
-            places.append(np.flatnonzero(inside) + start)
-            start += len(found)
-        positions = np.concatenate(places)
-        left, right = equal_pairs(np.concatenate(keys))
-        return positions[left], positions[right]
+    Args:
+        column: the keys.
+        members: a boolean per document, as a NumPy file: who takes part.
+        i_part: which of the ranges.
+        n_parts: how many there are.
+    """
+    takes_part = np.load(members, mmap_mode="r")
+    keys, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    start = 0
+    for found in column.pieces():
+        inside = in_range(found, i_part, n_parts) & takes_part[start : start + len(found)]
+        keys.append(found[inside])
+        places.append(np.flatnonzero(inside) + start)
+        start += len(found)
+    pairs: np.ndarray = np.concatenate(places)[np.stack(equal_pairs(np.concatenate(keys)), axis=1)]
+    return pairs
 
 
 def in_range(keys: np.ndarray, i_part: int, n_parts: int) -> np.ndarray:
@@ -99,18 +87,18 @@ def group_in_units(
     for column in columns:
         identity = [hash_file(table), column.contents, column.name, n_parts]
         units += [
-            Unit(digest([*identity, i])[:32], f"{column.name} {i + 1}/{n_parts}", (column, i, n_parts))
+            Unit(digest([*identity, i])[:32], f"{column.name} {i + 1}/{n_parts}", (column, table, i, n_parts))
             for i in range(n_parts)
         ]  # fmt: skip
-    commits = run_units(GroupJob(table), units, folder / "units", executor)
-    edges = [commit.folder / _EDGES for commit in commits]
+    commits = run_units(ArrayJob(edges), units, folder / "units", executor)
+    files = [commit.folder / FOUND for commit in commits]
     parent = np.arange(len(members))
     if len(members) > union_rows:
-        for path in find_components(edges, len(members), folder / "stars", executor, unit_rows):
+        for path in find_components(files, len(members), folder / "stars", executor, unit_rows):
             rows = np.load(path)
             parent[rows[:, 0]] = rows[:, 1]
         return Clusters(parent)
-    for path in edges:
+    for path in files:
         left, right = np.load(path).T
         parent = union(parent, left, right)
     return Clusters(parent)
