@@ -14,16 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tiktoken
+from _tokenize_ours import learn
 from _tokenize_peer import texts
 
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import save_generation_config, save_model
-from llmpipe.stages.tokenize.train_bpe import learn
 from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.patterns import PATTERNS
-from llmpipe.tokenizer.piece_counts import PieceCounter
-from llmpipe.tokenizer.special import IM_END
+from llmpipe.tokenizer.special import IM_END, N_SPECIAL
 from llmpipe.tokenizer.vocabularies import load_vocabulary
 
 N_HOSTILE = 100_000
@@ -95,9 +93,7 @@ def main(path: str, cl100k: str, work: str) -> None:
     documents = list(texts(path))
     strings = hostile(N_HOSTILE)
     theirs = load_vocabulary(Path(cl100k))
-    counter = PieceCounter(PATTERNS["qwen2"])
-    counter.add(documents[: len(documents) // 10])
-    ours = learn(counter.finish(), 32_768, "qwen2", counter.text_bytes)
+    ours = learn(documents[: len(documents) // 10], 32_768 - 256 - N_SPECIAL)
     print(
         json.dumps(
             {

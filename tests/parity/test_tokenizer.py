@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from tiktoken_ext import openai_public
 
 from llmpipe.core.errors import InputError
-from llmpipe.stages.tokenize.train_bpe import learn
+from llmpipe.stages.tokenize.train_bpe import learn_vocabulary
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.encoders import PROBE, FastEncoder, ReferenceEncoder
 from llmpipe.tokenizer.hf import spell
 from llmpipe.tokenizer.merges import merges_of
 from llmpipe.tokenizer.new_characters import RANGES
-from llmpipe.tokenizer.patterns import PATTERNS
+from llmpipe.tokenizer.patterns import PATTERNS, split_pattern
 from llmpipe.tokenizer.piece_counts import PieceCounter
 from llmpipe.tokenizer.rank_file import write_ranks
 from llmpipe.tokenizer.vocabularies import load_vocabulary, with_chat_tokens
@@ -43,13 +43,13 @@ def sample_text() -> str:
     return (words * 30 + " ".join(HOSTILE * 4) + PROBE) * 2
 
 
-def learned(pattern: str) -> Tokenizer:
-    counter = PieceCounter(PATTERNS[pattern])
+def learn(pattern: str) -> Tokenizer:
+    counter = PieceCounter(split_pattern(pattern))
     counter.add([sample_text()])
-    return learn(counter.finish(), 512, pattern, counter.text_bytes)
+    return learn_vocabulary(counter.finish(), 512, pattern, counter.text_bytes)
 
 
-OURS = {name: learned(name) for name in ("qwen2", "gpt2", "o200k")}
+OURS = {name: learn(name) for name in ("qwen2", "gpt2", "o200k")}
 
 
 def test_hello_world_in_cl100k_is_15339_1917(test_data: Path) -> None:

@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from llmpipe.core.errors import LlmpipeError, Stopped, UserError
+from llmpipe.core.machine import n_usable_cores
 from llmpipe.core.ranks import Ranks, current_ranks
 from llmpipe.core.rendezvous import agree_on_name
 from llmpipe.core.stop import StopFlag
@@ -148,11 +149,6 @@ def keep_freed_memory() -> None:
     if set_option is not None:
         set_option(M_MMAP_THRESHOLD, KEPT_BYTES)
         set_option(M_TRIM_THRESHOLD, KEPT_BYTES)
-
-
-def n_usable_cores() -> int:
-    """Count the cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

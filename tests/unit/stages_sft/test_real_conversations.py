@@ -10,10 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import render_for_training
 from llmpipe.core.distributed import Runtime, open_runtime
 from llmpipe.model.transformer import Transformer
-from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.loop import ConversationRows
 from llmpipe.stages.sft.packing import fit_length, make_batch, make_sample, pack
 from llmpipe.stages.sft.sources import read_conversations

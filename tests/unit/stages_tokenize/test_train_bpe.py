@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
 
 import pytest
 
 from llmpipe.core.errors import InputError, UserError
-from llmpipe.stages.tokenize.train_bpe import check_vocab_size, learn
+from llmpipe.stages.tokenize.train_bpe import learn_vocabulary
 from llmpipe.tokenizer import twin
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import split_pattern
@@ -26,18 +25,18 @@ def text(n_words: int, seed: int = 1) -> str:
     return " ".join(words)
 
 
-def learn_from(texts: Iterable[str], vocab_size: int, pattern: str) -> Tokenizer:
-    counter = PieceCounter(split_pattern(pattern))
-    counter.add(texts)
-    return learn(counter.finish(), vocab_size, pattern, counter.text_bytes)
-
-
 def twin_tokens(source: str, n_merges: int) -> list[bytes]:
     merges = twin.train([piece.encode() for piece in _WORDS.findall(source)], n_merges)
     tokens = {i: bytes([i]) for i in range(256)}
     for (left, right), new_id in merges.items():
         tokens[new_id] = tokens[left] + tokens[right]
     return [tokens[256 + i] for i in range(len(merges))]
+
+
+def learn(texts: list[str], vocab_size: int, pattern: str) -> Tokenizer:
+    counter = PieceCounter(split_pattern(pattern))
+    counter.add(texts)
+    return learn_vocabulary(counter.finish(), vocab_size, pattern, counter.text_bytes)
 
 
 def learned(tokenizer: Tokenizer) -> list[bytes]:
@@ -47,13 +46,13 @@ def learned(tokenizer: Tokenizer) -> list[bytes]:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_merges_are_the_twins(seed: int) -> None:
     source = text(800, seed)
-    tokenizer = learn_from([source], 384, "gpt2")
+    tokenizer = learn([source], 384, "gpt2")
     assert learned(tokenizer) == twin_tokens(source, 96)
 
 
 def test_the_learned_ids_are_the_twins() -> None:
     source = text(400)
-    tokenizer = learn_from([source], 384, "gpt2")
+    tokenizer = learn([source], 384, "gpt2")
     pieces = [piece.encode() for piece in _WORDS.findall(source)]
     merges = twin.train(pieces, 96)
     assert tokenizer.encode(source) == [i for piece in pieces for i in twin.encode(piece, merges)]
@@ -61,40 +60,40 @@ def test_the_learned_ids_are_the_twins() -> None:
 
 def test_the_order_of_texts_does_not_matter() -> None:
     texts = [text(100, seed) for seed in range(8)]
-    forward = learn_from(texts, 384, "qwen2")
-    assert learn_from(texts[::-1], 384, "qwen2").digest == forward.digest
+    forward = learn(texts, 384, "qwen2")
+    assert learn(texts[::-1], 384, "qwen2").digest == forward.digest
 
 
 def test_sizes_and_special_tokens() -> None:
-    tokenizer = learn_from([text(800)], 384, "qwen2")
+    tokenizer = learn([text(800)], 384, "qwen2")
     assert tokenizer.vocab_size == 384
     assert sorted(tokenizer.special.values()) == list(range(352, 384))
 
 
 def test_no_text_is_an_error() -> None:
     with pytest.raises(InputError, match="the corpus is empty"):
-        learn_from([], 384, "qwen2")
+        learn([], 384, "qwen2")
 
 
 def test_more_merges_than_the_text_has_is_an_error_with_a_size_that_works() -> None:
     with pytest.raises(UserError) as error:
-        learn_from([text(100)], 4096, "qwen2")
+        learn([text(100)], 4096, "qwen2")
     message = str(error.value)
     assert message.startswith("vocab_size 4,096 asks for 3,808 merges, and ")
     match = re.search(r"to at most ([\d,]+)", error.value.hint or "")
     assert match
     size = int(match[1].replace(",", ""))
     assert size % 128 == 0
-    assert learn_from([text(100)], size, "qwen2").vocab_size == size
+    assert learn([text(100)], size, "qwen2").vocab_size == size
 
 
 def test_a_vocabulary_without_room_for_merges_is_an_error() -> None:
     with pytest.raises(UserError, match=r"vocab_size \(256\) must be over 288"):
-        check_vocab_size(256)
+        learn([text(100)], 256, "qwen2")
 
 
 def test_long_runs_of_spaces_do_not_stop_training() -> None:
     source = text(400)
-    plain = learn_from([source, "x y"], 384, "qwen2")
-    runs = learn_from([source, "x" + " " * 1_100_000 + " y"], 384, "qwen2")
+    plain = learn([source, "x y"], 384, "qwen2")
+    runs = learn([source, "x" + " " * 1_100_000 + " y"], 384, "qwen2")
     assert runs.digest == plain.digest

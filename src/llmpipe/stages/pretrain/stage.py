@@ -241,5 +241,6 @@ SPEC = StageSpec(
         "torchrun --standalone --nproc-per-node 2 -m llmpipe pretrain configs/tiny.toml",
     ),
     options=("depth", "profile"),
+    uses=("llmpipe sample {path} --prompt 'The'",),
     distributed=True,
 )

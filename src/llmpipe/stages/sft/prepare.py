@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import render_for_training
 from llmpipe.core.errors import InputError
 from llmpipe.stages.sft.config import SFTConfig
-from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.packing import MaskedSequence, fit_length, make_sample, pack
 from llmpipe.tokenizer.bpe import Tokenizer
 

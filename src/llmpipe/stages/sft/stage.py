@@ -163,8 +163,9 @@ def plan(config: SFTConfig, inputs: Inputs) -> dict[str, str]:
 
 def lint_source(source: FileSource, own_name: str) -> str:
     """Say in a line what the linter finds in the first rows of a source."""
+    from llmpipe.core.records.rows import HUB
     from llmpipe.stages.sft.lint import count_findings, lint
-    from llmpipe.stages.sft.sources import HUB, read_conversations
+    from llmpipe.stages.sft.sources import read_conversations
 
     if source.path.startswith(HUB):
         return "on the hub, looked at when it is read"
@@ -206,5 +207,6 @@ SPEC = StageSpec(
         "llmpipe sft configs/tiny.toml",
         "llmpipe sft configs/tiny.toml --set sft.conversations=2000 --out runs/quick",
     ),
+    uses=("llmpipe chat {path}",),
     distributed=True,
 )
