@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -24,6 +25,7 @@ from llmpipe.core.console import Console
 from llmpipe.core.metrics import Metrics
 from llmpipe.core.stage import Context
 from llmpipe.core.stop import StopFlag
+from llmpipe.core.units import Unit
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -100,9 +102,11 @@ class RayOfOneMachine(ModuleType):
 
     def get(self, done: list[bytes]) -> None:
         for task in done:
-            function, (job, unit, *more) = pickle.loads(task)
+            function, task = pickle.loads(task)
+            (unit,) = (argument for argument in task if isinstance(argument, Unit))
             self._note(str(int(unit.id.lstrip("u"))))
-            function(job, unit, *more)
+            with contextlib.chdir("/"):  # Ray's processes are at home elsewhere
+                function(*task)
 
     def cancel(self, task: bytes, force: bool) -> None:
         raise AssertionError("every task was waited for")

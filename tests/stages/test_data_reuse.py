@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from steps import Steps
 from llmpipe.core.artifact import Artifact, open_artifact
 from llmpipe.core.console import Console
 from llmpipe.core.errors import Stopped
-from llmpipe.core.stage import Request, plan_stage, run_stage
+from llmpipe.core.stage import Plan, Request, plan_stage, run_stage
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.stage import SPEC
 from llmpipe.stages.data.steps.gopher_quality import GopherQualityConfig
@@ -84,6 +85,51 @@ def test_one_more_input_costs_one_unit_and_gives_what_a_new_build_gives(tmp_path
 
 
 @pytest.mark.slow
+def test_a_renamed_input_is_the_same_input(tmp_path: Path) -> None:
+    paths = [write_texts(tmp_path / "in" / f"{k}.jsonl", k) for k in range(2)]
+    final = tmp_path / "corpus"
+    first = build(settings(*paths), final)
+    renamed = [paths[0].rename(tmp_path / "in" / "later.jsonl"), paths[1]]
+
+    def planned(*inputs: Path) -> Plan:
+        return plan_stage(Request(SPEC, settings(*inputs), final))
+
+    assert planned(*renamed).status == "up to date"
+    assert planned(tmp_path / "in").status == "up to date"  # named by their folder
+    assert build(settings(*renamed), final, force=True).id == first.id
+    # For people the manifest holds the names at the time.
+    asked = open_artifact(final).manifest["asked"]["files"]
+    assert list(asked) == [str(path) for path in sorted(renamed)]
+    # Other contents, or contents that are read in another way, are another input.
+    assert planned(renamed[0]).status == "differs"
+    write_texts(renamed[1], 7)
+    assert planned(*renamed).status == "differs"
+    write_texts(renamed[1], 1)
+    assert planned(*renamed).status == "up to date"
+    archive = renamed[1].rename(tmp_path / "in" / "1.warc")
+    assert planned(renamed[0], archive).status == "differs"
+
+
+def test_unfinished_work_goes_on_after_an_input_was_renamed(tmp_path: Path) -> None:
+    path = write_texts(tmp_path / "in" / "0.jsonl", 0)
+    request = Request(SPEC, settings(path), tmp_path / "corpus")
+    plan = plan_stage(request)
+
+    class Fails(Console):
+        def progress(self, what: str, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+            if what == "corpus":
+                raise RuntimeError("ended before the corpus was written")
+            return super().progress(what, *args, **kwargs)  # type: ignore[arg-type]
+
+    with pytest.raises(RuntimeError, match="ended before"):
+        run_stage(plan, Fails(quiet=True))
+    renamed = path.rename(path.with_name("later.jsonl"))
+    again = plan_stage(replace(request, config=settings(renamed)))
+    assert again.status == "resume"
+    assert run_stage(again, Console(quiet=True)).stats["documents_in"] == 20
+
+
+@pytest.mark.slow
 def test_a_damaged_or_deleted_store_costs_time_and_nothing_else(tmp_path: Path) -> None:
     paths = [write_texts(tmp_path / "in" / f"{k}.jsonl", k) for k in range(2)]
     config, final = settings(*paths), tmp_path / "corpus"
@@ -118,7 +164,7 @@ RUN = """
 import sys
 from pathlib import Path
 from llmpipe.core.console import Console
-from llmpipe.core.stage import Request, plan_stage, run_stage
+from llmpipe.core.stage import Plan, Request, plan_stage, run_stage
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.steps.gopher_quality import GopherQualityConfig
 from llmpipe.stages.data.stage import SPEC

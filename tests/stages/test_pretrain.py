@@ -295,7 +295,7 @@ SCRIPT = """
     from llmpipe.core.ranks import current_ranks
     from llmpipe.core.stage import Context, Inputs
     from llmpipe.core.stop import StopFlag
-    from llmpipe.stages.pretrain.config import EstimateSettings, ModelSettings, PretrainConfig
+    from llmpipe.stages.pretrain.config import EstimateConfig, ModelSettings, PretrainConfig
     from llmpipe.stages.pretrain.stage import SPEC
     from llmpipe.training.config import AdamW, Muon
     from llmpipe.training.schedule import Trapezoid

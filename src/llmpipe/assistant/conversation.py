@@ -55,6 +55,39 @@ def ask(
     return Conversation((*before, Message("user", question), Message("assistant", answer)), source)
 
 
+def messages_from_json(row: Mapping[str, Any]) -> list[Message]:
+    """Return the messages of a row that `Conversation.to_json` has written.
+
+    Raises:
+        ValueError: a content is neither a text nor a list of known parts.
+        KeyError: a message lacks its role or its content.
+    """
+    messages = []
+    for item in row["messages"]:
+        content = item["content"]
+        if isinstance(content, list):
+            content = [part_from_json(part) for part in content]
+        elif not isinstance(content, str):
+            kind = type(content).__name__
+            raise ValueError(f"content is {kind} and must be a string or a list of parts")
+        messages.append(Message(item["role"], content, item.get("loss_weight") != 0))
+    return messages
+
+
+def forget_oldest(messages: list[Message], fits: Callable[[], bool]) -> int:
+    """Drop whole turns from the front until the rest fits; return how many messages went.
+
+    The last message stays, and what is left begins with a user's message: a model has never seen an
+    answer without its question.
+    """
+    n = len(messages)
+    while len(messages) > 1 and not fits():
+        del messages[0]
+        while len(messages) > 1 and messages[0].role != "user":
+            del messages[0]
+    return n - len(messages)
+
+
 def part_from_json(part: Mapping[str, Any]) -> Part:
     """Return a part of a message.
 

@@ -15,8 +15,9 @@ says which they are, as the mask of `render` does for conversations that somebod
 
 A reply does no input and output (the pattern is called sans-IO): it knows no engine, runs no tool and
 waits for nobody. `push` takes a sampled token, `give` takes a tool's output, and both return events; what
-is to be injected lies ready in `take_injected`, and `settle` brings it into the engine. So one state machine serves a loop that waits for its
-tools (`generate.py`) and a server that meanwhile goes on with other answers (`apps/serve/worker.py`).
+is to be injected lies ready in `take_injected`, and `settle` brings it into the engine. So one state
+machine serves a loop that waits for its tools (`generate.py`) and a server that meanwhile goes on with
+other answers (`apps/serve/worker.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Units on other machines: an existing Ray cluster, or arrays of Slurm jobs.
 
-Both only decide where a unit runs. There it runs as on one machine: by `LocalProcesses` under its limits, which commits it atomically. So the bytes are the same everywhere, a unit that runs twice does no harm, and nothing depends
-on the engine's storage, order or lineage. The folder of the units must lie on storage that all machines share.
+Both only decide where a unit runs. There it runs as on one machine: by `LocalProcesses`, under its limits, with a commit at the end. So the
+bytes are the same everywhere, a unit that runs twice does no harm, and nothing depends on the engine's storage, order or lineage. The
+folder of the units must lie on storage that all machines share.
 
     python -m llmpipe.core.cluster FOLDER I     what the Ith task of a Slurm array runs
 """
@@ -95,8 +96,9 @@ class RayCluster:
                     f"no Ray cluster answers at `{self.address}`: {error}", "ray start --head"
                 ) from None
         folder.mkdir(parents=True, exist_ok=True)
-        remote: Any = ray.remote(num_cpus=1, max_retries=_MAX_TRIES)(run_here)
-        pending = [remote.remote(job, unit, str(folder), self.limits) for unit in units]
+        remote: Any = ray.remote(num_cpus=1, max_retries=_MAX_TRIES)(_run_there)
+        here = str(Path.cwd())
+        pending = [remote.remote(here, job, unit, str(folder), self.limits) for unit in units]
         try:
             while pending:
                 done, pending = ray.wait(pending, timeout=_POLL_S)
@@ -107,6 +109,12 @@ class RayCluster:
         finally:
             for task in pending:
                 ray.cancel(task, force=True)
+
+
+def _run_there(current: str, job: Job, unit: Unit, folder: str, limits: Limits) -> None:
+    """Run one unit in a process of Ray's, which starts in a folder of its own: relative paths would mean others there."""
+    with contextlib.chdir(current):
+        run_here(job, unit, folder, limits)
 
 
 # ----------------------------------------------------------------------------------------------------------- Slurm

@@ -135,28 +135,22 @@ class RecordWatch:
 # In the worker
 
 
-@dataclass(frozen=True)
-class _Place:
-    """What a worker is told."""
-
-    folder: Path
-    limits: Limits
-
-
-def _work(run_unit: RunUnit, parent: int, files: Sequence[int], place: _Place) -> None:
+def _work(
+    run_unit: RunUnit, parent: int, files: Sequence[int], folder: Path, limits: Limits
+) -> None:
     """Run units until the pipe of tasks is closed."""
     tasks, results, journal = Connection(files[0]), Connection(files[1]), Journal(files[2])
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
-    def make_watch(folder: Path) -> RecordWatch:
-        return RecordWatch(journal, place.limits, parent, read_aside(folder))
+    def make_watch(place: Path) -> RecordWatch:
+        return RecordWatch(journal, limits, parent, read_aside(place))
 
     try:
-        if place.limits.memory_bytes is not None:
-            _limit_memory(place.limits.memory_bytes)
+        if limits.memory_bytes is not None:
+            _limit_memory(limits.memory_bytes)
         while (unit := _next_unit(tasks)) is not None:
             journal.write(0, 0.0, 0)
-            run_one(run_unit, unit, place.folder, make_watch)
+            run_one(run_unit, unit, folder, make_watch)
             results.send(None)
     except MemoryError:
         os._exit(_EXIT_MEMORY)
@@ -197,7 +191,7 @@ def _limit_memory(n_bytes: int) -> None:
 class _Worker:
     """A worker process as its parent sees it."""
 
-    def __init__(self, fork_server: ForkServer, slot: int, place: _Place) -> None:
+    def __init__(self, fork_server: ForkServer, slot: int, folder: Path, limits: Limits) -> None:
         their_tasks, self.tasks = multiprocessing.Pipe(duplex=False)
         self.results, their_results = multiprocessing.Pipe(duplex=False)
         self.unit: Unit | None = None
@@ -210,7 +204,7 @@ class _Worker:
             self.journal = Journal(file.fileno())
             self.journal.write(_OPENING, 0.0, 0)
             files = (their_tasks.fileno(), their_results.fileno(), file.fileno())
-            fork_server.fork(slot, files, place)
+            fork_server.fork(slot, files, folder, limits)
 
     def give(self, unit: Unit) -> None:
         self.unit = unit
@@ -285,7 +279,7 @@ class LocalProcesses:
         self._n_failed_starts = 0
         n_units = n_records = 0
         fork_server = ForkServer(job, _work)
-        workers = {i: self._start(fork_server, folder, i) for i in slots}
+        workers = {i: _Worker(fork_server, i, folder, self._limits) for i in slots}
         try:
             while queue or any(worker.unit for worker in workers.values()):
                 for worker in workers.values():
@@ -308,7 +302,7 @@ class LocalProcesses:
                     if not fork_server.is_alive:
                         fork_server.end()
                         fork_server = ForkServer(job, _work)
-                    workers[i] = self._start(fork_server, folder, i)
+                    workers[i] = _Worker(fork_server, i, folder, self._limits)
                     workers[i].give(unit)
                 self._kill_slow(workers.values())
                 running = sum(
@@ -321,9 +315,6 @@ class LocalProcesses:
             for worker in workers.values():
                 worker.end()
             fork_server.end()
-
-    def _start(self, fork_server: ForkServer, folder: Path, slot: int) -> _Worker:
-        return _Worker(fork_server, slot, _Place(folder, self._limits))
 
     def _kill_slow(self, workers: Iterable[_Worker]) -> None:
         for worker in workers:

@@ -40,8 +40,8 @@ EXIT_ORPHAN = 84
 _PR_SET_PDEATHSIG = 1
 """Of `prctl`; from linux/prctl.h."""
 
-Work = Callable[[RunUnit, int, Sequence[int], Any], None]
-"""What a worker does: with the opened job, the fork server's process id, the files it was given, and arguments."""
+Work = Callable[..., None]
+"""What a worker does: with the opened job, the fork server's process id, the files it was given, and more arguments."""
 
 
 class ForkServer:
@@ -61,7 +61,7 @@ class ForkServer:
         """Whether workers can be had from it."""
         return self._process.is_alive()
 
-    def fork(self, worker: int, files: Sequence[int], arguments: object) -> None:
+    def fork(self, worker: int, files: Sequence[int], *arguments: object) -> None:
         """Ask for a worker; it gets the open files, whose descriptors here may be closed afterwards."""
         with contextlib.suppress(OSError):  # it is dead: then the worker's pipes will end
             self._control.send(("fork", worker, (len(files), arguments)))
@@ -166,12 +166,12 @@ def _fork() -> int:
 
 
 def _be_worker(
-    work: Work, run_unit: RunUnit, fork_server: int, files: Sequence[int], arguments: object
+    work: Work, run_unit: RunUnit, fork_server: int, files: Sequence[int], arguments: Sequence[Any]
 ) -> NoReturn:
     code = 1
     try:
         end_with(fork_server)
-        work(run_unit, fork_server, files, arguments)
+        work(run_unit, fork_server, files, *arguments)
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)

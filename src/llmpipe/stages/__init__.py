@@ -3,10 +3,10 @@
 The modules load without torch; what is heavy is imported inside the stage's `run`.
 """
 
+from llmpipe.core.registry import Registry
 from llmpipe.core.stage import StageSpec
-from llmpipe.core.table import Table
 
-STAGES: Table[StageSpec] = Table(
+STAGES: Registry[StageSpec] = Registry(
     {
         "crawl": "llmpipe.stages.crawl.stage:SPEC",
         "data": "llmpipe.stages.data.stage:SPEC",

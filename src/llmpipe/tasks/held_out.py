@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from llmpipe.assistant.tools import TOOL_NAMES
-from llmpipe.core.records.lines import read_json_lines, whole
 from llmpipe.tasks.base import Facts
 
 
@@ -25,25 +22,21 @@ class HeldOut:
 
 def held_out_conversations(facts: Facts) -> Iterator[HeldOut]:
     """Yield the conversations of `facts.conversations`, if there are any, in order."""
+    # Not at the top: the names of tasks are part of the command's help, which has to come at once.
+    from llmpipe.assistant.conversation import messages_from_json
+    from llmpipe.assistant.tool_list import called
+    from llmpipe.core.records.lines import read_json_lines, whole
+
     if facts.conversations is None:
         return
     for _, row in whole(read_json_lines(facts.conversations)):
-        asked = [m for m in row["messages"] if m["role"] == "user"]
-        answered = [m for m in row["messages"] if m["role"] == "assistant"]
+        messages = messages_from_json(row)
+        asked = [m for m in messages if m.role == "user"]
+        answered = [m for m in messages if m.role == "assistant"]
         if asked and answered:
-            parts = _parts(answered[0])
             yield HeldOut(
                 row.get("source", ""),
-                _words(_parts(asked[0])),
-                _words(parts),
-                tuple(p["type"] for p in parts if p["type"] in TOOL_NAMES),
+                asked[0].text,
+                answered[0].text,
+                tuple(call[0] for part in answered[0].parts if (call := called(part))),
             )
-
-
-def _parts(message: dict[str, Any]) -> list[dict[str, str]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _words(parts: list[dict[str, str]]) -> str:
-    return "".join(part["text"] for part in parts if part["type"] == "text")

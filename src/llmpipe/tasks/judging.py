@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmpipe.assistant.conversation import forget_oldest
 from llmpipe.assistant.frames import frame_for
 from llmpipe.assistant.generate import Tools, answer_many
 from llmpipe.assistant.render import Message, render
@@ -112,8 +113,7 @@ def hold_conversation(questions: Sequence[str], assistant: Assistant) -> list[di
     room = assistant.engine.max_len - assistant.sampling.max_tokens
     for question in questions:
         messages.append(Message("user", question))
-        while len(messages) > 1 and n_prompt_tokens(messages, assistant.tokenizer) > room:
-            del messages[:2]  # a question and its answer
+        forget_oldest(messages, lambda: n_prompt_tokens(messages, assistant.tokenizer) <= room)
         [reply] = assistant.answer([messages])
         messages.append(reply.message)
         answer = judgeable(reply)

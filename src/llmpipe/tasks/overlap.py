@@ -1,4 +1,4 @@
-"""Do two texts share a run of words? For keeping evaluation sets out of what is trained on.
+"""Do two texts share a run of words? To judge answers, and to keep evaluation sets out of what is trained on.
 
 Words are compared without case and punctuation, and all numbers alike, so that another spacing or
 another number does not hide a question.
@@ -25,6 +25,13 @@ _DIGITS = re.compile(r"\d+")
 def normalize_words(text: str) -> list[str]:
     """Return the words of a text in lower case, without punctuation, every number as 0."""
     return _WORD.findall(_DIGITS.sub("0", text.lower()))
+
+
+def is_same_answer(answer: str, expected: str) -> bool:
+    """Whether an answer holds the words of the expected one, in order and together."""
+    given, wanted = normalize_words(answer), normalize_words(expected)
+    starts = range(len(given) - len(wanted) + 1)
+    return bool(wanted) and any(given[i : i + len(wanted)] == wanted for i in starts)
 
 
 def run_hashes(words: list[str], n: int) -> np.ndarray:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from llmpipe.core.table import Table
+from llmpipe.core.registry import Registry
 from llmpipe.tasks.base import Task
 
-TASKS: Table[Task] = Table(
+TASKS: Registry[Task] = Registry(
     {
         "arithmetic": "llmpipe.tasks.arithmetic:ARITHMETIC",
         "identity": "llmpipe.tasks.identity:IDENTITY",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from llmpipe.core.config import schema
-from llmpipe.core.table import Table
+from llmpipe.core.registry import Registry
 
 
 class OptimConfig(Protocol):
@@ -28,7 +27,7 @@ class OptimConfig(Protocol):
         ...
 
 
-OPTIMIZERS: Table[type] = Table(
+OPTIMIZERS: Registry[type] = Registry(
     {
         "muon": "llmpipe.training.config:Muon",
         "adamw": "llmpipe.training.config:AdamW",
@@ -38,7 +37,6 @@ OPTIMIZERS: Table[type] = Table(
 
 
 @schema
-@dataclass(frozen=True)
 class AdamW:
     """AdamW on everything; only matrices and embeddings decay.
 
@@ -62,7 +60,6 @@ class AdamW:
 
 
 @schema
-@dataclass(frozen=True)
 class Muon:
     """Muon on the blocks' matrices, AdamW on embeddings, head, norms and biases.
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llmpipe.core.ranks import Ranks
-from llmpipe.core.table import load
+from llmpipe.core.registry import load
 from llmpipe.model.sharded import is_sharded, local_part, part_like, spread_like, whole
 from llmpipe.training.config import AdamW, Muon, OptimConfig
 

@@ -314,15 +314,23 @@ def train_step(
         logged: Names of the numbers of `loss`; told here, because a process without a micro-batch
             does not see them.
     """
-    # Nothing below waits for the device until the update is under way.
+    # One update, in five parts: count, go forward and back, measure, update, read the results.
+    #
+    # A GPU is given work ahead of time, and asking it for a number makes Python wait until all of that is
+    # done. So nothing below asks before the update is under way: even the decision to skip is the GPU's.
     device = runtime.device
     mine = [sum(map(count, batches)) for count in (n_trained, normalizer)]
     n_tokens, divisor = runtime.add(torch.tensor(mine, dtype=torch.float64, device=device))
+    # Gradients add up over micro-batches, so dividing each loss by the whole batch's count makes the sum
+    # of gradients the gradient of the mean.
     share = torch.where(divisor > 0, 1.0 / divisor, 0.0)
     scale = share.float()
     sums = torch.zeros(len(logged), dtype=torch.float64, device=device)
 
     def backward(batch: Batch) -> Tensor:
+        # Forward: the weights stay in float32; autocast rounds them for each matrix product only. Backward:
+        # autograd walks the same operations in reverse, and adds to each weight's `grad` how much the loss
+        # would grow if that weight did.
         with runtime.autocast(dtype):
             found = loss(model, batch.to(device), scale)
         torch.autograd.backward(found.total)
@@ -335,18 +343,21 @@ def train_step(
         mean_loss = exact_gradients(parameters, batches, backward, runtime).double()
     else:
         total = torch.zeros((), device=device)
+        # More rows than fit into memory at once take turns. Only with the last of them are the gradients
+        # whole, so only then are they sent, the last layers' first, while the first layers' are computed.
         for batch in batches[:-1]:
             total += backward(batch)
         with summed_gradients(parameters, runtime):
             for batch in batches[-1:]:  # none, where there are more processes than micro-batches
                 total += backward(batch)
         mean_loss = runtime.add(total.double())
+    # The length of all gradients as one vector: where it leaps, the batch is broken or the model about to be.
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm(gradients)).double()
 
     measured = torch.stack([mean_loss, norm])
     limits = torch.tensor(guard.limits(), dtype=torch.float64).to(device, non_blocking=True)
-    optimizer.clip()
+    optimizer.clip()  # a long gradient is shortened: it says where to go, and less well how far
     with runtime.autocast(dtype):  # for Muon's matrix products
         optimizer.step(lr_factor, (measured <= limits).all())  # false for NaN as well
     for parameter in parameters:

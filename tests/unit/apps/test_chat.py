@@ -26,6 +26,7 @@ from llmpipe.apps.chat.state import Chat
 from llmpipe.apps.chat.terminal import CommandCompleter, Interrupts, Keyboard
 from llmpipe.apps.chat.tools import ToolOptions, open_chat_tools
 from llmpipe.apps.load import load
+from llmpipe.assistant.conversation import Conversation, messages_from_json
 from llmpipe.assistant.events import Done, Event, TextDelta, ThinkDelta, ToolCall, ToolResult
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput
 from llmpipe.assistant.reply import Reply
@@ -275,6 +276,19 @@ def test_think_shows_hides_bounds_and_stops_thoughts(chat: Chat, screen: Any) ->
     for wrong in ("0", "of", "٣"):
         with pytest.raises(UserError, match="not one of show, hide, off"):
             run_command(f"/think {wrong}", chat, screen.console)
+
+
+def test_an_answer_that_is_not_to_be_trained_still_has_probabilities(
+    chat: Chat, screen: Any, tmp_path: Path
+) -> None:
+    answer = Message("assistant", "Yes.", is_trained=False)
+    saved = Conversation((Message("user", "Hi"), answer), "test").to_json()
+    (tmp_path / "chat.jsonl").write_text(saved)
+    assert messages_from_json(json.loads(saved))[1] == answer
+    run_command(f"/load {tmp_path / 'chat.jsonl'}", chat, screen.console)
+    run_command("/probs", chat, screen.console)
+    n = len(chat.loaded.tokenizer.encode("Yes.")) + 1  # and the end of the turn
+    assert f"{n} tokens, each with probability" in screen.stdout.getvalue()
 
 
 def test_tools_can_be_taken_away_and_given_back(chat: Chat, screen: Any) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from llmpipe.apps.serve.options import ServeOptions, run_serve
 from llmpipe.apps.serve.vllm import vllm_launch
-from llmpipe.assistant.tools import parse_tool_names
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
 
@@ -80,8 +79,3 @@ def test_missing_vllm_is_an_error_with_a_hint() -> None:
 def test_option_that_cannot_be_honored_is_an_error(vllm: Path, changed: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         run(**changed)
-
-
-def test_tools_are_named_with_commas() -> None:
-    assert parse_tool_names("none") == ()
-    assert parse_tool_names("search, python,python") == ("python", "search")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -296,3 +298,51 @@ def test_tool_output_leaves_room_for_the_answer(tokenizer: Tokenizer, scripted: 
     list(stream_reply(engine, tokenizer, ASK, GREEDY, {"python": FakePython("y" * 500)}, reply))
     output = next(part for part in reply.message.parts if isinstance(part, ToolOutput))
     assert len(output.text) == 100 - 1 - ANSWER_TOKENS - 2
+
+
+# -- what a later training run wants to know ---------------------------------------------------------
+
+
+def test_reply_tells_which_ids_the_model_chose_and_how_likely_they_were(
+    tokenizer: Tokenizer, scripted: Build
+) -> None:
+    parts = (PythonCall("37+45"), ToolOutput("82"), Text("82."))
+    engine = scripted(ASK, turn(tokenizer, *parts))
+    sampling = replace(GREEDY, n_logprobs=0)
+    [reply] = answer_many(engine, tokenizer, [ASK], sampling, {"python": FakePython("82")})
+    trained = render([*ASK, reply.message], tokenizer)
+    n_prompt = len(render(ASK, tokenizer, add_generation_prompt=True).ids)
+    n_end = len(tokenizer.encode("\n"))  # behind the end of the turn: nobody writes that
+    assert reply.ids == trained.ids[n_prompt:-n_end]
+    assert reply.mask == trained.mask[n_prompt:-n_end]
+    # The scripted model's logits are 1 for the next token of the script and 0 for all others.
+    expected = 1 - math.log(math.e + tokenizer.vocab_size - 1)
+    for id, is_sampled, logprob in zip(reply.ids, reply.mask, reply.logprobs, strict=True):
+        assert (logprob is not None) == is_sampled
+        if logprob:
+            assert logprob.id == id
+            assert logprob.logprob == pytest.approx(expected, abs=1e-5)
+
+
+def test_end_of_a_thought_that_was_put_in_is_not_the_models(
+    tokenizer: Tokenizer, scripted: Build
+) -> None:
+    engine = scripted(ASK, [*part_ids(Thought("xx"), tokenizer), *tokenizer.encode("A")])
+    reply = Reply(tokenizer, ReplyRules(max_thought=2))
+    settings = Sampling(temperature=0.0, max_tokens=4)
+    list(stream_reply(engine, tokenizer, ASK, settings, {}, reply))
+    assert [tokenizer.decode([id]) for id in reply.ids] == [
+        "<|think_start|>", "x", "x", "<|think_end|>", "A"
+    ]  # fmt: skip
+    assert reply.mask == [True, True, True, False, True]
+
+
+def test_stop_string_ends_the_reply_and_frees_the_slot(
+    tokenizer: Tokenizer, scripted: Build
+) -> None:
+    engine = scripted(ASK, turn(tokenizer, Text("one, two. three")))
+    reply = Reply(tokenizer, ReplyRules(stops=(". t", "never")))
+    events = list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply))
+    assert shown(events) == "one, two" == reply.message.text
+    assert reply.done and reply.done.reason == "stop"
+    assert engine.n_requests == 0 and engine.n_free_slots == 1

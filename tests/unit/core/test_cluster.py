@@ -65,10 +65,15 @@ def test_slurm_needs_sbatch(tmp_path: Path, squares: Any, monkeypatch: pytest.Mo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["slurm", "ray"])
 def test_a_cluster_does_all_units_also_when_a_task_is_lost(
-    tmp_path: Path, squares: Any, cluster: Callable[[str], Path], name: str
+    tmp_path: Path,
+    squares: Any,
+    cluster: Callable[[str], Path],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     log = cluster(name)
+    monkeypatch.chdir(tmp_path)
     executor = make_executor(name, 2, LIMITS, lambda _: None, lambda: False)
-    commits = run_units(squares(0.0), units(3), tmp_path / "units", executor)
+    commits = run_units(squares(0.0), units(3), Path("units"), executor)
     assert [commit.record["square"] for commit in commits] == [0, 1, 4]
     assert log.read_text().split() == ["0", "lost", "2", "1"]

@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import zstandard
 
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.units import Unit
 from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.group_units import group_in_units, in_range
 from llmpipe.stages.data.grouping import cluster
 from llmpipe.stages.data.quality import read_texts, train_classifier
 from llmpipe.stages.data.steps.decontamination import (
-    Decontamination,
     DecontaminationConfig,
+    DecontaminationFilter,
     compile_evaluations,
 )
 from llmpipe.stages.data.steps.line_cleaning import LineCleaning, LineCleaningConfig
@@ -136,7 +135,7 @@ QUESTION = "What is the name of the small white dog that lives on the ship of th
 
 
 @pytest.fixture
-def decontamination(tmp_path: Path) -> Decontamination:
+def decontamination(tmp_path: Path) -> DecontaminationFilter:
     rows = [
         {"query": QUESTION, "choices": ["too short", "the third planet from the sun is the earth"]},
         {"gold": 1},
@@ -145,10 +144,10 @@ def decontamination(tmp_path: Path) -> Decontamination:
     path.write_text("\n".join(map(json.dumps, rows)))
     config = DecontaminationConfig(files=(str(path),))
     compile_evaluations(config, tmp_path / "evaluations.npy")
-    return Decontamination(config, tmp_path / "evaluations.npy")
+    return DecontaminationFilter(config, tmp_path / "evaluations.npy")
 
 
-def test_runs_of_evaluation_texts_are_found(decontamination: Decontamination) -> None:
+def test_runs_of_evaluation_texts_are_found(decontamination: DecontaminationFilter) -> None:
     inside = f"{PROSE} Somebody asked, {QUESTION.upper()} {PROSE}"
     drop = decontamination(document(inside))
     assert drop is not None
@@ -157,7 +156,7 @@ def test_runs_of_evaluation_texts_are_found(decontamination: Decontamination) ->
     assert short is not None and short.threshold == "9 words"
 
 
-def test_other_texts_pass(decontamination: Decontamination) -> None:
+def test_other_texts_pass(decontamination: DecontaminationFilter) -> None:
     assert decontamination(document(PROSE * 5)) is None
     assert decontamination(document(QUESTION[:50])) is None
     assert decontamination(document("")) is None
@@ -224,25 +223,16 @@ def test_grouping_in_units_equals_grouping_at_once(tmp_path: Path) -> None:
         for b in range(3)
     }
     members = rng.random(n) < 0.7
-    table = pa.table(columns)
-    paths = []
-    for i in range(3):
-        paths.append(tmp_path / f"segment-{i}.parquet")
-        pq.write_table(table.slice(i * 1000, 1000), paths[-1])
-    grouped = group_in_units(
-        list(columns), tuple(paths), members, tmp_path / "g", Here(), unit_rows=500
-    )
+    paths = tuple(tmp_path / f"{i}.npy" for i in range(3))
+    for path, keys in zip(paths, np.split(np.stack([*columns.values()]), 3, axis=1), strict=True):
+        np.save(path, keys)
+    on_disk = [Column(name, paths, i, "") for i, name in enumerate(columns)]
+    grouped = group_in_units(on_disk, members, tmp_path / "g", Here(), unit_rows=500)
     assert np.array_equal(grouped.first, cluster(n, columns.values(), members).first)
     assert grouped.is_duplicate.sum() > 500
     # The components, too, in units: what is done beyond a billion documents.
     by_stars = group_in_units(
-        ["minhash_000"],
-        tuple(paths),
-        members,
-        tmp_path / "s",
-        Here(),
-        unit_rows=1500,
-        union_rows=10,
+        on_disk[:1], members, tmp_path / "s", Here(), unit_rows=1500, union_rows=10
     )
     expected = cluster(n, [columns["minhash_000"]], members)
     assert np.array_equal(by_stars.first, expected.first)

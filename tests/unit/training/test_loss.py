@@ -60,9 +60,15 @@ def assert_equal_as_on_a_gpu(
 ) -> None:
     hidden, weight, targets = parts
 
-    def run() -> tuple[torch.Tensor, ...]:
-        loss = chunked_cross_entropy(hidden, weight, targets, VOCAB, torch.tensor(0.25), z_loss=0.1)
-        return loss, *torch.autograd.grad(loss, (hidden, weight))
+    def run() -> list[torch.Tensor]:
+        found = []
+        for weights in (None, torch.linspace(-1, 1, targets.numel()).view(targets.shape)):
+            scale = torch.tensor(0.25)
+            loss = chunked_cross_entropy(
+                hidden, weight, targets, VOCAB, scale, z_loss=0.1, weights=weights
+            )
+            found += [loss, *torch.autograd.grad(loss, (hidden, weight))]
+        return found
 
     expected = run()
     monkeypatch.setattr(loss_module, "COMPILED_ON", ("cpu",))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from llmpipe.apps.load import Loaded
-from llmpipe.assistant.conversation import Conversation, part_from_json
+from llmpipe.assistant.conversation import Conversation, forget_oldest, messages_from_json
 from llmpipe.assistant.events import Done, Event
 from llmpipe.assistant.generate import Tools, stream_reply
 from llmpipe.assistant.render import Message, Rendered, render
@@ -84,21 +84,13 @@ class Chat:
     def make_room(self) -> int:
         """Drop the oldest turns until an answer fits; return how many messages went.
 
-        The system message and the last message stay. Whole turns go: what is left begins with a
-        user's message.
+        The system message and the last message stay.
         """
         max_len = self.loaded.engine.max_len
-        wanted = min(MIN_ANSWER_TOKENS, max_len // 4)
-        n_dropped = 0
-        while len(self.messages) > 1:
-            if len(self.rendered(add_generation_prompt=True).ids) + wanted <= max_len:
-                break
-            del self.messages[0]
-            n_dropped += 1
-            while len(self.messages) > 1 and self.messages[0].role != "user":
-                del self.messages[0]
-                n_dropped += 1
-        return n_dropped
+        most = max_len - min(MIN_ANSWER_TOKENS, max_len // 4)
+        return forget_oldest(
+            self.messages, lambda: len(self.rendered(add_generation_prompt=True).ids) <= most
+        )
 
     def new_reply(self, show_special: bool = False) -> Reply:
         """Return an empty reply that may do what the chat allows: use its tools, think so long."""
@@ -199,19 +191,10 @@ def read_messages(text: str, where: str) -> list[Message]:
         InputError: if it is something else.
     """
     try:
-        row = json.loads(text)
-        return [Message(item["role"], _content(item["content"])) for item in row["messages"]]
+        # Here the mask says what the assistant has said, and not what somebody wants to train.
+        return [replace(one, is_trained=True) for one in messages_from_json(json.loads(text))]
     except (ValueError, KeyError, TypeError, AttributeError, LlmpipeError) as error:
         raise InputError(
             f"{where} holds no conversation: {error}",
             hint='expected one line {"messages": [{"role": "user", "content": "..."}, ...]}',
         ) from error
-
-
-def _content(value: Any) -> Any:
-    """Return a message's content: a string, or a list of parts."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return [part_from_json(part) for part in value]
-    raise ValueError(f"content is {type(value).__name__} and must be a string or a list of parts")

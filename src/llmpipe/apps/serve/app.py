@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,7 +23,6 @@ from llmpipe.apps.serve.errors import ApiError, json_response
 from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.apps.serve.metrics import Counters
 from llmpipe.apps.serve.page import info, page, preferences, token_views
-from llmpipe.apps.serve.parse import read_json
 from llmpipe.apps.serve.service import Service
 from llmpipe.apps.serve.tokenize import detokenize, tokenize, tokenizer_info
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -152,7 +153,7 @@ def _route(
 
     async def endpoint(request: Request) -> Response:
         try:
-            body = await read_json(request, limits) if request.method == "POST" else {}
+            body = await _read_json(request, limits) if request.method == "POST" else {}
             response = await handler(request, body)
         except ApiError as error:
             response = error.response()
@@ -161,6 +162,36 @@ def _route(
         return response
 
     return Route(path, endpoint, methods=[method])
+
+
+async def _read_json(request: Request, limits: RequestLimits) -> dict[str, Any]:
+    """Return the JSON object in a request's body, read within the limits on its size and time."""
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            data = await _read_body(request, limits.max_body_bytes)
+    except TimeoutError:
+        message = f"the body did not come within {limits.body_timeout_s:g} s"
+        raise ApiError(408, message) from None
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {type(error).__name__}") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    return value
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    too_large = ApiError(413, f"the body is larger than {most} bytes", "body_too_large")
+    stated = request.headers.get("content-length", "0")
+    if not stated.isascii() or not stated.isdigit() or int(stated) > most:
+        raise too_large
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > most:
+            raise too_large
+    return bytes(data)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

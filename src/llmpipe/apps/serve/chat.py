@@ -297,14 +297,16 @@ class _Choice:
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
 
 
+@dataclass
 class ChatShape:
     """How an answer is written down: `delta` for `delta` in a stream, or as one message."""
 
-    def __init__(self, replies: Sequence[Reply], settings: Settings, wants_logprobs: bool) -> None:
-        self._replies = replies
-        self._settings = settings
-        self._wants_logprobs = wants_logprobs
-        self._choices = [_Choice() for _ in replies]
+    replies: Sequence[Reply]
+    settings: Settings
+    wants_logprobs: bool
+
+    def __post_init__(self) -> None:
+        self._choices = [_Choice() for _ in self.replies]
         self._begun: set[int] = set()
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
@@ -336,7 +338,7 @@ class ChatShape:
         """Return what events add to a message, and note it in the choice."""
         choice = self._choices[i_reply]
         delta: dict[str, Any] = {}
-        rules = self._replies[i_reply].rules
+        rules = self.replies[i_reply].rules
         has_ended = bool(events) and isinstance(events[-1], Done)
         for event in events:
             match event:
@@ -387,15 +389,15 @@ class ChatShape:
         }
 
     def _logprobs(self, tokens: Sequence[AddedTokens]) -> dict[str, Any] | None:
-        if not self._wants_logprobs:
+        if not self.wants_logprobs:
             return None
-        with_ids = self._settings.wants_ids
+        with_ids = self.settings.wants_ids
         logprobs = own_logprobs(tokens, keeps_end=with_ids)
-        return chat_logprobs(logprobs, self._replies[0].tokenizer, with_ids)
+        return chat_logprobs(logprobs, self.replies[0].tokenizer, with_ids)
 
     def _ids(self, tokens: Sequence[AddedTokens]) -> dict[str, Any]:
         ids = [id for event in tokens for id in event.ids]
-        fields = token_fields(self._settings, "", ids, self._replies[0].tokenizer)
+        fields = token_fields(self.settings, "", ids, self.replies[0].tokenizer)
         mask = [event.is_sampled for event in tokens for _ in event.ids]
         return fields | {"token_mask": mask} if fields else {}
 

@@ -119,37 +119,25 @@ def _prompts(service: Service, given: Any) -> list[_Prompt]:
     return prompts
 
 
+@dataclass
 class _TextShape:
-    """How the answers are written down.
+    """How the answers are written down."""
 
-    Args:
-        replies: one per answer.
-        prompts: of each.
-        settings: of the request.
-        echo: whether the prompt belongs to the answer.
-        is_empty: whether nothing was to be written: a client wants to know about its own text.
-        wants_logprobs: as the name says.
-    """
+    replies: Sequence[Reply]
+    prompts: Sequence[_Prompt]
+    """Of each reply."""
+    settings: Settings
+    echo: bool
+    """Whether the prompt belongs to the answer."""
+    is_empty: bool
+    """Whether nothing was to be written: a client wants to know about its own text."""
+    wants_logprobs: bool
 
-    def __init__(
-        self,
-        replies: Sequence[Reply],
-        prompts: Sequence[_Prompt],
-        settings: Settings,
-        echo: bool,
-        is_empty: bool,
-        wants_logprobs: bool,
-    ) -> None:
-        self._replies = replies
-        self._prompts = prompts
-        self._settings = settings
-        self._echo = echo
-        self._is_empty = is_empty
-        self._wants_logprobs = wants_logprobs
-        self._tokenizer = replies[0].tokenizer
-        self._texts = ["" for _ in replies]
-        self._tokens: list[list[AddedTokens]] = [[] for _ in replies]
-        self._reasons: list[str | None] = [None for _ in replies]
+    def __post_init__(self) -> None:
+        self._tokenizer = self.replies[0].tokenizer
+        self._texts = ["" for _ in self.replies]
+        self._tokens: list[list[AddedTokens]] = [[] for _ in self.replies]
+        self._reasons: list[str | None] = [None for _ in self.replies]
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
         """Return the event of one token of a streamed answer, if it shows anything."""
@@ -162,54 +150,54 @@ class _TextShape:
         for event in events:
             if isinstance(event, Done):
                 self._reasons[i_reply] = "stop" if event.reason == "stop" else "length"
-        if not self._settings.stream:
+        if not self.settings.stream:
             return []
-        entries = own_logprobs(tokens, self._settings.wants_ids)
-        text = "" if self._is_empty else text
-        if self._echo and is_first:
+        entries = own_logprobs(tokens, self.settings.wants_ids)
+        text = "" if self.is_empty else text
+        if self.echo and is_first:
             text = self._prompt_text(i_reply) + text
         reason = self._reasons[i_reply]
-        if not (text or entries or reason or self._settings.wants_ids):
+        if not (text or entries or reason or self.settings.wants_ids):
             return []
         made = {
             "index": i_reply,
             "text": text,
-            "logprobs": self._logprobs(entries, None, offset) if self._wants_logprobs else None,
+            "logprobs": self._logprobs(entries, None, offset) if self.wants_logprobs else None,
             "finish_reason": reason,
         }
         return [made | self._ids(i_reply, tokens, with_prompt=is_first)]
 
     def whole(self) -> list[dict[str, Any]]:
         """Return the finished choices."""
-        return [self._whole(i) for i in range(len(self._replies))]
+        return [self._whole(i) for i in range(len(self.replies))]
 
     def _whole(self, i: int) -> dict[str, Any]:
-        prompt, reply = self._prompts[i], self._replies[i]
-        tokens = [] if self._is_empty else self._tokens[i]
-        text = "" if self._is_empty else self._texts[i]
+        prompt, reply = self.prompts[i], self.replies[i]
+        tokens = [] if self.is_empty else self._tokens[i]
+        text = "" if self.is_empty else self._texts[i]
         entries: list[LogProb | None] = []
-        if self._echo:
+        if self.echo:
             text = self._prompt_text(i) + text
             entries += [None] if not prompt.n_hidden else []
             entries += reply.prompt_logprobs
-        entries += own_logprobs(tokens, self._settings.wants_ids)
+        entries += own_logprobs(tokens, self.settings.wants_ids)
         made = {
             "index": i,
             "text": text,
-            "logprobs": self._logprobs(entries, prompt.ids[0], 0) if self._wants_logprobs else None,
-            "finish_reason": "length" if self._is_empty else self._reasons[i],
+            "logprobs": self._logprobs(entries, prompt.ids[0], 0) if self.wants_logprobs else None,
+            "finish_reason": "length" if self.is_empty else self._reasons[i],
         }
         return made | self._ids(i, tokens, with_prompt=True)
 
     def _prompt_text(self, i: int) -> str:
-        prompt = self._prompts[i]
+        prompt = self.prompts[i]
         return self._tokenizer.decode(prompt.ids[prompt.n_hidden :])
 
     def _logprobs(
         self, entries: Sequence[LogProb | None], first_id: int | None, offset: int
     ) -> dict[str, Any]:
         logprobs = completion_logprobs(list(entries), first_id, self._tokenizer, offset)
-        if self._settings.wants_ids:
+        if self.settings.wants_ids:
             known = [entry for entry in entries if entry is not None]
             logprobs |= chat_logprobs(known, self._tokenizer, with_ids=True)
         return logprobs
@@ -217,7 +205,7 @@ class _TextShape:
     def _ids(self, i: int, tokens: Sequence[AddedTokens], with_prompt: bool) -> dict[str, Any]:
         """Return the fields of `return_token_ids`."""
         ids = [id for event in tokens for id in event.ids]
-        fields = token_fields(self._settings, "", ids, self._tokenizer)
+        fields = token_fields(self.settings, "", ids, self._tokenizer)
         if fields and with_prompt:
-            fields |= token_fields(self._settings, "prompt_", self._prompts[i].ids, self._tokenizer)
+            fields |= token_fields(self.settings, "prompt_", self.prompts[i].ids, self._tokenizer)
         return fields

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-
-from starlette.requests import Request
 
 from llmpipe.apps.serve.errors import ApiError
 from llmpipe.apps.serve.limits import RequestLimits
@@ -52,36 +48,6 @@ class Settings:
     ignored: list[str]
     wants_ids: bool
     wants_strings: bool
-
-
-async def read_json(request: Request, limits: RequestLimits) -> dict[str, Any]:
-    """Return the JSON object in a request's body, read within the limits on its size and time."""
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            data = await _read_body(request, limits.max_body_bytes)
-    except TimeoutError:
-        message = f"the body did not come within {limits.body_timeout_s:g} s"
-        raise ApiError(408, message) from None
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {type(error).__name__}") from None
-    if not isinstance(value, dict):
-        raise ApiError(400, "the body must be a JSON object")
-    return value
-
-
-async def _read_body(request: Request, most: int) -> bytes:
-    too_large = ApiError(413, f"the body is larger than {most} bytes", "body_too_large")
-    stated = request.headers.get("content-length", "0")
-    if not stated.isascii() or not stated.isdigit() or int(stated) > most:
-        raise too_large
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > most:
-            raise too_large
-    return bytes(data)
 
 
 def field(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:

@@ -248,9 +248,25 @@ class Exchange:
         except BaseException:
             await chunks.aclose()
             raise
+        with_usage = self._settings.include_usage
+
+        async def server_sent() -> AsyncGenerator[str, None]:
+            """Yield the lines of the stream; closing this (the client has gone) ends the work."""
+            every = head | ({"usage": None} if with_usage else {})
+            async with contextlib.aclosing(chunks):
+                try:
+                    yield _event(every | {"choices": [first]} | dict(extra))
+                    async for chunk in chunks:
+                        yield _event(every | {"choices": [chunk]})
+                except ApiError as error:
+                    yield _event(error.body())
+                    return
+                if with_usage:
+                    yield _event(every | {"choices": [], "usage": self._usage()})
+                yield "data: [DONE]\n\n"
+
         headers |= {"cache-control": "no-store"}
-        events = self._server_sent(first, chunks, head, extra)
-        return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+        return StreamingResponse(server_sent(), headers=headers, media_type="text/event-stream")
 
     async def _chunks(self, shape: Shape) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the `choices` of events as replies are written, until all of them have ended.
@@ -338,27 +354,6 @@ class Exchange:
             for task in (working, leaving):
                 task.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
-
-    async def _server_sent(
-        self,
-        first: dict[str, Any],
-        chunks: AsyncGenerator[dict[str, Any], None],
-        head: dict[str, Any],
-        once: Mapping[str, Any],
-    ) -> AsyncGenerator[str, None]:
-        """Yield server-sent events; closing this (the client has gone) ends the work."""
-        extra = {"usage": None} if self._settings.include_usage else {}
-        async with contextlib.aclosing(chunks):
-            try:
-                yield _event(head | {"choices": [first]} | extra | dict(once))
-                async for chunk in chunks:
-                    yield _event(head | {"choices": [chunk]} | extra)
-            except ApiError as error:
-                yield _event(error.body())
-                return
-            if self._settings.include_usage:
-                yield _event(head | {"choices": [], "usage": self._usage()})
-            yield "data: [DONE]\n\n"
 
 
 def _event(value: Any) -> str:

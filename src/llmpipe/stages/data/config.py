@@ -7,12 +7,12 @@ with one table per step, for example `[data.fineweb]`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from llmpipe.core.config import schema
+from llmpipe.core.config import Unkeyed, schema
 from llmpipe.stages.data.steps.table import STEPS, settings_in_use, with_step_settings
 
 FINEWEB_STEPS = (
@@ -33,7 +33,6 @@ FINEWEB_STEPS = (
 
 
 @schema
-@dataclass(frozen=True)
 class ReadConfig:
     """What of the inputs is a document, and how much of it is read."""
 
@@ -54,7 +53,6 @@ class ReadConfig:
 
 
 @schema
-@dataclass(frozen=True)
 class LimitsConfig:
     """What one document may cost before its worker is ended and the document is set aside."""
 
@@ -67,12 +65,11 @@ class LimitsConfig:
 
 
 @schema
-@dataclass(frozen=True)
 @with_step_settings
 class DataConfig:
     """Settings of `llmpipe data`: those below, and a table for each step of `steps/table.py`."""
 
-    inputs: tuple[str, ...] = ()
+    inputs: Annotated[tuple[str, ...], Unkeyed()] = ()
     """WARC, ARC, WET, HTML, Parquet or JSONL files, folders, globs, URLs, `hf:NAME`, or a list of Common Crawl:
     `cc:CC-MAIN-2024-22#0:10` is the first ten archives of that crawl. Empty: the crawl of this run."""
     steps: tuple[str, ...] = FINEWEB_STEPS

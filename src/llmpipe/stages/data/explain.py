@@ -50,11 +50,11 @@ def explain(corpus: Path, key: str, console: Console) -> list[str]:
     artifact = open_artifact(corpus, "corpus")
     ends = list(find_ends(artifact, key))
     lines = [line for row in ends for line in _describe(row)]
-    for unit, i_record, passages in follow(artifact, key, ends, console):
+    for unit, i_record, outcomes in follow(artifact, key, ends, console):
         lines.append(f"record {i_record} of {unit.name}:")
         lines += [
             f"    {p.step:20} {p.n_chars:>9,} characters  {p.outcome or 'goes on'}"
-            for p in passages
+            for p in outcomes
         ]
     if not lines:
         raise InputError(
@@ -112,9 +112,9 @@ def follow(
     """Read a document again from its input, if that is still there, and pass it through the steps."""
     from pydantic import TypeAdapter, ValidationError
 
-    from llmpipe.stages.data.corpus import document_id
     from llmpipe.stages.data.sources.inputs import plan_units
     from llmpipe.stages.data.sources.items import Raw, read_items
+    from llmpipe.stages.data.writing import document_id
 
     try:
         config: DataConfig = TypeAdapter(DataConfig).validate_python(dict(artifact.config))

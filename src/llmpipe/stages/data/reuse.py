@@ -29,7 +29,7 @@ from llmpipe.stages.data.steps.table import STEPS
 
 _FIRST_PASS = "llmpipe.stages.data.unit"
 _MACHINERY = (
-    "artifact", "config", "console", "errors", "metrics", "ranks", "remote", "report", "stage", "stop", "table", "units",
+    "artifact", "config", "console", "errors", "metrics", "ranks", "registry", "remote", "report", "stage", "stop", "units",
 )  # fmt: skip
 """Modules of `core` that carry out, log and store, and decide nothing about a document."""
 _NOT_CODE = frozenset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt
@@ -19,7 +18,6 @@ else:
 
 
 @schema
-@dataclass(frozen=True)
 class EvalConfig:
     """What an assistant is asked."""
 

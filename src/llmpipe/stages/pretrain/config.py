@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
@@ -31,7 +31,6 @@ WIDTH_PER_BLOCK = 64
 
 
 @schema
-@dataclass(frozen=True)
 class ModelSettings:
     """The shape of the model. What is not set follows from the preset, or from `d_model`.
 
@@ -111,7 +110,6 @@ class ModelSettings:
 
 
 @schema
-@dataclass(frozen=True)
 class Corpus:
     """One part of a mixture."""
 
@@ -127,8 +125,7 @@ GpuName = Literal[
 
 
 @schema
-@dataclass(frozen=True)
-class EstimateSettings:
+class EstimateConfig:
     """What time and cost are worked out for. Only `--dry-run` and the first lines of a run say them."""
 
     gpu: Annotated[GpuName, Unkeyed()] = "H100"
@@ -140,7 +137,6 @@ class EstimateSettings:
 
 
 @schema
-@dataclass(frozen=True)
 class PretrainConfig:
     """How a model learns to continue text."""
 
@@ -229,7 +225,7 @@ class PretrainConfig:
     """Write a trace of three steps to `logs/trace.json`, for chrome://tracing or Perfetto."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile each block with torch.compile; auto does on GPUs, where it pays for its minute."""
-    estimate: EstimateSettings = field(default_factory=EstimateSettings)
+    estimate: EstimateConfig = field(default_factory=EstimateConfig)
 
     def __post_init__(self) -> None:
         """Refuse evaluations that cannot be told apart."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -13,7 +13,6 @@ from llmpipe.training.schedule import Cosine, Trapezoid
 
 
 @schema
-@dataclass(frozen=True)
 class Identity:
     """What the assistant says about itself; its size and date come from the run."""
 
@@ -26,7 +25,6 @@ class Identity:
 
 
 @schema
-@dataclass(frozen=True)
 class Mixture:
     """Weights of the sources that we make ourselves; 0 leaves one out."""
 
@@ -58,7 +56,6 @@ class Mixture:
 
 
 @schema
-@dataclass(frozen=True)
 class FileSource:
     """Conversations of others."""
 
@@ -81,7 +78,6 @@ class FileSource:
 
 
 @schema
-@dataclass(frozen=True)
 class DecontaminationSettings:
     """Leave out conversations of others that evaluation sets hold.
 
@@ -99,7 +95,6 @@ class DecontaminationSettings:
 
 
 @schema
-@dataclass(frozen=True)
 class Probing:
     """Find out what an assistant knows by asking it, for `mixture.probed`.
 
@@ -115,7 +110,6 @@ class Probing:
 
 
 @schema
-@dataclass(frozen=True)
 class SFTConfig:
     """How a base model becomes an assistant."""
 

@@ -62,8 +62,11 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     Open rows are kept by the room they have left. There are at most `capacity` different amounts,
     so a placement costs one search in a short sorted list.
     """
+    # Longest first, as with suitcases: the small ones find a place in what is left between the large ones.
+    # "Best fit" is the open row with the least room that is still enough, the first of `rooms` at or above
+    # the length. The order is fixed (ties by index), so a resumed run packs the same rows.
     rooms: list[int] = []  # ascending, each amount once
-    rows_with: dict[int, list[int]] = {}
+    rows_with: dict[int, list[int]] = {}  # amount of room -> rows that have it
     rows: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
@@ -99,6 +102,9 @@ def refold(samples: Sequence[MaskedSequence], n_time: int) -> dict[int, list[lis
     Returns:
         The rows by their length, the longest first.
     """
+    # A row of 2,048 tokens with attention over all pairs costs 4 times as much there as two of 1,024, for the
+    # same tokens. Which rows an update trains on was decided before (`pack`); here only their shape changes,
+    # and the sum of the losses with it by rounding alone.
     lengths = [n_time]
     while lengths[-1] % 2 == 0 and lengths[-1] // 2 >= SHORTEST_ROW:
         lengths.append(lengths[-1] // 2)
@@ -125,7 +131,16 @@ def refold(samples: Sequence[MaskedSequence], n_time: int) -> dict[int, list[lis
 
 
 def make_batch(rows: Sequence[Sequence[MaskedSequence]], n_time: int, pad_id: int) -> Batch:
-    """Lay out conversations, one list of them per row; the segments keep them apart."""
+    """Lay out conversations, one list of them per row; the segments keep them apart.
+
+    Two conversations of 3 and 2 tokens in a row of 6, the assistant's tokens in capitals:
+
+        ids       u A B  u C  pad
+        targets   A B -  C -  -       the next token where it is the assistant's, `IGNORE` elsewhere
+        segments  1 1 1  2 2  0
+
+    So the model learns to write answers and not to write questions, though it reads both.
+    """
     shape = (len(rows), n_time)
     ids = np.full(shape, pad_id, np.int64)
     targets = np.full(shape, IGNORE, np.int64)

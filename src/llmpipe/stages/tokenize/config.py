@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
@@ -14,7 +13,6 @@ MIN_VOCAB = 384
 
 
 @schema
-@dataclass(frozen=True)
 class CorpusPart:
     """A part of the corpus, and how much of it to use."""
 
@@ -33,7 +31,6 @@ class CorpusPart:
 
 
 @schema
-@dataclass(frozen=True)
 class TokenizeConfig:
     """What the vocabulary looks like, and how text is cut into shards."""
 

@@ -65,7 +65,7 @@ class Scan:
 
 
 def add_up(records: Iterable[Mapping[str, Any]]) -> Scan:
-    """Add up the scans of all units."""
+    """Add up the scans of units."""
     total = Scan()
     for record in records:
         total.documents += record["documents"]
@@ -76,11 +76,6 @@ def add_up(records: Iterable[Mapping[str, Any]]) -> Scan:
         for i, n in enumerate(record["bucket_bytes"]):
             total.bucket_bytes[i] += n
     return total
-
-
-def merged(scans: Iterable[Scan]) -> Scan:
-    """Add up the scans of all sources."""
-    return add_up(scan.to_json() for scan in scans)
 
 
 def val_threshold(scan: Scan, val_frac: float) -> int:

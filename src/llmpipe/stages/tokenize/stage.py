@@ -73,7 +73,7 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     from llmpipe.stages.tokenize.card import add_cards
     from llmpipe.stages.tokenize.encode import EncodeJob, ScanJob, add_counts, place_shards
     from llmpipe.stages.tokenize.mixture import sources_of
-    from llmpipe.stages.tokenize.split import add_up, merged, val_threshold
+    from llmpipe.stages.tokenize.split import add_up, val_threshold
     from llmpipe.stages.tokenize.stats import Vocabulary, collect, save_counts, source_sums
     from llmpipe.tokenizer.shards import write_index
 
@@ -85,15 +85,17 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
 
     # ------------------------------------------------------------------------------------ scan
     scans: list[Scan] = []
+    val_below = 0
     if config.tokenizer is None or config.val_frac > 0:  # else nothing depends on it
         commits = _run_units(ScanJob(config, ctx.seed), units, "scan", out, ctx)
         scans = [
             add_up(commit.record for commit in commits if commit.unit.payload.source == i)
             for i in range(len(sources))
         ]
-        if all(scan.documents == 0 for scan in scans):
+        total = add_up(commit.record for commit in commits)
+        if total.documents == 0:
             raise _empty_corpus()
-    val_below = val_threshold(merged(scans), config.val_frac)
+        val_below = val_threshold(total, config.val_frac)
 
     # ----------------------------------------------------------------------------------- train
     tokenizer, trained = _tokenizer(config, units, scans, val_below, out, ctx)

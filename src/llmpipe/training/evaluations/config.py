@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,13 +20,13 @@ EVERY = 1000
 
 
 @schema
-@dataclass(frozen=True, kw_only=True)
 class MultipleChoice:
     """Questions with given answers: right if the model finds the right answer the likeliest.
 
     Source: Brown et al. 2020 (GPT-3), section 2.4; EleutherAI/lm-evaluation-harness.
     """
 
+    _: KW_ONLY
     kind: Literal["multiple_choice"] = "multiple_choice"
     files: Annotated[tuple[str, ...], MinLen(1)]
     """Files, or patterns: JSON lines, Parquet or CSV, packed or not, with rows as HellaSwag, ARC, MMLU, Winograd or the
@@ -58,10 +58,10 @@ class MultipleChoice:
 
 
 @schema
-@dataclass(frozen=True, kw_only=True)
 class BitsPerByte:
     """How well the model predicts texts that it was not trained on, file by file."""
 
+    _: KW_ONLY
     kind: Literal["bits_per_byte"] = "bits_per_byte"
     files: Annotated[tuple[str, ...], MinLen(1)]
     """Files, or patterns: JSON lines, Parquet or CSV with a `text` in each row, or plain text (.txt); packed or not."""
@@ -86,10 +86,10 @@ class BitsPerByte:
 
 
 @schema
-@dataclass(frozen=True, kw_only=True)
 class Custom:
     """A function of your own; see docs/guides/evaluations.md."""
 
+    _: KW_ONLY
     kind: Literal["custom"] = "custom"
     function: str
     """`module:function`, or `package.module:Class`: beside the recipe, in the working folder, or

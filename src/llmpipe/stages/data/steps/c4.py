@@ -7,7 +7,6 @@ Sentences are counted by their ends instead of with NLTK's model, which needs a 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Gt
@@ -30,7 +29,6 @@ _POLICY = (
 
 
 @schema
-@dataclass(frozen=True)
 class C4Config:
     """C4's rules: clean lines, then drop pages.
 

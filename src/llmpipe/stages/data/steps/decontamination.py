@@ -6,7 +6,6 @@ Words are compared as MinHash does: no case, no punctuation, numbers alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 
 @schema
-@dataclass(frozen=True)
 class DecontaminationConfig:
     """Drop documents that share a run of words with an evaluation set."""
 
@@ -35,7 +33,7 @@ class DecontaminationConfig:
     """A string shorter than `ngram` counts as a whole from this length; shorter ones are chance."""
 
 
-class Decontamination(Step[DecontaminationConfig]):
+class DecontaminationFilter(Step[DecontaminationConfig]):
     """Look for runs of evaluation texts."""
 
     name = "decontamination"
@@ -50,7 +48,7 @@ class Decontamination(Step[DecontaminationConfig]):
         self._runs = Runs({int(n): data["hash"][data["n"] == n] for n in np.unique(data["n"])})
 
     @classmethod
-    def make(cls, config: DataConfig, prepared: Path) -> Decontamination:
+    def make(cls, config: DataConfig, prepared: Path) -> DecontaminationFilter:
         """Open the compiled runs."""
         return cls(config.decontamination, prepared / "evaluations.npy")
 

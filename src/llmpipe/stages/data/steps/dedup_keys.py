@@ -6,7 +6,6 @@ been seen. With 64 bits, a billion documents have 0.03 wrong pairs to expect (nÂ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -19,7 +18,6 @@ from llmpipe.stages.data.steps.base import Step
 
 
 @schema
-@dataclass(frozen=True)
 class UrlDedupConfig:
     """Keep one document per address, the first in key order."""
 
@@ -28,13 +26,11 @@ class UrlDedupConfig:
 
 
 @schema
-@dataclass(frozen=True)
 class ExactDedupConfig:
     """Keep one document per text, the first in key order; white space at both ends does not count."""
 
 
 @schema
-@dataclass(frozen=True)
 class MinHashConfig:
     """Keep one document of every cluster of near-duplicates, the first in key order.
 

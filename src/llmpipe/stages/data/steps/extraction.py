@@ -7,7 +7,6 @@ page depends on what the process saw before (the same page five times gave 5 % o
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Literal
 
 from llmpipe.core.config import schema
@@ -17,7 +16,6 @@ from llmpipe.stages.data.steps.quick_text import quick_text
 
 
 @schema
-@dataclass(frozen=True)
 class ExtractionConfig:
     """HTML to text: by trafilatura, or by it only where a simple extractor cannot be trusted."""
 

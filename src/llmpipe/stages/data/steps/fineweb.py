@@ -5,7 +5,6 @@ Source: Penedo et al. 2024, arXiv:2406.17557, section 3.6; datatrove's `fineweb_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Gt
@@ -24,7 +23,6 @@ _LINE_ENDS = tuple(
 
 
 @schema
-@dataclass(frozen=True)
 class FineWebConfig:
     """FineWeb's own rules. Source: arXiv:2406.17557, section 3.6, and datatrove `fineweb_quality_filter.py`."""
 

@@ -6,7 +6,6 @@ Source: Rae et al. 2021, arXiv:2112.11446, section A1.1; details as in datatrove
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Gt
@@ -21,7 +20,6 @@ _ELLIPSES = ("...", "…")
 
 
 @schema
-@dataclass(frozen=True)
 class GopherQualityConfig:
     """Drop texts that do not look like prose. Source: arXiv:2112.11446, section A1.1, if nothing else is named."""
 

@@ -7,7 +7,6 @@ Source: Rae et al. 2021, arXiv:2112.11446, table A1; the measures follow datatro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from llmpipe.core.config import schema
 from llmpipe.stages.data.document import Document, Drop, Text
@@ -15,7 +14,6 @@ from llmpipe.stages.data.steps.base import Fraction, Step
 
 
 @schema
-@dataclass(frozen=True)
 class GopherRepetitionConfig:
     """Drop texts that repeat themselves. Source of all numbers: Rae et al. 2021, arXiv:2112.11446, table A1."""
 

@@ -8,7 +8,6 @@ here the model is asked directly.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +44,6 @@ def predict(model: Any, text: str, max_chars: int, n_labels: int) -> list[tuple[
 
 
 @schema
-@dataclass(frozen=True)
 class LanguageConfig:
     """Keep documents in the wanted languages, by fastText's lid.176 (compressed)."""
 
@@ -58,7 +56,6 @@ class LanguageConfig:
 
 
 @schema
-@dataclass(frozen=True)
 class LanguagePrefilterConfig:
     """Drop pages whose raw visible text is clearly in another language, before costly extraction."""
 

@@ -7,7 +7,6 @@ matched in short lines only; the paper's lists are shorter than what it describe
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge
@@ -29,7 +28,6 @@ _PROMPT = re.compile(
 
 
 @schema
-@dataclass(frozen=True)
 class LineCleaningConfig:
     """Remove lines that are controls of a page, and drop pages made of them.
 

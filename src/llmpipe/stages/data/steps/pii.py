@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from llmpipe.core.config import schema
@@ -42,7 +41,6 @@ _DIGITS = re.compile(r"\d[\d ./()-]{5}", re.ASCII)
 
 
 @schema
-@dataclass(frozen=True)
 class PiiConfig:
     """Replace personal data by fixed placeholders.
 

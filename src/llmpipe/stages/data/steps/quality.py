@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llmpipe.core.config import schema
 from llmpipe.core.errors import UserError
 from llmpipe.stages.data.document import Document, Drop
@@ -12,7 +10,6 @@ from llmpipe.stages.data.steps.base import Fraction, Step
 
 
 @schema
-@dataclass(frozen=True)
 class QualityConfig:
     """Keep what a fastText classifier likes, as in DCLM (Li et al. 2024, arXiv:2406.11794) and FineWeb-Edu."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -13,7 +12,6 @@ from llmpipe.stages.data.steps.base import Step
 
 
 @schema
-@dataclass(frozen=True)
 class SubstringsConfig:
     """Cut runs of words that stood before in the corpus, in this or an earlier document.
 

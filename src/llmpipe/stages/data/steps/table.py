@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmpipe.core.errors import UserError, did_you_mean
-from llmpipe.core.table import Table
+from llmpipe.core.registry import Registry
 from llmpipe.stages.data.steps.base import Step
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _HERE = "llmpipe.stages.data.steps"
 
-STEPS: Table[type[Step[Any]]] = Table(
+STEPS: Registry[type[Step[Any]]] = Registry(
     {
         "url_filter": f"{_HERE}.url_filter:UrlFilter",
         "language_prefilter": f"{_HERE}.language:LanguagePrefilter",
@@ -32,7 +32,7 @@ STEPS: Table[type[Step[Any]]] = Table(
         "pii": f"{_HERE}.pii:Pii",
         "line_cleaning": f"{_HERE}.line_cleaning:LineCleaning",
         "quality": f"{_HERE}.quality:Quality",
-        "decontamination": f"{_HERE}.decontamination:Decontamination",
+        "decontamination": f"{_HERE}.decontamination:DecontaminationFilter",
         "substrings": f"{_HERE}.substrings:Substrings",
     }
 )

@@ -9,7 +9,6 @@ strings cost 748 MB in every process). At 4.5 million lines a wrong hit is to be
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +36,6 @@ _FORMS = (
 
 
 @schema
-@dataclass(frozen=True)
 class UrlFilterConfig:
     """Drop pages by their address."""
 

@@ -11,16 +11,19 @@ import urllib.request
 import pytest
 
 from llmpipe.core.errors import InputError
-from llmpipe.stages.crawl import pydoc_server as module
+from llmpipe.stages.crawl.config import Server
 from llmpipe.stages.crawl.fetch import Fetcher
 from llmpipe.stages.crawl.links import extract_links
-from llmpipe.stages.crawl.pydoc_server import pydoc_server
-from llmpipe.stages.crawl.urls import PYDOC_HOST, PYDOC_INDEX
+from llmpipe.stages.crawl.servers import started
 
+HOST = "pydoc.localhost"
+INDEX = f"http://{HOST}/"
+SERVER = Server(HOST, ("python", "-m", "llmpipe.demo.pydoc_server"))
 OWNER = """
 import time
-from llmpipe.stages.crawl.pydoc_server import pydoc_server
-with pydoc_server() as (host, port):
+from llmpipe.stages.crawl.config import Server
+from llmpipe.stages.crawl.servers import started
+with started(Server("a.localhost", ("python", "-m", "llmpipe.demo.pydoc_server"))) as (host, port):
     print(port, flush=True)
     time.sleep(60)
 """
@@ -28,7 +31,7 @@ with pydoc_server() as (host, port):
 
 def test_pages_do_not_show_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_SERVICE_KEY", "not-for-everyone")
-    with pydoc_server() as (host, port):
+    with started(SERVER) as (host, port):
         page = urllib.request.urlopen(f"http://{host}:{port}/os.html", timeout=10).read().decode()
     assert "environ" in page
     assert "SOME_SERVICE_KEY" not in page
@@ -50,14 +53,14 @@ def wait_until_gone(port: int) -> bool:
 
 
 def test_it_serves_the_standard_library_and_nothing_else() -> None:
-    with pydoc_server() as address:
-        fetcher = Fetcher("t", 20, 10**7, {PYDOC_HOST: address})
-        index = fetcher.get(PYDOC_INDEX)
-        links = extract_links(index.content, index.charset, PYDOC_INDEX).anchors
-        page = fetcher.get(f"{PYDOC_INDEX}zlib.html")
+    with started(SERVER) as address:
+        fetcher = Fetcher("t", 20, 10**7, {HOST: address})
+        index = fetcher.get(INDEX)
+        links = extract_links(index.content, index.charset, INDEX).anchors
+        page = fetcher.get(f"{INDEX}zlib.html")
         fetcher.close()
-    assert {f"{PYDOC_INDEX}{name}.html" for name in ("json", "zlib", "sys")} <= set(links)
-    assert f"{PYDOC_INDEX}pytest.html" not in links
+    assert {f"{INDEX}{name}.html" for name in ("json", "zlib", "sys")} <= set(links)
+    assert f"{INDEX}pytest.html" not in links
     assert b"compress" in page.content
     assert str(address[1]).encode() not in page.content
     assert wait_until_gone(address[1])
@@ -73,7 +76,17 @@ def test_it_ends_when_its_owner_is_killed() -> None:
     assert wait_until_gone(port)
 
 
-def test_failure_to_start_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOPBACK", "192.0.2.1")  # TEST-NET-1: no machine's address
-    with pytest.raises(InputError, match="did not start"), pydoc_server():
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (("python", "-c", "print('the port is taken')"), "the port is taken"),
+        (("python", "-c", ""), "it ended at once"),
+        (("no-such-program",), "No such file or directory"),
+    ],
+)
+def test_failure_to_start_is_explained(command: tuple[str, ...], reason: str) -> None:
+    with (
+        pytest.raises(InputError, match=f"server of `a.localhost` did not start: {reason}"),
+        started(Server("a.localhost", command)),
+    ):
         pass

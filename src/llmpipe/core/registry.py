@@ -19,7 +19,7 @@ def load(place: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-class Table(Mapping[str, T], Generic[T]):
+class Registry(Mapping[str, T], Generic[T]):
     """Name -> object, from name -> `module:attribute`; names keep their order."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
