@@ -249,6 +249,22 @@ def test_without_hard_links_shards_are_moved_and_their_units_can_be_done_again(
         assert contents(tmp_path / "moved") == contents(tmp_path / "linked")
 
 
+def test_rows_that_cannot_be_used_are_set_aside_with_place_and_reason(
+    config: TokenizeConfig, tmp_path: Path
+) -> None:
+    lines = ['{"text": "good"}', '{"text": null}', '{"text": "x', "", "[1]", '{"text": "end"}']
+    (tmp_path / "in/d.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    stats = run(config, tmp_path / "out")
+    rows = [json.loads(x) for x in (tmp_path / "out/set_aside.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["reason"]) for row in rows] == [
+        ("d.jsonl:2", "`text` must be a text, NoneType came"),
+        ("d.jsonl:3", "not JSON: Unterminated string starting at"),
+        ("d.jsonl:5", "expected an object, got list"),
+    ]
+    assert stats["documents_set_aside"] == 3
+    assert stats["documents"] == N_DOCUMENTS + 2
+
+
 def test_long_documents_are_set_aside_and_counted(config: TokenizeConfig, tmp_path: Path) -> None:
     (tmp_path / "in/d.jsonl").write_text(json.dumps({"id": "big", "text": "x y " * 2000}))
     stats = run(replace(config, max_document_bytes=5000), tmp_path / "out")

@@ -121,6 +121,8 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     if set_aside:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in set_aside)
         write_atomic(out / "set_aside.jsonl", lines)
+        first = "{id}: {reason}".format(**set_aside[0])
+        ctx.console.warn(f"set aside are {len(set_aside):,} documents (set_aside.jsonl): {first}")
     shards = place_shards(commits, out)
     write_index(
         out,
