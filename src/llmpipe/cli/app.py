@@ -403,7 +403,7 @@ def export(console: Console, model: Path, **given: Any) -> None:
     exported = export_model(model, console=console, **given)
     path = str(exported.folder)
     document = {"path": path, "bytes": exported.n_bytes, "checks": exported.checks}
-    _show(console, document, [*exported.checks, path])
+    console.result(document, [*exported.checks, path])
 
 
 @command(
@@ -418,15 +418,7 @@ def import_(console: Console, folder: Path, out: Path) -> None:
     from llmpipe.export.import_model import import_model
 
     artifact = import_model(folder, out, console=console)
-    _show(console, {"path": str(artifact.path), **artifact.manifest}, [str(artifact.path)])
-
-
-def _show(console: Console, document: Any, lines: Sequence[str]) -> None:
-    if console.json_output:
-        console.document(document)
-        return
-    for line in lines:
-        console.out(line)
+    console.result({"path": str(artifact.path), **artifact.manifest}, [str(artifact.path)])
 
 
 @command(
@@ -545,7 +537,7 @@ def data_explain(console: Console, key: str, corpus: Path) -> None:
     from llmpipe.stages.data.explain import explain
 
     lines = explain(corpus, key, console)
-    _show(console, lines, lines)
+    console.result(lines, lines)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -566,7 +558,7 @@ def train_classifier(console: Console, **given: Any) -> None:
     from llmpipe.stages.data.quality import train_classifier
 
     result = dataclasses.asdict(train_classifier(**given))
-    _show(console, result, [f"{name:<18}{value}" for name, value in result.items()])
+    console.result(result, [f"{name:<18}{value}" for name, value in result.items()])
 
 
 @command(
