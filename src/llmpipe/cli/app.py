@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -103,7 +103,7 @@ def argument(
 
 
 def _parameter(name: str, kind: Any, default: Any, how: Any) -> inspect.Parameter:
-    kind = Optional[kind] if default is None else kind  # noqa: UP045  `kind | None` takes no list[str]
+    kind = kind | None if default is None else kind
     default = inspect.Parameter.empty if default is ... else default
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, how]
