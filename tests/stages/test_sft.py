@@ -21,7 +21,7 @@ from llmpipe.model.init import initialize
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import load_model, save_model
 from llmpipe.stages.sft.config import (
-    Decontamination,
+    DecontaminationSettings,
     FileSource,
     Mixture,
     Probing,
@@ -205,7 +205,7 @@ def test_what_is_said_of_conversations_of_others(
     config = dataclasses.replace(
         CONFIG,
         sources=(source,),
-        decontamination=Decontamination((str(evaluation),)),
+        decontamination=DecontaminationSettings((str(evaluation),)),
         system="You are {name}.",
     )
     assert SPEC.plan is not None

@@ -187,6 +187,7 @@ def _root(
 
 ARGUMENTS = argument("arguments", list[str], None, None, metavar="[RECIPE] [INPUTS]...")
 FROM, SETTING = "Read an input from another folder; repeatable.", "KEY=VALUE"
+EXECUTOR = "Where `data` and `tokenize` run their units: local, ray, ray:ADDRESS or slurm."
 OPTIONS = (
     option("set_", list[str], None, "Override a setting; repeatable.", "--set", metavar=SETTING),
     option("from_", list[str], None, FROM, "--from", metavar="NAME=PATH"),
@@ -199,9 +200,7 @@ OPTIONS = (
     option("workers", int, None, "Processes to use; never changes the result.", min=1),
     DEVICE,
     option("log", list[str], None, "Also log to wandb or tensorboard; repeatable."),
-    option(
-        "executor", str, "local", "Where `data` runs its units: local, ray, ray:ADDRESS or slurm."
-    ),
+    option("executor", str, "local", EXECUTOR),
 )
 """The options of a stage's command and of `run`: the fields of `Options`."""
 
@@ -459,7 +458,7 @@ def tokens(
 
         run_rows(rows, run, console)
     elif web:
-        from llmpipe.apps.tokens.web import run_tokens_page
+        from llmpipe.apps.serve.options import run_tokens_page
 
         run_tokens_page(names, port, console)
     elif conversation is not None:

@@ -18,8 +18,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from llmpipe.core.errors import LlmpipeError, Stopped, UserError
 from llmpipe.core.machine import n_usable_cores
-from llmpipe.core.meeting import agree_on_name
 from llmpipe.core.ranks import Ranks, current_ranks
+from llmpipe.core.rendezvous import agree_on_name
 from llmpipe.core.stop import StopFlag
 
 T = TypeVar("T")
@@ -152,7 +152,7 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def runtime(
+def open_runtime(
     device: str,
     is_exact: bool = False,
     timeout_s: float = PEER_TIMEOUT_S,

@@ -87,9 +87,9 @@ class Muon:
     """`embedding_lr` and `head_lr` are multiplied by this, which `depth` takes from the width; without
     `depth`, 1."""
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.8
-    """AdamW: memory of the gradient's mean."""
+    """AdamW: decay of the running mean of gradients."""
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
-    """AdamW: memory of the gradient's square."""
+    """AdamW: decay of the running mean of their squares."""
     eps: Annotated[float, Gt(0)] = 1e-10
     """AdamW: added to the root of the square."""
     max_norm: Annotated[float, Gt(0)] | None = None

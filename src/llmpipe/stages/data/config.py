@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from llmpipe.core.config import schema
+from llmpipe.core.config import Unkeyed, schema
 from llmpipe.stages.data.steps.table import STEPS, settings_in_use, with_step_settings
 
 FINEWEB_STEPS = (
@@ -69,7 +69,7 @@ class LimitsConfig:
 class DataConfig:
     """Settings of `llmpipe data`: those below, and a table for each step of `steps/table.py`."""
 
-    inputs: tuple[str, ...] = ()
+    inputs: Annotated[tuple[str, ...], Unkeyed()] = ()
     """WARC, ARC, WET, HTML, Parquet or JSONL files, folders, globs, URLs, `hf:NAME`, or a list of Common Crawl:
     `cc:CC-MAIN-2024-22#0:10` is the first ten archives of that crawl. Empty: the crawl of this run."""
     steps: tuple[str, ...] = FINEWEB_STEPS

@@ -78,7 +78,7 @@ class FileSource:
 
 
 @schema
-class Decontamination:
+class DecontaminationSettings:
     """Leave out conversations of others that evaluation sets hold.
 
     Questions of the built-in tasks are always left out.
@@ -119,7 +119,7 @@ class SFTConfig:
     """How much of what it is trained on, of the conversations we make ourselves."""
     sources: tuple[FileSource, ...] = ()
     """Conversations of others."""
-    decontamination: Decontamination = field(default_factory=Decontamination)
+    decontamination: DecontaminationSettings = field(default_factory=DecontaminationSettings)
     """What conversations of others must not hold."""
     probing: Probing = field(default_factory=Probing)
     """How to find out what is known, where `mixture.probed` is not 0."""

@@ -13,7 +13,7 @@ MIN_VOCAB = 384
 
 
 @schema
-class Source:
+class CorpusPart:
     """A part of the corpus, and how much of it to use."""
 
     name: str
@@ -63,7 +63,7 @@ class TokenizeConfig:
     """Files to read in place of a corpus artifact: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
     `.parquet`; folders, globs and fsspec URLs too."""
 
-    sources: tuple[Source, ...] = ()
+    sources: tuple[CorpusPart, ...] = ()
     """A mixture, in place of `inputs`: where each part of the corpus is, and how much of it to use."""
 
     compare: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, field
@@ -12,7 +11,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, MinLen
 
 from llmpipe.core.config import schema
-from llmpipe.core.errors import InputError, UserError
+from llmpipe.core.errors import UserError
+from llmpipe.core.records.files import expand
+from llmpipe.core.records.rows import READERS
 
 EVERY = 1000
 """Steps between evaluations. Source: OLMo-core's in-loop evaluators, `eval_interval`."""
@@ -125,25 +126,7 @@ def check_labels(evaluations: Sequence[EvaluationSettings]) -> None:
 
 def files_of(evaluations: Iterable[EvaluationSettings]) -> list[str]:
     """List the files that the evaluations read."""
-    return [name for evaluation in evaluations for name in expand(evaluation.files)]
-
-
-def expand(files: Iterable[str]) -> list[str]:
-    """Put in place of each pattern, such as `mmlu/*.csv`, the files that it stands for, in order.
-
-    Raises:
-        InputError: if there are none.
-    """
-    names = []
-    for name in files:
-        if not glob.has_magic(name):
-            names.append(name)
-            continue
-        found = glob.glob(name, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
-        if not found:
-            raise InputError(f"no file fits `{name}`")
-        names += sorted(found)
-    return names
+    return [name for evaluation in evaluations for name in expand(evaluation.files, READERS)]
 
 
 def describe(evaluations: Iterable[EvaluationSettings]) -> str:

@@ -8,7 +8,6 @@ strings cost 748 MB in every process). At 4.5 million lines a wrong hit is to be
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +19,7 @@ import xxhash
 from llmpipe.core.artifact import atomic_file
 from llmpipe.core.config import schema
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.lines import read_lines, whole
 from llmpipe.stages.data.document import Document, Drop
 from llmpipe.stages.data.steps.base import Step
 
@@ -154,9 +154,8 @@ def compile_lists(config: UrlFilterConfig, table: Path) -> None:
         sources += _seed_lists()
     if config.categories_folder is not None:
         for category, path in _category_files(config, Path(config.categories_folder)):
-            opener = gzip.open if path.suffix == ".gz" else open
-            with opener(path, "rt", encoding="utf-8", errors="replace") as file:
-                sources.append((category, file.read().splitlines()))
+            listed = [line.decode("utf-8", "replace") for _, line in whole(read_lines(path))]
+            sources.append((category, listed))
     names = sorted({category for category, _ in sources})
     rows = [
         (xxhash.xxh3_64_intdigest(entry.encode()), names.index(category))
