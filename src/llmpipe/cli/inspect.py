@@ -30,12 +30,11 @@ def find_artifacts(folder: Path) -> list[Artifact]:
         raise InputError(
             f"`{folder}` holds no finished artifact", "`llmpipe ls` lists the runs here"
         )
-    return sorted(found, key=_place)
+    return sorted(found, key=lambda artifact: _place(artifact.manifest["stage"]))
 
 
-def _place(artifact: Artifact) -> int:
-    """Where an artifact stands in the pipeline; what no stage made (an import) comes first."""
-    stage = artifact.manifest["stage"]
+def _place(stage: str) -> int:
+    """Where a stage stands in the pipeline; what no stage made (an import) comes first."""
     return list(STAGES).index(stage) if stage in STAGES else -1
 
 
@@ -62,8 +61,7 @@ def _runs(runs: Path) -> Iterator[dict[str, str]]:
     if not runs.is_dir():
         return
     for run in sorted(path for path in runs.iterdir() if path.is_dir()):
-        found = [open_artifact(path.parent) for path in run.glob(f"*/{MANIFEST}")]
-        for artifact in sorted(found, key=_place):
+        for artifact in find_artifacts(run) if any(run.glob(f"*/{MANIFEST}")) else []:
             headline = headline_of(artifact)
             yield {
                 "path": str(artifact.path),
@@ -143,9 +141,7 @@ def _pairs(
     by_stage = [
         {artifact.manifest["stage"]: artifact for artifact in side} for side in (left, right)
     ]
-    stages = sorted(
-        {*by_stage[0], *by_stage[1]}, key=lambda s: list(STAGES).index(s) if s in STAGES else -1
-    )
+    stages = sorted({*by_stage[0], *by_stage[1]}, key=_place)
     return [(stage, by_stage[0].get(stage), by_stage[1].get(stage)) for stage in stages]
 
 
