@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -243,6 +246,38 @@ def test_whoever_writes_and_however_often_it_ends_the_files_are_the_same(
     again = build(small_parts, commits, out, InPlace())
     assert contents(out) == contents(tmp_path / "whole")
     assert again == whole
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_every_part_gives_the_same_files(tmp_path: Path) -> None:
+    config = DataConfig(steps=STEPS, part_mb=1)
+    commits = write_units(tmp_path / "units", config, n_units=3, n=1100, longest=600)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    build(config, commits, whole, InPlace())
+
+    def start() -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setsid()
+            executor = LocalProcesses(2, Limits(60.0, 60.0, 10**9), lambda now: None, lambda: False)
+            build(config, commits, killed, executor)
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    n_parts = len(list(whole.glob("part-*.parquet")))
+    assert n_parts > 2
+    for n_done in range(1, n_parts):
+        pid = start()
+        while len(list(killed.glob(f"state/parts/*/{DONE}"))) < n_done:
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended by itself"
+            time.sleep(0.002)
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]) == 0
+    assert contents(killed) == contents(whole)
 
 
 @pytest.mark.slow
