@@ -35,7 +35,7 @@ from llmpipe.stages.data.segments import (
     change_rows,
     read_segments,
 )
-from llmpipe.stages.data.writing import WriteJob
+from llmpipe.stages.data.writing import CORPUS, WriteJob
 
 STEPS = ("gopher_quality", "url_dedup", "exact_dedup", "minhash")
 WORDS = [
@@ -293,6 +293,20 @@ def test_parts_are_written_by_several_workers_as_by_one(tmp_path: Path) -> None:
         found.append(contents(tmp_path / str(workers)))
     assert found[0] == found[1]
     assert len([name for name in found[0] if name.startswith("part-")]) > 1
+
+
+def test_inputs_in_which_nothing_was_found(tmp_path: Path, small_parts: DataConfig) -> None:
+    commits = write_units(tmp_path / "units", small_parts, n_units=3, n=40)
+    build(small_parts, commits, tmp_path / "without", InPlace())
+    for name, place in (("0a", 0), ("ff", 2), ("aa", 5)):  # before, between and behind the others
+        unit = Unit(name, name, None)
+        (tmp_path / name).mkdir()
+        commits.insert(place, Commit(unit, tmp_path / name, {}))
+    build(small_parts, commits, tmp_path / "with", InPlace())
+    assert contents(tmp_path / "with") == contents(tmp_path / "without")
+    nothing = build(small_parts, [commits[0], commits[2]], tmp_path / "nothing", InPlace())
+    assert nothing.to_stats()["documents_in"] == 0
+    assert pq.read_table(tmp_path / "nothing" / "part-00000.parquet").schema == CORPUS
 
 
 def test_a_part_of_which_nothing_is_left_is_no_file(

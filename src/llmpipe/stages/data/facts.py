@@ -114,7 +114,7 @@ def gather(
     units = []
     for commit in commits:
         paths = segment_paths(commit.folder)
-        identity = digest([[path.as_posix() for path in paths], config.steps])[:32]
+        identity = digest([commit.unit.id, [path.as_posix() for path in paths], config.steps])[:32]
         units.append(Unit(identity, f"facts of {commit.unit.name}", paths))
     is_few = sum(len(unit.payload) for unit in units) <= _FEW
     found = run_units(job, units, folder, InPlace() if is_few else executor)
