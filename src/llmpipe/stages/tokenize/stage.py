@@ -210,7 +210,7 @@ def _learn(
     from llmpipe.stages.tokenize.train_bpe import (
         COUNTS_FILE,
         CountJob,
-        Sample,
+        TrainingSample,
         check_vocab_size,
         learn_vocabulary,
     )
@@ -220,7 +220,7 @@ def _learn(
     n_buckets = sample_sizes(sources_of(config), scans, config.train_bytes)
     # A source's later copies hold the same documents: the merges are learned from the first.
     sampled = [unit for unit in units if unit.payload.copy == 0 and n_buckets[unit.payload.source]]
-    job = CountJob(config, Sample(ctx.seed, n_buckets, val_below))
+    job = CountJob(config, TrainingSample(ctx.seed, n_buckets, val_below))
     commits = _run_units(job, sampled, "count", out, ctx)
     text_bytes = sum(commit.record["text_bytes"] for commit in commits)
     with ctx.console.progress("learn", config.vocab_size, "merge") as bar:
