@@ -45,6 +45,8 @@ class Numbers:
     def run(self, unit, folder, watch):
         lines = []
         for i, action in enumerate(unit.payload):
+            if action == "die without a word":
+                os.kill(os.getpid(), signal.SIGSEGV)
             if watch.gives_up_at and watch.gives_up_at[0] == i:
                 lines.append(f"{i} end {watch.gives_up_at[1]}")
                 break
@@ -155,6 +157,11 @@ def test_input_that_cannot_be_read_on_is_given_up(tmp_path: Path, job: Any) -> N
     folder, todo = tmp_path / "units", units(["a", "die while reading", "b"])
     run_units(job, todo, folder, local())
     assert lines(folder, todo[0]) == ["0 a", "1 end crashed"]
+
+
+def test_a_job_that_passes_nothing_over_is_not_tried_for_ever(tmp_path: Path, job: Any) -> None:
+    with pytest.raises(LlmpipeError, match=r"twice in `unit 0`, near record 0: crashed"):
+        run_units(job, units(["die without a word"]), tmp_path / "units", local())
 
 
 def test_workers_that_cannot_start_are_an_error_and_no_bad_input(tmp_path: Path, job: Any) -> None:
