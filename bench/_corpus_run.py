@@ -96,10 +96,8 @@ if __name__ == "__main__":
     started, waiting = time.perf_counter(), os.getloadavg()[0]
     if hasattr(corpus, "plan_corpus"):
         plan = corpus.plan_corpus(config, commits, out / "state", executor)
-        planned = time.perf_counter()
         account = corpus.write_corpus(plan, out, executor)
     else:
-        planned = started
         account = corpus.write_corpus(config, commits, out, lambda: None, executor)
     ended = time.perf_counter()
     watch.is_over.set()
@@ -111,7 +109,6 @@ if __name__ == "__main__":
         json.dumps(
             {
                 "wall_s": ended - started,
-                "plan_s": planned - started,
                 "quiet_s": ended - started - watch.waited(),
                 "cpu_s": cpu_s,
                 "parent_mb": watch.peak_mb[os.getpid()],

@@ -16,6 +16,12 @@ from llmpipe.core.units import Commit, Executor, RunUnit, Unit, Watch, run_units
 FOUND = "found.npy"
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a NumPy file, whole or not at all."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
 @dataclass(frozen=True)
 class ArrayJob:
     """Saves the array that a function makes of a unit's payload."""
@@ -28,8 +34,7 @@ class ArrayJob:
 
     def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
         found = self.work(*unit.payload)
-        with atomic_file(folder / FOUND) as path, path.open("wb") as file:
-            np.save(file, found)
+        save_array(folder / FOUND, found)
         return {"rows": len(found), "sha256": hash_file(folder / FOUND)}
 
 

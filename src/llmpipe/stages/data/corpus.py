@@ -28,10 +28,11 @@ from llmpipe.core.records.lines import read_objects
 from llmpipe.core.records.parquet import open_parquet
 from llmpipe.core.units import Commit, Executor, InPlace, Unit, run_units
 from llmpipe.stages.data.account import Account, top_hosts
+from llmpipe.stages.data.array_job import save_array
 from llmpipe.stages.data.cluster_examples import ClusterExample, choose_clusters
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.duplicates import Duplicates, find_duplicates
-from llmpipe.stages.data.facts import Facts, gather
+from llmpipe.stages.data.facts import DocumentFacts, gather
 from llmpipe.stages.data.group_units import UNIT_ROWS, group_in_units
 from llmpipe.stages.data.grouping import Clusters, cluster
 from llmpipe.stages.data.segments import READ, RowGroupWriter, key_columns
@@ -82,9 +83,9 @@ def plan_corpus(
     stays = is_kept & (found.dropped_by < 0)
     unit_ids = tuple(facts.unit_starts())
     job = WriteJob(config, unit_ids, state / "decisions.npy", state / "repeats.npy")
-    _save(job.decisions, _decisions(facts, found))
+    save_array(job.decisions, _decisions(facts, found))
     if "substrings" in config.steps:
-        _save(job.repeats, _repeats(config, facts, stays, state / "substrings", executor))
+        save_array(job.repeats, _repeats(config, facts, stays, state / "substrings", executor))
     clusters = choose_clusters(config.steps, found, is_kept)
     shown = sorted({i for example in clusters for i in (example.kept, *example.dropped)})
     n_bytes = np.where(stays, facts.read("n_bytes").astype(np.int64), 0)
@@ -146,7 +147,7 @@ def write_corpus(plan: CorpusPlan, out: Path, executor: Executor) -> Account:
 
 def _group(
     config: DataConfig,
-    facts: Facts,
+    facts: DocumentFacts,
     folder: Path,
     executor: Executor,
     step: str,
@@ -160,7 +161,7 @@ def _group(
     return group_in_units([facts.columns[name] for name in names], members, folder, executor)
 
 
-def _decisions(facts: Facts, found: Duplicates) -> np.ndarray:
+def _decisions(facts: DocumentFacts, found: Duplicates) -> np.ndarray:
     decisions = np.empty(facts.n_documents, DECISION)
     decisions["dropped_by"] = found.dropped_by
     decisions["cluster_size"] = found.cluster_size
@@ -171,7 +172,7 @@ def _decisions(facts: Facts, found: Duplicates) -> np.ndarray:
 
 
 def _repeats(
-    config: DataConfig, facts: Facts, stays: np.ndarray, folder: Path, executor: Executor
+    config: DataConfig, facts: DocumentFacts, stays: np.ndarray, folder: Path, executor: Executor
 ) -> np.ndarray:
     """Return the places of repeated runs in the documents that are left."""
     parts = []
@@ -181,7 +182,9 @@ def _repeats(
     return find_repeats(parts, stays, config.substrings.min_tokens, folder, executor)
 
 
-def _units(job: WriteJob, facts: Facts, stops: Sequence[int], shown: Sequence[int]) -> list[Unit]:
+def _units(
+    job: WriteJob, facts: DocumentFacts, stops: Sequence[int], shown: Sequence[int]
+) -> list[Unit]:
     """Make a unit of every part, named by all that decides what is in it."""
     files = [path for path in (job.decisions, job.repeats) if path.is_file()]
     decided = [hash_file(path) for path in files]
@@ -194,11 +197,6 @@ def _units(job: WriteJob, facts: Facts, stops: Sequence[int], shown: Sequence[in
         identity = [decided, [segment.path.as_posix() for segment in segments], start, stop]
         units.append(Unit(digest(identity)[:32], f"part {i + 1}/{len(stops)}", part))
     return units
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
 
 
 # ------------------------------------------------------------------------------------------------------ putting together

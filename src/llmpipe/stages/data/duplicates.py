@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmpipe.stages.data.config import DataConfig
-from llmpipe.stages.data.facts import Facts
+from llmpipe.stages.data.facts import DocumentFacts
 from llmpipe.stages.data.grouping import Clusters
 from llmpipe.stages.data.steps.table import STEPS
 
@@ -34,7 +34,7 @@ class Duplicates:
 
 
 def find_duplicates(
-    config: DataConfig, facts: Facts, group: Callable[[str, np.ndarray], Clusters]
+    config: DataConfig, facts: DocumentFacts, group: Callable[[str, np.ndarray], Clusters]
 ) -> Duplicates:
     """Run the corpus steps in the recipe's order, each over the documents that had reached it.
 

@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmpipe.core.artifact import atomic_file, hash_file
+from llmpipe.core.artifact import hash_file
 from llmpipe.core.config import digest
 from llmpipe.core.units import Commit, Executor, InPlace, RunUnit, Unit, Watch, run_units
-from llmpipe.stages.data.array_job import FOUND
+from llmpipe.stages.data.array_job import FOUND, save_array
 from llmpipe.stages.data.arrow import leave_out_pandas
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.segments import (
@@ -70,7 +70,7 @@ class Column:
 
 
 @dataclass
-class Facts:
+class DocumentFacts:
     """The facts of all documents."""
 
     columns: dict[str, Column]
@@ -100,7 +100,7 @@ class Facts:
 
 def gather(
     config: DataConfig, commits: Sequence[Commit], folder: Path, executor: Executor
-) -> Facts:
+) -> DocumentFacts:
     """Lay the facts of all documents end to end.
 
     Args:
@@ -121,7 +121,7 @@ def gather(
     files = tuple(commit.folder / FOUND for commit in found)
     contents = digest([commit.record["sha256"] for commit in found])
     names = job.names()
-    facts = Facts({name: Column(name, files, i, contents) for i, name in enumerate(names)})
+    facts = DocumentFacts({name: Column(name, files, i, contents) for i, name in enumerate(names)})
     for commit, of_unit in zip(commits, found, strict=True):
         for path, n in zip(of_unit.unit.payload, of_unit.record["rows"], strict=True):
             facts.segments.append(Segment(path, commit.unit.id, facts.n_documents))
@@ -162,8 +162,7 @@ class FactsJob:
             groups = [self._facts(group) for group in read_segments([path], columns)]
             rows.append(sum(group.shape[1] for group in groups))
             pieces += groups
-        with atomic_file(folder / FOUND) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate(pieces, axis=1))
+        save_array(folder / FOUND, np.concatenate(pieces, axis=1))
         sha256 = hash_file(folder / FOUND)
         return {"rows": rows, "sha256": sha256, "others": others, "bad_bytes": bad_bytes}
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llmpipe.core.artifact import atomic_file, hash_file
+from llmpipe.core.artifact import hash_file
 from llmpipe.core.units import Executor
-from llmpipe.stages.data.array_job import FOUND, make_arrays
+from llmpipe.stages.data.array_job import FOUND, make_arrays, save_array
 from llmpipe.stages.data.components import find_components
 from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.grouping import Clusters, equal_pairs, union
@@ -77,11 +77,9 @@ def group_in_units(
         unit_rows: keys that one unit groups.
         union_rows: documents whose components this process finds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     n_parts = max(1, -(-int(members.sum()) // unit_rows))
     table = folder / f"members-{columns[0].name}.npy"
-    with atomic_file(table) as path, path.open("wb") as file:
-        np.save(file, members)
+    save_array(table, members)
     identity = [hash_file(table), [[column.contents, column.name] for column in columns]]
     payloads = [(column, table, i, n_parts) for column in columns for i in range(n_parts)]
     commits = make_arrays(edges, payloads, identity, folder / "units", executor)

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmpipe.core.artifact import atomic_file, hash_file
+from llmpipe.core.artifact import hash_file
 from llmpipe.core.config import digest
 from llmpipe.core.units import Commit, Executor
-from llmpipe.stages.data.array_job import FOUND, make_arrays
+from llmpipe.stages.data.array_job import FOUND, make_arrays, save_array
 from llmpipe.stages.data.document import Text
 from llmpipe.stages.data.group_units import UNIT_ROWS, in_range
 from llmpipe.stages.data.segments import DROPPED, change_rows, read_segments
@@ -57,10 +57,8 @@ def find_repeats(
         executor: where the units run.
         unit_rows: hashes that one unit sorts.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     table = folder / "members.npy"
-    with atomic_file(table) as path, path.open("wb") as file:
-        np.save(file, members)
+    save_array(table, members)
     identity = digest([hash_file(table), [part.id for part in parts], n, unit_rows])
 
     def run(work: Callable[..., np.ndarray], payloads: Iterable[tuple[Any, ...]]) -> list[Commit]:
