@@ -32,6 +32,7 @@ from llmpipe.stages.data.sources.records import (
     starts_record,
 )
 from llmpipe.stages.data.sources.stream import Stream
+from llmpipe.stages.data.steps.extraction import clean_text
 
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _LOOKS_LIKE_HTML = re.compile(rb"\s*(?:<!doctype html|<html|<head|<body)", re.I)
@@ -164,8 +165,6 @@ def _load_plain_text(record: Record) -> Document | Drop:
 
 
 def _from_text(text: str, url: str, date: str) -> Document | Drop:
-    from llmpipe.stages.data.steps.extraction import clean_text
-
     cleaned = clean_text(text)
     if not cleaned:
         return Drop("empty_body")
