@@ -18,7 +18,7 @@ from llmpipe.stages.data.report import report
 def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Make a corpus under `out` and return its numbers."""
     from llmpipe.core.cluster import executor_of
-    from llmpipe.core.executors import Limits, UnitProgress
+    from llmpipe.core.executors import CLEAN_INPUT, Limits, UnitProgress
     from llmpipe.core.units import is_done, run_units
     from llmpipe.stages.data.arrow import leave_out_pandas
     from llmpipe.stages.data.corpus import plan_corpus, write_corpus
@@ -54,6 +54,8 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
         commits = run_units(job, units, folder, executor(show))
 
     # ------------------------------------ second pass: duplicates over all files, then the corpus part by part
+    # What is read from here on is the first pass's own: no page that could hang a worker.
+    executor = partial(executor_of, ctx, CLEAN_INPUT)
     with ctx.console.progress("duplicates", None, "unit") as progress:
         count = executor(lambda now: progress.update(now.n_units))
         corpus = plan_corpus(config, commits, state, count)
