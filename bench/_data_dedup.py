@@ -15,18 +15,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llmpipe.core.executors import Limits, LocalProcesses
+from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.group_units import group_in_units
 
 BANDS = 14
-N_FILES = 20
 
 
-def write_signatures(folder: Path, n: int) -> tuple[tuple[Path, ...], np.ndarray]:
-    """Write the bands of `n` documents; returns the files, and per document the first of its planted cluster."""
+def write_signatures(folder: Path, n: int) -> tuple[list[Column], np.ndarray]:
+    """Write the bands of `n` documents; returns them, and per document the first of its planted cluster."""
     rng = np.random.default_rng(1)
     first = np.arange(n)
     copies = rng.random(n) < 0.2
@@ -36,21 +34,16 @@ def write_signatures(folder: Path, n: int) -> tuple[tuple[Path, ...], np.ndarray
     # A copy is one of a document before it.
     upper = np.searchsorted(originals, places)
     first[places] = originals[(rng.random(len(places)) * upper).astype(np.int64)]
-    columns = {}
+    columns = []
     for band in range(BANDS):
         keys = rng.integers(0, 2**64, n, dtype=np.uint64)
         # Band 0 is always shared, the others by a third of the copies each.
         shared = places if band == 0 else places[rng.random(len(places)) < 0.33]
         keys[shared] = keys[first[shared]]
-        columns[f"minhash_{band:03d}"] = keys
-    table = pa.table(columns)
-    paths = []
-    for i in range(N_FILES):
-        start = i * n // N_FILES
-        part = table.slice(start, (i + 1) * n // N_FILES - start)
-        paths.append(folder / f"segment-{i:05d}.parquet")
-        pq.write_table(part, paths[-1], compression="zstd", write_page_checksum=True)
-    return tuple(paths), first
+        path = folder / f"minhash_{band:03d}.npy"
+        np.save(path, keys[None])
+        columns.append(Column(path.stem, (path,), 0, path.stem))
+    return columns, first
 
 
 def main() -> None:
@@ -58,16 +51,13 @@ def main() -> None:
     workers = int(sys.argv[2]) if len(sys.argv) > 2 else 2
     folder = Path(tempfile.mkdtemp(prefix="llmpipe-dedup-"))
     try:
-        paths, first = write_signatures(folder, n)
+        columns, first = write_signatures(folder, n)
         before = resource.getrusage(resource.RUSAGE_SELF)
         wall = time.perf_counter()
         executor = LocalProcesses(
             workers, Limits(600, 600, 4 * 10**9), lambda _: None, lambda: False
         )
-        columns = [f"minhash_{band:03d}" for band in range(BANDS)]
-        clusters = group_in_units(
-            columns, paths, np.ones(n, bool), folder / "groups", executor, 5_000_000
-        )
+        clusters = group_in_units(columns, np.ones(n, bool), folder / "groups", executor, 5_000_000)
         wall = time.perf_counter() - wall
         after, children = (
             resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

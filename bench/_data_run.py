@@ -11,8 +11,9 @@ from llmpipe.core.console import Console
 from llmpipe.core.metrics import Metrics
 from llmpipe.core.stage import Context, Inputs, fingerprint_files
 from llmpipe.core.stop import StopFlag
-from llmpipe.stages.data.config import DataConfig, ExtractionConfig
+from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.stage import files, run
+from llmpipe.stages.data.steps.extraction import ExtractionConfig
 
 if __name__ == "__main__":
     out, archives, mode, workers = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])

@@ -65,7 +65,7 @@ def main() -> None:
     torch = common.prepare(args)
 
     from llmpipe.core.console import Console
-    from llmpipe.core.distributed import resolve_dtype, runtime
+    from llmpipe.core.distributed import resolve_dtype
     from llmpipe.core.stage import Context
     from llmpipe.core.stop import StopFlag
     from llmpipe.model.config import n_parameters
@@ -73,7 +73,7 @@ def main() -> None:
     from llmpipe.model.transformer import Transformer
     from llmpipe.stages.pretrain.budget import make_budget
     from llmpipe.stages.pretrain.config import ModelSettings, PretrainConfig
-    from llmpipe.stages.pretrain.data import Corpus, Data, count_bytes
+    from llmpipe.stages.pretrain.data import CorpusShards, Data, count_bytes
     from llmpipe.stages.pretrain.loop import train
     from llmpipe.training.evaluate import evaluate
     from llmpipe.training.float8 import use_float8
@@ -116,24 +116,24 @@ def main() -> None:
         def rewind(self, step: int) -> None:
             pass
 
-    with runtime(args.device, args.exact) as process, tempfile.TemporaryDirectory() as out:
-        if process.is_cuda:
+    with open_runtime(args.device, args.exact) as runtime, tempfile.TemporaryDirectory() as out:
+        if runtime.is_cuda:
             torch.cuda.reset_peak_memory_stats()
         model = Transformer(shape)
         initialize(model, torch.Generator().manual_seed(1))
-        model.to(process.device)
+        model.to(runtime.device)
         if args.dtype == "float8":
             use_float8(model)
         ctx = Context("bench", 1, Console(quiet=True), Log(), StopFlag(), 1, args.device)  # type: ignore[arg-type]
         ctx.seed = None  # type: ignore[assignment]  # rows in the order of the shards
         budget = make_budget(config, shards["train"].n_tokens)
-        data = Data([Corpus(shards["train"], shards["val"])], sizes)  # type: ignore[arg-type]
-        train(model, data, budget, config, Path(out), ctx, process)
+        data = Data([CorpusShards(shards["train"], shards["val"])], sizes)  # type: ignore[arg-type]
+        train(model, data, budget, config, Path(out), ctx, runtime)
 
         # By the product's own evaluation, which holds no logits: the peak of memory stays training's.
-        dtype = resolve_dtype(args.dtype, process.device, is_fast_on_cpu=True)
+        dtype = resolve_dtype(args.dtype, runtime.device, is_fast_on_cpu=True)
         held_out = [Batch(ids, targets) for ids, targets in common.val_batches(torch, args)]
-        val_loss, _ = evaluate(model, held_out, count_bytes(sizes), process, dtype)  # type: ignore[arg-type]
+        val_loss, _ = evaluate(model, held_out, count_bytes(sizes), runtime, dtype)  # type: ignore[arg-type]
     extra = {
         "optimizer": "Muon+AdamW",
         "dtype": str(dtype).removeprefix("torch.") if args.dtype != "float8" else "float8",

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmpipe.core.distributed import runtime
+from llmpipe.core.distributed import open_runtime
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.init import initialize
 from llmpipe.model.transformer import Transformer
-from llmpipe.stages.sft.loop import Rows as ConversationRows
-from llmpipe.stages.sft.packing import Sample, fit_length, pack
+from llmpipe.stages.sft.loop import ConversationRows
+from llmpipe.stages.sft.packing import MaskedSequence, fit_length, pack
 from llmpipe.training.config import Muon
 from llmpipe.training.optim import build_optimizer
-from llmpipe.training.rows import Rows as TokenRows
+from llmpipe.training.rows import Rows
 from llmpipe.training.step import Batch, SpikeGuard, train_step
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -54,13 +54,13 @@ def token_batches(shape: dict[str, int], rng: np.random.Generator, n_steps: int)
     shards = SimpleNamespace(
         n_tokens=len(ids), doc_starts=starts, tokens=lambda start, stop: ids[start:stop].copy()
     )
-    rows = TokenRows(shards, n_time, seed=1)
+    rows = Rows(shards, n_time, seed=1)
     micro = max(1, MICRO_TOKENS // n_time)
     return lambda step: [rows.batch(step * n_rows + i, micro) for i in range(0, n_rows, micro)]
 
 
 def conversation_batches(
-    shape: dict[str, int], rng: np.random.Generator, data: Path, where: Any
+    shape: dict[str, int], rng: np.random.Generator, data: Path, runtime: Any
 ) -> Any:
     """Return step -> batches, as `sft` lays them out."""
     n_time, n_rows = shape["max_seq_len"], shape["batch"] // shape["max_seq_len"]
@@ -69,7 +69,7 @@ def conversation_batches(
     samples = []
     for mask in masks:
         ids = rng.integers(0, shape["vocab_size"], size=len(mask)).astype(np.int64)
-        fitted = fit_length(Sample(ids, mask, "x"), n_time, "cut")
+        fitted = fit_length(MaskedSequence(ids, mask, "x"), n_time, "cut")
         if fitted is not None:
             samples.append(fitted)
     packed = pack([len(sample.ids) for sample in samples], n_time)
@@ -80,7 +80,7 @@ def conversation_batches(
 
     def batches(step: int) -> list[Batch]:
         start = step * n_rows % (len(laid) - n_rows)
-        return rows.batches(laid[start : start + n_rows], micro, where)
+        return rows.batches(laid[start : start + n_rows], micro, runtime)
 
     return batches
 
@@ -103,20 +103,20 @@ def main() -> None:
     model = Transformer(config)
     initialize(model, torch.Generator().manual_seed(1))
     rng = np.random.default_rng(1)
-    with runtime("cpu") as where:
-        optimizer = build_optimizer(model, Muon(), where.ranks)
+    with open_runtime("cpu") as runtime:
+        optimizer = build_optimizer(model, Muon(), runtime.ranks)
         if given.kind == "pretrain":
             batches_of: Callable[[int], list[Batch]] = token_batches(
                 shape, rng, given.steps + N_WARMUP
             )
         else:
-            batches_of = conversation_batches(shape, rng, given.data, where)
+            batches_of = conversation_batches(shape, rng, given.data, runtime)
         guard = SpikeGuard(n_sigma=None)
         n_trained = started = 0
         for step in range(given.steps + N_WARMUP):
             if step == N_WARMUP:
                 started, n_trained = time.process_time(), 0
-            result = train_step(model, optimizer, batches_of(step), 1.0, guard, where)
+            result = train_step(model, optimizer, batches_of(step), 1.0, guard, runtime)
             n_trained += result.n_trained
         seconds = time.process_time() - started
     n_tokens = given.steps * shape["batch"]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from _tokenize_peer import N_MERGES, texts, write_tokens
+
+if TYPE_CHECKING:
+    from llmpipe.tokenizer.bpe import Tokenizer
 
 LETTERS_PER_ERROR = 1000
 """So that 5 GB have as many different words as 5 GB of the web, not as few as what is repeated."""
@@ -17,11 +22,20 @@ LETTERS_PER_ERROR = 1000
 # measurement needs is imported there.
 
 
-def train(path: str, out: str) -> None:
-    from llmpipe.stages.tokenize.train_bpe import train_on_texts
+def learn(documents: Iterable[str], n_merges: int) -> Tokenizer:
+    from llmpipe.stages.tokenize.train_bpe import learn_vocabulary
+    from llmpipe.tokenizer.patterns import PATTERNS
+    from llmpipe.tokenizer.piece_counts import PieceCounter
     from llmpipe.tokenizer.special import N_SPECIAL
 
-    tokenizer = train_on_texts(texts(path), 256 + N_MERGES + N_SPECIAL, "qwen2")
+    counter = PieceCounter(PATTERNS["qwen2"])
+    counter.add(documents)
+    size = 256 + n_merges + N_SPECIAL
+    return learn_vocabulary(counter.finish(), size, "qwen2", counter.text_bytes)
+
+
+def train(path: str, out: str) -> None:
+    tokenizer = learn(texts(path), N_MERGES)
     ranks = sorted(tokenizer.ranks, key=lambda token: tokenizer.ranks[token])
     write_tokens(out, ranks[256:])
 

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tiktoken
+from _tokenize_ours import learn
 from _tokenize_peer import texts
 
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import save_generation_config, save_model
-from llmpipe.stages.tokenize.train_bpe import train_on_texts
 from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.special import IM_END
+from llmpipe.tokenizer.special import IM_END, N_SPECIAL
 from llmpipe.tokenizer.vocabularies import load_vocabulary
 
 N_HOSTILE = 100_000
@@ -93,7 +93,7 @@ def main(path: str, cl100k: str, work: str) -> None:
     documents = list(texts(path))
     strings = hostile(N_HOSTILE)
     theirs = load_vocabulary(Path(cl100k))
-    ours = train_on_texts(documents[: len(documents) // 10], 32_768, "qwen2")
+    ours = learn(documents[: len(documents) // 10], 32_768 - 256 - N_SPECIAL)
     print(
         json.dumps(
             {

@@ -220,10 +220,9 @@ def speed_section(
 
 
 def extracted(found: list[gold.Page], mode: str) -> Iterator[tuple[str, str]]:
-    from llmpipe.stages.data.config import ExtractionConfig
     from llmpipe.stages.data.document import Document
     from llmpipe.stages.data.sources.charset import decode_page
-    from llmpipe.stages.data.steps.extraction import Extraction
+    from llmpipe.stages.data.steps.extraction import Extraction, ExtractionConfig
 
     step = Extraction(ExtractionConfig(mode=mode))  # type: ignore[arg-type]
     for page in found:
@@ -298,8 +297,8 @@ def parity_section(peer: Path, texts: list[dict[str, str]]) -> str:
 
 
 def signature_section(peer: Path, texts: list[dict[str, str]]) -> str:
-    from llmpipe.stages.data.config import MinHashConfig
-    from llmpipe.stages.data.steps.dedup_keys import MinHashKeys
+    from llmpipe.stages.data.steps.dedup_keys import MinHashConfig
+    from llmpipe.stages.data.steps.minhash import MinHash
 
     texts = [row for row in texts if len(row["text"].split()) > 50]  # datatrove fails below 5
     path = WORK / "texts.jsonl"
@@ -311,7 +310,7 @@ def signature_section(peer: Path, texts: list[dict[str, str]]) -> str:
             [peer, script, "signatures", path], check=True, capture_output=True, text=True
         )
         theirs = json.loads(said.stdout.splitlines()[-1])["cpu_s"]
-        keys = MinHashKeys(MinHashConfig())
+        keys = MinHash(MinHashConfig())
         started = time.process_time()
         for row in texts:
             keys.bands(row["text"])

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmpipe.core.machine import n_usable_cores
+
 ENVIRONMENTS = Path(__file__).parent / ".envs"
 ROOT = Path(__file__).parents[1]
 
@@ -150,7 +152,7 @@ def header(title: str, part: str) -> str:
     )
     return (
         f"# {title}\n\n"
-        f"`make bench BENCH={part}`, commit {git.stdout.strip()}, {len(os.sched_getaffinity(0))} cores of "
+        f"`make bench BENCH={part}`, commit {git.stdout.strip()}, {n_usable_cores()} cores of "
         f"{model}, Python {platform.python_version()}. Runs alternate; ratios are medians over pairs; CPU seconds are of "
         "the whole process tree.\n\n"
     )

@@ -20,9 +20,8 @@ from typing import Any
 
 from measure import header
 
-from llmpipe.stages.data.config import PiiConfig
 from llmpipe.stages.data.document import Document, Text
-from llmpipe.stages.data.steps.pii import Pii
+from llmpipe.stages.data.steps.pii import Pii, PiiConfig
 
 TEST_DATA = Path(os.environ.get("LLMPIPE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LABELS = {

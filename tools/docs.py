@@ -12,7 +12,7 @@ os.environ["COLUMNS"] = "100"  # help is wrapped to the terminal: fix its width
 os.environ["NO_COLOR"] = "1"
 
 from llmpipe.cli.app import run_main
-from llmpipe.cli.stage_command import load_spec, settings_table
+from llmpipe.cli.stage_command import settings_table
 from llmpipe.core.errors import EXIT_CODES
 from llmpipe.stages import STAGES
 
@@ -48,7 +48,7 @@ def settings_page() -> str:
         "# Settings\n\nChange one in a recipe, or on the command line with `--set STAGE.KEY=VALUE`.\n"
     ]
     for stage in STAGES:
-        spec = load_spec(stage)
+        spec = STAGES[stage]
         rows = [
             f"| `{key}` | `{default}` | {meaning} |".replace("||", "| |")
             for key, default, meaning in settings_table(spec.config)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llmpipe.cli import doctor
 from llmpipe.cli.app import run_main
-from llmpipe.cli.stage_command import load_spec
 from llmpipe.core.errors import EXIT_CODES
 from llmpipe.stages import STAGES
 
@@ -63,7 +63,7 @@ def test_help_of_a_stage_shows_examples_and_settings():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_examples_of_every_stage_are_commands_that_parse(stage):
-    spec = load_spec(stage)
+    spec = STAGES[stage]
     assert len(spec.examples) >= 2
     for example in spec.examples:
         words = shlex.split(example, comments=True)
@@ -148,7 +148,7 @@ def test_options_of_a_stage_are_its_settings(monkeypatch):
 def test_options_of_a_stage_name_settings_that_it_has(stage):
     import llmpipe.cli.app as app
 
-    spec = load_spec(stage)
+    spec = STAGES[stage]
     assert set(spec.options) <= set(app.STAGE_OPTIONS)
     assert set(spec.options) <= set(spec.config.__dataclass_fields__)
 
@@ -262,3 +262,30 @@ def test_environment_does_not_change_settings(tmp_path):
     plain = llmpipe("run", "tiny", "--dry-run", "--json", cwd=tmp_path).stdout
     env = {**os.environ, "SEED": "7", "LLMPIPE_SEED": "7", "PRETRAIN__STEPS": "3"}
     assert llmpipe("run", "tiny", "--dry-run", "--json", cwd=tmp_path, env=env).stdout == plain
+
+
+def test_stage_commands_and_doctor_work_where_the_system_does_not_tell_usable_cores(
+    tmp_path, monkeypatch, capsys
+):
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "a.jsonl"
+    text.write_text('{"text": "x"}\n')
+    assert run_main(["data", str(text), "--dry-run"]) == 0
+    assert run_main(["run", "tiny", "--dry-run"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(
+        doctor, "_torch_facts", dict
+    )  # measures for seconds, and asks nothing of cores
+    monkeypatch.setattr(doctor, "_sandbox", lambda: "none")  # of Linux
+    assert run_main(["doctor", "--json"]) in (0, 3)  # 3: little disk
+    assert json.loads(capsys.readouterr().out)["cores"] == 3
+
+
+def test_cores_are_counted_in_one_place():
+    """Where the function is missing nothing else may break: everything else asks `core/machine.py`."""
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "bench").glob("*.py")]
+    callers = [path.name for path in files if "os.sched_getaffinity(" in path.read_text()]
+    assert callers == ["machine.py"]

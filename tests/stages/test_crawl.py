@@ -26,7 +26,7 @@ from llmpipe.core.console import Console
 from llmpipe.core.errors import InputError, Stopped, UserError
 from llmpipe.core.report import to_html, to_markdown
 from llmpipe.core.stage import Inputs, Request, plan_stage, run_stage
-from llmpipe.stages.crawl.config import CrawlConfig
+from llmpipe.stages.crawl.config import CrawlConfig, Server
 from llmpipe.stages.crawl.stage import SPEC, plan
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -400,7 +400,7 @@ from llmpipe.core.console import Console
 from llmpipe.core.metrics import Metrics
 from llmpipe.core.stage import Context, Inputs
 from llmpipe.core.stop import StopFlag
-from llmpipe.stages.crawl.config import CrawlConfig
+from llmpipe.stages.crawl.config import CrawlConfig, Server
 from llmpipe.stages.crawl.stage import SPEC
 
 out = Path(sys.argv[2])
@@ -439,7 +439,7 @@ def test_nothing_to_crawl_is_an_error_with_a_hint(make_context: Any, tmp_path: P
     ):
         with pytest.raises(UserError, match=r"nothing to crawl") as caught:
             call()
-        assert "crawl.pydoc=true" in str(caught.value.hint)
+        assert "llmpipe crawl tiny" in str(caught.value.hint)
 
 
 def test_seed_that_is_no_address_is_refused() -> None:
@@ -496,7 +496,10 @@ def test_artifact_and_report(serve: Any, tmp_path: Path) -> None:
 
 
 def test_pydoc_is_crawled_under_its_own_name(make_context: Any, tmp_path: Path) -> None:
-    settings = CrawlConfig(pydoc=True, max_pages=6)
+    command = ("python", "-m", "llmpipe.demo.pydoc_server")
+    server = Server("pydoc.localhost", command)
+    idle = Server("other.localhost", ("false",))  # no seed is on it, so it is not started
+    settings = CrawlConfig(("http://pydoc.localhost/",), (server, idle), max_pages=6)
     stats = SPEC.run(settings, NO_INPUTS, tmp_path, make_context(tmp_path))
     # The index of Python 3.11 has 311 links; other versions have more or fewer modules.
     assert stats["outcomes"]["fetched"] == 6

@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,19 +16,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from steps import Steps
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.report import to_html, to_markdown
 from llmpipe.core.stage import Context, Inputs, SourceFile, fingerprint_files
-from llmpipe.stages.data.config import (
-    DataConfig,
-    GopherQualityConfig,
-    LanguageConfig,
-    LimitsConfig,
-    SubstringsConfig,
-)
+from llmpipe.stages.data.config import DataConfig, LimitsConfig
 from llmpipe.stages.data.stage import SPEC, files, run
+from llmpipe.stages.data.steps.gopher_quality import GopherQualityConfig
+from llmpipe.stages.data.steps.language import LanguageConfig
+from llmpipe.stages.data.steps.substrings import SubstringsConfig
 
 MakeContext = Callable[..., Context]
 NOUNS = [
@@ -266,27 +262,21 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
+def test_killed_and_resumed_run_equals_uninterrupted_run(tmp_path: Path, steps: Steps) -> None:
     many(tmp_path)
     script = tmp_path / "run_stage.py"
     script.write_text(RUN)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def start(out: Path) -> subprocess.Popen[bytes]:
+    def start(out: Path, at: int = 0) -> int:
         arguments = [sys.executable, str(script), str(out), str(tmp_path / "in")]
-        return subprocess.Popen(arguments, env=environment, start_new_session=True)
+        result = subprocess.run(arguments, env=steps.environment(at), stderr=subprocess.PIPE)
+        assert b"Traceback" not in result.stderr, result.stderr.decode()
+        return result.returncode
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    began = time.monotonic()
-    assert start(whole).wait(timeout=120) == 0
-    duration = time.monotonic() - began
-    rng = random.Random(5)
-    for _ in range(4):
-        process = start(killed)
-        time.sleep(rng.uniform(0.2, 1.0) * duration)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(killed).wait(timeout=120) == 0
+    assert start(whole) == 0
+    steps.kill_again_and_again(lambda at: start(killed, at), steps.taken(), 4)
+    assert start(killed) == 0
     assert digest_of(killed) == digest_of(whole)
 
 
@@ -470,6 +460,37 @@ def test_explain_tells_the_story_of_a_document(tmp_path: Path, make_context: Mak
     assert "http://example.org/kept" in by_id[0]
     with pytest.raises(InputError, match="knows no document `http://nowhere/`"):
         explain(corpus, "http://nowhere/", context.console)
+
+
+def test_line_separators_in_an_example_do_not_break_report_and_explain(
+    tmp_path: Path, make_context: MakeContext
+) -> None:
+    """They may stand inside a string of JSON, but `str.splitlines` ends lines there."""
+    from llmpipe.core.artifact import open_artifact
+    from llmpipe.stages.data.explain import find_ends
+    from llmpipe.stages.data.report import report
+
+    path = tmp_path / "pages.jsonl"
+    path.write_text('{"url": "http://example.org/a", "text": "too\\u2028short\\u0085text"}\n')
+    config = DataConfig(inputs=(str(path),), steps=("gopher_quality",))
+    out = tmp_path / "out"
+    artifact = open_artifact(
+        finished(out, config, run(config, inputs_of(config), out, make_context(out)))
+    )
+    assert [row["reason"] for row in find_ends(artifact, "http://example.org/a")] == ["too_short"]
+    assert report(artifact)
+
+
+def test_a_table_without_a_text_is_an_error_that_names_its_columns(
+    tmp_path: Path, make_context: MakeContext
+) -> None:
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"body": ["one"], "n": [1]}), tmp_path / "a.parquet")
+    config = DataConfig(inputs=(str(tmp_path / "a.parquet"),), steps=())
+    with pytest.raises(InputError, match="no column `text` or `html`, there are body, n") as caught:
+        run(config, inputs_of(config), tmp_path / "out", make_context(tmp_path / "out"))
+    assert caught.value.hint == "name it with `--set data.read.text_field=NAME`"
 
 
 def test_a_dry_run_estimates_documents_and_time(tmp_path: Path) -> None:

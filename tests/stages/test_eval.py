@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ def test_scores_answers_and_conversation(
 
     sections = report(Artifact(tmp_path / "a", {**model.manifest, "stats": stats}))
     assert [section.title for section in sections] == ["Scores", "A conversation"]
+
+
+def test_questions_at_the_same_time_change_nothing(
+    model: Artifact, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    found = set()
+    for size in (1, 3, 32):
+        out = tmp_path / str(size)
+        SPEC.run(replace(CONFIG, batch_size=size), Inputs({"model": model}), out, make_context(out))
+        found.add((hash_file(out / "scores.json"), hash_file(out / "answers.jsonl")))
+    assert len(found) == 1
 
 
 def test_a_model_without_a_name_needs_one(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from steps import Steps
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.config import resolved
@@ -239,6 +237,25 @@ def test_fewer_bits_follow_the_loss_of_float32(
     assert losses[0] != losses[1] != losses[2]
 
 
+def test_what_is_left_out_of_the_key_changes_nothing(
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    unkeyed = {
+        "recompute": True,
+        "profile": True,
+        "max_skipped_in_a_row": 1,
+        "checkpoint_every_s": 1e-6,
+        "keep_checkpoints": 1,
+        "peer_timeout_s": 7.0,
+    }
+    found = []
+    for name, changed in (("plain", {}), ("other", unkeyed)):
+        out = tmp_path / name
+        run(with_settings(max_tokens=8 * 256, **changed), tokens, out, make_context)
+        found.append([(out / file).read_bytes() for file in OUTPUTS])
+    assert found[0] == found[1]
+
+
 def test_recomputing_activations_changes_no_bit(
     tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
 ) -> None:
@@ -278,7 +295,7 @@ SCRIPT = """
     from llmpipe.core.ranks import current_ranks
     from llmpipe.core.stage import Context, Inputs
     from llmpipe.core.stop import StopFlag
-    from llmpipe.stages.pretrain.config import Estimate, ModelSettings, PretrainConfig
+    from llmpipe.stages.pretrain.config import EstimateConfig, ModelSettings, PretrainConfig
     from llmpipe.stages.pretrain.stage import SPEC
     from llmpipe.training.config import AdamW, Muon
     from llmpipe.training.schedule import Trapezoid
@@ -333,33 +350,17 @@ def test_two_processes_have_the_loss_curve_of_one(tokens: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_killed_at_50_random_moments_it_ends_with_the_same_files(
-    tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+    tokens: Path, tmp_path: Path, make_context: Callable[..., Context], steps: Steps
 ) -> None:
     config = with_settings(max_tokens=80 * 256, checkpoint_every_s=1e-6, export_every=10)
 
-    def start_forked(out: Path) -> int:
-        """Run the stage in a copy of this process: no imports, so that kills hit the work."""
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            with contextlib.suppress(BaseException):
-                run(config, tokens, out, make_context)
-                status = 0
-            os._exit(status)
-        return pid
+    def start(out: Path, at: int = 0) -> int:
+        return steps.run_forked(lambda: run(config, tokens, out, make_context), at)
 
-    started = time.monotonic()
-    assert os.waitpid(start_forked(tmp_path / "whole"), 0)[1] == 0
-    usual_s = time.monotonic() - started
-    draw, parts = random.Random(1), tmp_path / "parts"
-    n_hit = 0
-    for _ in range(50):
-        pid = start_forked(parts)
-        time.sleep(draw.uniform(0.01, 0.05) * usual_s)
-        os.kill(pid, signal.SIGKILL)
-        n_hit += os.waitpid(pid, 0)[1] == signal.SIGKILL
-    assert n_hit > 30  # the last ones may find it done
-    assert os.waitpid(start_forked(parts), 0)[1] == 0
+    parts = tmp_path / "parts"
+    assert start(tmp_path / "whole") == 0
+    steps.kill_again_and_again(lambda at: start(parts, at), steps.taken(), 50)
+    assert start(parts) == 0
     for name in [*OUTPUTS, "steps/step-00000010/model.safetensors"]:
         assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

@@ -22,7 +22,7 @@ from llmpipe.core.errors import InputError, Stopped, UserError
 from llmpipe.core.metrics import read_metrics
 from llmpipe.core.report import LinePlot, Table
 from llmpipe.core.stage import Context, Inputs, Request, check_expectations, plan_stage
-from llmpipe.stages.pretrain.config import Estimate, ModelSettings, PretrainConfig
+from llmpipe.stages.pretrain.config import EstimateConfig, ModelSettings, PretrainConfig
 from llmpipe.stages.pretrain.report import evaluations, sections
 from llmpipe.stages.pretrain.stage import SPEC
 from llmpipe.training.evaluations.config import BitsPerByte, Custom, MultipleChoice
@@ -250,7 +250,7 @@ def test_code_of_the_guide_runs(
         (Custom(function="own_eval:steps"), UserError, "there is no module `own_eval`"),
         (own("step"), UserError, "`own_evals` has no `step`"),
         (own("steps", facto=2), UserError, "does not fit its settings"),
-        (MultipleChoice(files=("no.jsonl",)), InputError, "cannot be read"),
+        (MultipleChoice(files=("no.jsonl",)), InputError, "there is no file or folder"),
     ],
 )
 def test_mistakes_are_said_before_work_starts(
@@ -288,7 +288,7 @@ def test_contents_of_the_files_are_inputs(tokens: Path, folder: Path, tmp_path: 
 def test_what_changes_nothing_in_the_result_is_not_in_the_key(tmp_path: Path, tokens: Path) -> None:
     from llmpipe.core.config import keyed, resolved
 
-    dear = with_settings(estimate=Estimate(gpu="H200", n_gpus=64, usd_per_gpu_hour=9.5))
+    dear = with_settings(estimate=EstimateConfig(gpu="H200", n_gpus=64, usd_per_gpu_hour=9.5))
     rarely = with_settings(checkpoint_every_s=1e9, keep_checkpoints=5)
     assert keyed(dear) == keyed(rarely) == keyed(CONFIG)
     assert resolved(dear) != resolved(CONFIG)
@@ -299,7 +299,7 @@ def test_plan_says_what_time_and_cost_are_for(tokens: Path, folder: Path) -> Non
     assert SPEC.plan is not None
     inputs = Inputs({"tokens": Artifact(tokens, {})})
     asked = with_settings(
-        estimate=Estimate(gpu="A100", n_gpus=16, usd_per_gpu_hour=250.0),
+        estimate=EstimateConfig(gpu="A100", n_gpus=16, usd_per_gpu_hour=250.0),
         evaluations=(*ours(folder, 1000),),
     )
     usual, plan = SPEC.plan(CONFIG, inputs), SPEC.plan(asked, inputs)
@@ -312,7 +312,7 @@ def test_plan_says_what_time_and_cost_are_for(tokens: Path, folder: Path) -> Non
         "mill every 1,000 steps and at the start, held_out every 1,000 steps"
     )
     assert "evaluations" not in usual
-    spread = SPEC.plan(with_settings(parallel="fsdp", estimate=Estimate(n_gpus=4)), inputs)
+    spread = SPEC.plan(with_settings(parallel="fsdp", estimate=EstimateConfig(n_gpus=4)), inputs)
     assert "per process, with 4 of them; this machine has" in spread["memory"]
 
 
@@ -369,7 +369,7 @@ SCRIPT = """
     from llmpipe.core.ranks import current_ranks
     from llmpipe.core.stage import Context, Inputs
     from llmpipe.core.stop import StopFlag
-    from llmpipe.stages.pretrain.config import Estimate, ModelSettings, PretrainConfig
+    from llmpipe.stages.pretrain.config import EstimateConfig, ModelSettings, PretrainConfig
     from llmpipe.stages.pretrain.stage import SPEC
     from llmpipe.training.config import Muon
     from llmpipe.training.evaluations.config import BitsPerByte, Custom, MultipleChoice

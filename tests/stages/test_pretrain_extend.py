@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from steps import Steps
 
 from llmpipe.core.artifact import SCHEMA, Artifact, artifact_id, list_files, publish, verify
 from llmpipe.core.console import Console
@@ -593,32 +592,17 @@ def test_kept_on_two_processes_and_extended_on_another_number(tokens: Path, tmp_
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_keeps_the_same_level_part(
-    short: Path, tokens: Path, tmp_path: Path, make_context: Callable[..., Context]
+    short: Path, tokens: Path, tmp_path: Path, make_context: Callable[..., Context], steps: Steps
 ) -> None:
     config = replace(SHORT, checkpoint_every_s=1e-6)
 
-    def start_forked(out: Path) -> int:
-        """Run the stage in a copy of this process: no imports, so that kills hit the work."""
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            with contextlib.suppress(BaseException):
-                SPEC.run(config, make_inputs(tokens), out, make_context(out))
-                status = 0
-            os._exit(status)
-        return pid
+    def start(out: Path, at: int = 0) -> int:
+        work = lambda: SPEC.run(config, make_inputs(tokens), out, make_context(out))  # noqa: E731
+        return steps.run_forked(work, at)
 
-    started = time.monotonic()
-    assert os.waitpid(start_forked(tmp_path / "usual"), 0)[1] == 0
-    usual_s = time.monotonic() - started
-    draw, parts = random.Random(1), tmp_path / "parts"
-    n_hit = 0
-    for _ in range(12):
-        pid = start_forked(parts)
-        time.sleep(draw.uniform(0.1, 0.5) * usual_s)
-        os.kill(pid, signal.SIGKILL)
-        n_hit += os.waitpid(pid, 0)[1] == signal.SIGKILL
-    assert n_hit > 4  # the last ones may find it done
-    assert os.waitpid(start_forked(parts), 0)[1] == 0
+    parts = tmp_path / "parts"
+    assert start(tmp_path / "usual") == 0
+    steps.kill_again_and_again(lambda at: start(parts, at), steps.taken(), 12)
+    assert start(parts) == 0
     same_files(parts, short)
     same_level(parts, short)

@@ -15,13 +15,14 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from steps import Steps
 
 from llmpipe.core.artifact import Artifact, open_artifact
 from llmpipe.core.metrics import Metrics, read_metrics
@@ -230,29 +231,37 @@ def test_damaged_shard_ends_all_processes_and_is_named_once(work: Path, torchrun
 
 
 def start_forked(
-    config: PretrainConfig, tokens: Artifact, out: Path, make_context: Callable[..., Context]
+    config: PretrainConfig,
+    tokens: Artifact,
+    out: Path,
+    make_context: Callable[..., Context],
+    steps: Steps,
+    at: int = 0,
 ) -> list[int]:
-    """Run the stage in two copies of this process: no imports, so that kills hit the work."""
+    """Run the stage in two copies of this process; before step `at` the one that takes it waits while `reached` is there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    pids = []
-    for rank in ("0", "1"):
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            os.environ |= {**place, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
-            try:
-                ctx = make_context(out)
-                ctx.metrics = Metrics(out / "metrics.jsonl", enabled=rank == "0")
-                SPEC.run(config, Inputs({"tokens": tokens}), out, ctx)
-                status = 0
-            except Exception:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        pids.append(pid)
-    return pids
+
+    def wait() -> None:
+        reached(steps).touch()
+        while reached(steps).exists():
+            time.sleep(0.001)
+
+    def work(rank: str) -> None:
+        os.environ |= {**place, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        ctx = make_context(out)
+        ctx.metrics = Metrics(out / "metrics.jsonl", enabled=rank == "0")
+        SPEC.run(config, Inputs({"tokens": tokens}), out, ctx)
+
+    steps.counter.unlink(missing_ok=True)
+    reached(steps).unlink(missing_ok=True)
+    return [steps.fork(partial(work, rank), wait, at) for rank in ("0", "1")]
+
+
+def reached(steps: Steps) -> Path:
+    """Return the file that is there while a run waits for the kill."""
+    return steps.counter.with_name("reached")
 
 
 def ends_of(pids: Sequence[int], limit_s: float) -> list[int]:
@@ -270,9 +279,14 @@ def ends_of(pids: Sequence[int], limit_s: float) -> list[int]:
     return [ended[pid] for pid in pids]
 
 
+def is_running(pid: int) -> bool:
+    """Tell whether a child has not ended yet, and leave its exit code to `ends_of`."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 @pytest.mark.parametrize("parallel", ["replicate", "fsdp"])
 def test_one_or_all_of_two_processes_killed_at_random_moments_end_with_the_same_files(
-    work: Path, tmp_path: Path, make_context: Callable[..., Context], parallel: Any
+    work: Path, tmp_path: Path, make_context: Callable[..., Context], steps: Steps, parallel: Any
 ) -> None:
     tokens = open_artifact(work / "runs/small/tokens")
     config = PretrainConfig(
@@ -290,14 +304,9 @@ def test_one_or_all_of_two_processes_killed_at_random_moments_end_with_the_same_
         checkpoint_every_s=1e-6,
         peer_timeout_s=3.0,
     )
-    started = time.monotonic()
-    pids = start_forked(config, tokens, tmp_path / "whole", make_context)
-    while not read_metrics(tmp_path / "whole/metrics.jsonl"):
-        assert time.monotonic() < started + LIMIT_S
-        time.sleep(0.01)
-    begun_s = time.monotonic() - started
-    assert ends_of(pids, LIMIT_S) == [0, 0]
-    training_s = time.monotonic() - started - begun_s
+    start = partial(start_forked, config, tokens, make_context=make_context, steps=steps)
+    assert ends_of(start(tmp_path / "whole"), LIMIT_S) == [0, 0]
+    n_steps = steps.taken()
     draw, parts, n_hit = random.Random(1), tmp_path / "parts", 0
 
     def is_same() -> bool:
@@ -305,19 +314,22 @@ def test_one_or_all_of_two_processes_killed_at_random_moments_end_with_the_same_
         return all(ours.read_bytes() == theirs.read_bytes() for ours, theirs in pairs)
 
     while n_hit < N_KILLS:
-        pids = start_forked(config, tokens, parts, make_context)
-        # Some are hit while they start and load, most while they train and write.
-        time.sleep(draw.uniform(0.7 * begun_s, begun_s + 2.5 / N_KILLS * training_s))
+        pids = start(parts, at=draw.randint(1, max(1, 2 * n_steps // N_KILLS)))
+        deadline = time.monotonic() + LIMIT_S
+        while not reached(steps).exists() and all(map(is_running, pids)):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
         victims = draw.choice([pids, pids[:1], pids[1:]])
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
+        reached(steps).unlink(missing_ok=True)
         ended = ends_of(pids, 30)  # whoever is left writes on for as long as it can
         assert all(status in (0, 1 << 8, signal.SIGKILL) for status in ended)
         n_hit += any(status != 0 for status in ended)
         if ended == [0, 0]:  # it was done; the next ones are killed in a run of their own
             assert is_same()
             shutil.rmtree(parts)
-    assert ends_of(start_forked(config, tokens, parts, make_context), LIMIT_S) == [0, 0]
+    assert ends_of(start(parts), LIMIT_S) == [0, 0]
     assert is_same()
 
 

@@ -21,7 +21,7 @@ from llmpipe.model.init import initialize
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import load_model, save_model
 from llmpipe.stages.sft.config import (
-    Decontamination,
+    DecontaminationSettings,
     FileSource,
     Mixture,
     Probing,
@@ -155,6 +155,17 @@ def test_resumed_run_equals_uninterrupted_run(
     assert curves[0] == curves[1]
 
 
+def test_where_checkpoints_fall_changes_nothing(
+    inputs: Inputs, tmp_path: Path, make_context: MakeContext
+) -> None:
+    found = []
+    for every in (1, 1000):
+        out = tmp_path / str(every)
+        SPEC.run(dataclasses.replace(CONFIG, save_every=every), inputs, out, make_context(out))
+        found.append(digests(out))
+    assert found[0] == found[1]
+
+
 def test_files_join_the_mixture_and_bad_rows_are_counted(
     inputs: Inputs, tmp_path: Path, make_context: MakeContext
 ) -> None:
@@ -194,7 +205,7 @@ def test_what_is_said_of_conversations_of_others(
     config = dataclasses.replace(
         CONFIG,
         sources=(source,),
-        decontamination=Decontamination((str(evaluation),)),
+        decontamination=DecontaminationSettings((str(evaluation),)),
         system="You are {name}.",
     )
     assert SPEC.plan is not None

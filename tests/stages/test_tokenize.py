@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import random
-import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from steps import Steps
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.console import Console
@@ -29,7 +29,7 @@ from llmpipe.core.metrics import Metrics
 from llmpipe.core.report import to_html, to_markdown
 from llmpipe.core.stage import Context, Inputs
 from llmpipe.core.stop import StopFlag
-from llmpipe.stages.tokenize.config import Source, TokenizeConfig
+from llmpipe.stages.tokenize.config import CorpusPart, TokenizeConfig
 from llmpipe.stages.tokenize.stage import SPEC
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import PATTERNS
@@ -65,11 +65,16 @@ def config(tmp_path: Path) -> TokenizeConfig:
 
 
 def run(
-    config: TokenizeConfig, out: Path, workers: int = 1, stop: StopFlag | None = None
+    config: TokenizeConfig,
+    out: Path,
+    workers: int = 1,
+    stop: StopFlag | None = None,
+    executor: str = "local",
 ) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(out / "metrics.jsonl")
     ctx = Context("test", 1, Console(quiet=True), metrics, stop or StopFlag(), workers, "cpu")
+    ctx.executor = executor
     return SPEC.run(config, Inputs({}), out, ctx)
 
 
@@ -130,27 +135,51 @@ def test_1_2_and_5_workers_write_the_same_bytes(config: TokenizeConfig, tmp_path
     assert {"tokenizer.json", "shards.json", "train-00001.tok.npy", "val-00000.doc.npy"} <= set(one)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_a_cluster_writes_the_same_bytes(
+    config: TokenizeConfig, tmp_path: Path, cluster: Callable[[str], Path], name: str
+) -> None:
+    log = cluster(name)
+    few = replace(config, unit_bytes=40_000)  # a task of Slurm starts Python
+    stats = run(few, tmp_path / "whole")
+    assert run(few, tmp_path / "out", workers=2, executor=name) == stats
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert "lost" in log.read_text()
+    # Scan, count and encode, of each unit.
+    n_units = len(list((tmp_path / "out/state/encode").glob("*/done.json")))
+    assert log.read_text().count("\n") == 3 * n_units + 1
+
+
 class StopAfter(StopFlag):
     """Is asked to stop when it is looked at for the n-th time."""
 
-    def __init__(self, n_checks: int) -> None:
+    def __init__(self, n_looks: int) -> None:
         super().__init__()
-        self._left = n_checks
+        self._left = n_looks
+
+    @property
+    def requested(self) -> bool:
+        self._look()
+        return super().requested
 
     def check(self) -> None:
+        self._look()
+        super().check()
+
+    def _look(self) -> None:
         self._left -= 1
         if self._left == 0:
             self.request()
-        super().check()
 
 
 def test_a_stopped_run_goes_on_and_ends_the_same(config: TokenizeConfig, tmp_path: Path) -> None:
-    """Stop again and again, two or three units further each time."""
+    """Stop again and again, some units further each time."""
     run(config, tmp_path / "whole")
     out, n_stops = tmp_path / "parts", 0
     while True:
         try:
-            run(config, out, stop=StopAfter(3))
+            run(config, out, stop=StopAfter(5))
             break
         except Stopped:
             n_stops += 1
@@ -158,36 +187,38 @@ def test_a_stopped_run_goes_on_and_ends_the_same(config: TokenizeConfig, tmp_pat
     assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.slow
-def test_a_run_killed_20_times_ends_the_same(config: TokenizeConfig, tmp_path: Path) -> None:
-    """`kill -9` each time a unit was finished, a little later each time; every fourth with workers."""
-    run(config, tmp_path / "whole")
-    out = tmp_path / "killed"
-    script = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "import test_tokenize as t\n"
-        "if __name__ == '__main__':\n"
-        "    config = t.TokenizeConfig(vocab_size=384, inputs=(sys.argv[2],), val_frac=0.1,"
-        " unit_bytes=8000, shard_tokens=4000)\n"
-        "    t.run(config, pathlib.Path(sys.argv[3]), workers=int(sys.argv[4]))\n"
+RUN = """
+import sys, pathlib
+sys.path.insert(0, sys.argv[1])
+import test_tokenize as t
+if __name__ == "__main__":
+    config = t.TokenizeConfig(
+        vocab_size=384, inputs=(sys.argv[2],), val_frac=0.1, unit_bytes=8000, shard_tokens=4000
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), config.inputs[0], str(out)]
-    n_killed = 0
-    for i in range(20):
-        n_before = n_records(out)
-        with subprocess.Popen([*command, "2" if i % 4 == 3 else "1"]) as process:
-            while process.poll() is None and n_records(out) == n_before:
-                time.sleep(0.002)
-            time.sleep(0.0005 * i)
-            n_killed += process.poll() is None
-            process.kill()
-    assert n_killed > 10  # the rest ended before, with all units done
-    run(config, out)
+    t.run(config, pathlib.Path(sys.argv[3]), workers=int(sys.argv[4]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_20_times_ends_the_same(
+    config: TokenizeConfig, tmp_path: Path, steps: Steps
+) -> None:
+    """`kill -9` before chosen steps of the work; every fourth run has two workers."""
+
+    def start(out: Path, workers: int, at: int = 0) -> int:
+        arguments = [str(Path(__file__).parent), config.inputs[0], str(out), str(workers)]
+        command = [sys.executable, "-c", RUN, *arguments]
+        result = subprocess.run(
+            command, env=steps.environment(at), stderr=subprocess.PIPE, text=True
+        )
+        assert "Traceback" not in result.stderr, result.stderr
+        return result.returncode
+
+    assert start(tmp_path / "whole", 1) == 0
+    out, n_workers = tmp_path / "killed", itertools.cycle([1, 1, 1, 2])
+    steps.kill_again_and_again(lambda at: start(out, next(n_workers), at), steps.taken(), 20)
+    assert start(out, 2) == 0
     assert contents(out) == contents(tmp_path / "whole")
-
-
-def n_records(out: Path) -> int:
-    return len(list(out.glob("state/*/*.json")))
 
 
 def test_a_kill_while_shards_are_placed_is_made_good(
@@ -196,14 +227,26 @@ def test_a_kill_while_shards_are_placed_is_made_good(
     out = tmp_path / "out"
     run(config, out)
     expected = contents(out)
-    # As if it had been killed halfway: one shard still in its unit's folder, one file unfinished.
-    record = json.loads((out / "state/encode/00000.json").read_text())
-    name = next(shard["name"] for shard in record["shards"] if shard["split"] == "train")
-    shutil.move(out / "train-00000.tok.npy", out / f"state/shards/00000/{name}.tok.npy")
+    # As if it had been killed halfway: one shard without its name, one file unfinished.
+    (out / "train-00000.tok.npy").unlink()
     (out / "shards.json").unlink()
     (out / ".tmp-shards.json-x").write_text("{")
     run(config, out)
     assert contents(out) == expected
+
+
+def test_without_hard_links_shards_are_moved_and_their_units_can_be_done_again(
+    config: TokenizeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config, tmp_path / "linked")
+
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")  # what exFAT answers
+
+    monkeypatch.setattr(os, "link", link)
+    for _ in range(2):
+        run(config, tmp_path / "moved")
+        assert contents(tmp_path / "moved") == contents(tmp_path / "linked")
 
 
 def test_long_documents_are_set_aside_and_counted(config: TokenizeConfig, tmp_path: Path) -> None:
@@ -249,8 +292,8 @@ def test_an_existing_tokenizer_is_taken_and_given_the_special_tokens(
 
 def test_a_mixture_repeats_and_thins_its_sources(config: TokenizeConfig, tmp_path: Path) -> None:
     folder = Path(config.inputs[0])
-    often = Source("often", (str(folder / "a.jsonl"),), epochs=2.5)
-    rarely = Source("rarely", (str(folder / "b.jsonl"), str(folder / "c.parquet")), epochs=0.5)
+    often = CorpusPart("often", (str(folder / "a.jsonl"),), epochs=2.5)
+    rarely = CorpusPart("rarely", (str(folder / "b.jsonl"), str(folder / "c.parquet")), epochs=0.5)
     mixed = replace(config, inputs=(), sources=(often, rarely))
     stats = run(mixed, tmp_path / "out")
     times = Counter(decoded(tmp_path / "out", "train"))
@@ -269,7 +312,7 @@ def test_a_mixture_repeats_and_thins_its_sources(config: TokenizeConfig, tmp_pat
 
 
 def test_sources_and_inputs_exclude_each_other(config: TokenizeConfig, tmp_path: Path) -> None:
-    both = replace(config, sources=(Source("x", config.inputs),))
+    both = replace(config, sources=(CorpusPart("x", config.inputs),))
     with pytest.raises(UserError, match="are both set"):
         run(both, tmp_path / "out")
 

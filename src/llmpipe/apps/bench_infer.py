@@ -87,7 +87,14 @@ def run_bench_infer(
         UserError: if prompt and answer do not fit into the model's context.
     """
     device = pick_device(device)
-    loaded = load(folder, device, max_batch=max(batches), max_len=n_prompt + n_new + 1, int8=int8)
+    loaded = load(
+        folder,
+        device,
+        max_batch=max(batches),
+        max_len=n_prompt + n_new + 1,
+        int8=int8,
+        warn=console.warn,
+    )
     if n_prompt + n_new + 1 > loaded.engine.max_len or n_new < 2:
         raise UserError(
             f"{n_prompt} and {n_new} tokens do not fit into a context of {loaded.engine.max_len}",

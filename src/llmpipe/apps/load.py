@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,7 @@ def load(
     max_batch: int = 1,
     max_len: int | None = None,
     int8: bool = False,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Loaded:
     """Read a model folder.
 
@@ -45,6 +48,7 @@ def load(
         max_batch: sequences generated at the same time.
         max_len: tokens of the longest one; the model's own limit by default.
         int8: turn the matrices into 8 bits, which is faster and a little less exact.
+        warn: see `Engine`.
 
     Raises:
         InputError: if the folder is no model, or its tokenizer has ids the model does not know.
@@ -60,7 +64,7 @@ def load(
         )
     if int8:
         quantize_int8(model)
-    engine = Engine(model, max_batch=max_batch, max_len=max_len)
+    engine = Engine(model, max_batch=max_batch, max_len=max_len, warn=warn)
     return Loaded(model, tokenizer, engine, read_stop_ids(folder, tokenizer))
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from llmpipe.apps.load import Loaded, load
 from llmpipe.apps.printable import printable
+from llmpipe.assistant.events import Done, TextDelta
+from llmpipe.assistant.reply import Reply
+from llmpipe.assistant.rules import ReplyRules
 from llmpipe.core.console import Console
 from llmpipe.inference.sampling import Sampling
-from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.special import IM_END
 
 MAX_BATCH = 32
@@ -37,11 +39,10 @@ def run_sample(
         device: `auto`, `cpu` or `cuda`.
         console: the text goes to its stdout, the speed to its stderr.
     """
-    loaded = load(folder, device, max_batch=min(n, MAX_BATCH))
-    tokenizer = loaded.tokenizer
+    loaded = load(folder, device, max_batch=min(n, MAX_BATCH), warn=console.warn)
     started = time.monotonic()
     samplings = [replace(sampling, seed=sampling.seed + i) for i in range(n)]
-    page = _Page(console, tokenizer, prompt, n)
+    page = _Page(console, prompt, n)
     n_tokens = _generate(loaded, prompt, samplings, page)
     seconds = time.monotonic() - started
     if console.json_output:
@@ -65,39 +66,40 @@ def _generate(loaded: Loaded, prompt: str, samplings: Sequence[Sampling], page: 
     ends = {*loaded.stop_ids, tokenizer.bos_id}
     if IM_END in tokenizer.special:
         ends.add(tokenizer.special[IM_END])
+    rules = ReplyRules(ends=tuple(sorted(ends)), is_plain=True)
     prompt_ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-    group = engine.submit_group(prompt_ids, samplings, sorted(ends))
-    requests = {request: i for i, request in enumerate(group)}
-    n_tokens = 0
+    group = engine.submit_group(prompt_ids, samplings, rules.ends)
+    numbers = {request: i for i, request in enumerate(group)}
+    replies = [Reply(tokenizer, rules) for _ in group]
     for token in engine.run():
-        n_tokens += 1
-        i_sample = requests[token.request]
-        if token.reason != "stop":
-            page.push(i_sample, token.id)
-        if token.reason:
-            page.end(i_sample, token.reason)
-    return n_tokens
+        i_sample = numbers[token.request]
+        for event in replies[i_sample].push(token, room=0):
+            if isinstance(event, TextDelta):
+                page.add(i_sample, event.text)
+            elif isinstance(event, Done):
+                page.end(i_sample, event.reason)
+    return sum(reply.n_sampled for reply in replies)
 
 
 class _Page:
     """Prints samples in order: one streams, those after it wait until it has ended."""
 
-    def __init__(self, console: Console, tokenizer: Tokenizer, prompt: str, n: int) -> None:
+    def __init__(self, console: Console, prompt: str, n: int) -> None:
         self._console = console
         self._prompt = prompt
-        self._decoders = [tokenizer.stream_decoder(show_special=False) for _ in range(n)]
         self._i_current = 0
         self.texts = [""] * n
         self.reasons: list[str | None] = [None] * n
         self._begin(0)
 
-    def push(self, i_sample: int, id: int) -> None:
-        """Take one token of a sample."""
-        self._add(i_sample, self._decoders[i_sample].push(id))
+    def add(self, i_sample: int, text: str) -> None:
+        """Take some more text of a sample."""
+        self.texts[i_sample] += text
+        if i_sample == self._i_current:
+            self._write(text)
 
     def end(self, i_sample: int, reason: str) -> None:
         """Take the end of a sample, and print those that waited for it."""
-        self._add(i_sample, self._decoders[i_sample].flush())
         self.reasons[i_sample] = reason
         while self._i_current < len(self.texts) and self.reasons[self._i_current]:
             self._write("\n")
@@ -111,11 +113,6 @@ class _Page:
             gap = "\n" if i_sample else ""
             self._write(f"{gap}--- sample {i_sample + 1}\n")
         self._write(self._prompt)
-
-    def _add(self, i_sample: int, text: str) -> None:
-        self.texts[i_sample] += text
-        if i_sample == self._i_current:
-            self._write(text)
 
     def _write(self, text: str) -> None:
         if text and not self._console.json_output:

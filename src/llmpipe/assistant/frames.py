@@ -72,6 +72,12 @@ def frame_for(tokenizer: Tokenizer) -> Frame:
     return CHATML
 
 
+def can_chat(tokenizer: Tokenizer) -> bool:
+    """Tell whether a vocabulary has the tokens that mark turns."""
+    frame = frame_for(tokenizer)
+    return {frame.start, frame.end} <= tokenizer.special.keys()
+
+
 def stop_ids(tokenizer: Tokenizer) -> list[int]:
     """Return the ids that end a reply: the end of the turn, and a new turn or document.
 

@@ -1,37 +1,35 @@
 """The command line. The only file that knows Typer.
 
-Every command's body is one call into another file, so that tests reach it without Typer; `main` turns errors into
-one `error:` line, a `hint:` and the documented exit code.
+A command is a table of options and a function that gets their values by name. The function is one call into another file, so that
+tests reach that without Typer. `main` turns errors into one `error:` line, a `hint:` and the documented exit code.
 """
 
 from __future__ import annotations
 
-import errno
+import dataclasses
 import inspect
 import os
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from typer.core import TyperGroup
 
 import llmpipe
-from llmpipe.cli.stage_command import (
-    Options,
-    load_schemas,
-    load_spec,
-    run_command,
-    settings_table,
-    stage_command,
-)
+from llmpipe.cli import inspect as inspection
+from llmpipe.cli import recipes as recipe_files
+from llmpipe.cli.failures import describe_failure, leave_closed_pipe
+from llmpipe.cli.stage_command import Options, run_command, settings_table, stage_command
 from llmpipe.core.console import Console
-from llmpipe.core.errors import EXIT_CODES, LlmpipeError
+from llmpipe.core.errors import EXIT_CODES, UserError, did_you_mean
 from llmpipe.core.ranks import current_ranks, is_first_to_say, signature
-from llmpipe.stages import STAGES
+from llmpipe.stages import STAGES, schemas
+
+if TYPE_CHECKING:
+    from llmpipe.inference.sampling import Sampling
 
 PIPELINE, USE, INSPECT, SET_UP = "Pipeline", "Use a model", "Inspect", "Set up"
 
@@ -67,61 +65,9 @@ app = typer.Typer(
 TWO_WORD_COMMANDS = ("bench infer", "data explain", "data train-classifier")
 """`data` itself takes paths, so these are commands of their own with a space in the name."""
 
+
 # ----------------------------------------------------------------------------------------------
-# Options that several commands share
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also debug lines.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable."),
-]
-From = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--from", metavar="NAME=PATH", help="Read an input from another folder; repeatable."
-    ),
-]
-Name = Annotated[
-    str | None, typer.Option(help="Run folder under runs/; the recipe's name otherwise.")
-]
-Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace what was made with other settings or inputs.")
-]
-Fresh = Annotated[
-    bool,
-    typer.Option(
-        "--fresh",
-        help="Discard unfinished work, and what is kept of earlier builds, and begin anew.",
-    ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would be read, written and needed; do nothing.")
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes to use; never changes the result.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Log = Annotated[
-    list[str] | None, typer.Option("--log", help="Also log to wandb or tensorboard; repeatable.")
-]
-Executor = Annotated[
-    str, typer.Option(help="Where `data` runs its units: local, ray, ray:ADDRESS or slurm.")
-]
-ModelFolder = Annotated[Path, typer.Argument(help="Folder of a model.")]
-
-STAGE_OPTIONS: dict[str, Any] = {
-    "depth": Annotated[
-        int | None, typer.Option("--depth", min=1, help="Blocks; all else follows from them.")
-    ],
-    "profile": Annotated[
-        bool | None, typer.Option("--profile", help="Write a trace of three steps.")
-    ],
-}
-"""Settings that are options of their stage's command too, where its spec names them in `options`."""
+# How commands are made
 
 
 class _Session:
@@ -131,12 +77,93 @@ class _Session:
     debug = bool(os.environ.get("LLMPIPE_DEBUG"))
 
 
-def _console(
-    json: bool = False, quiet: bool = False, verbose: bool = False, debug: bool = False
-) -> Console:
+def _console(json: bool, quiet: bool, verbose: bool, debug: bool) -> Console:
     _Session.debug |= debug
     _Session.console = Console(quiet, verbose or debug, json, enabled=current_ranks().rank == 0)
     return _Session.console
+
+
+def option(
+    name: str, kind: Any, default: Any, help: str, *flags: str, **more: Any
+) -> inspect.Parameter:
+    """An option: its name in Python, its type, default and help; `flags` where they do not follow from the name.
+
+    Those that are on or off have no `--no-…`, unless they are on by default.
+    """
+    if kind is bool and default is False and not flags:
+        flags = (f"--{name.replace('_', '-')}",)
+    return _parameter(name, kind, default, typer.Option(*flags, help=help, **more))
+
+
+def argument(
+    name: str, kind: Any, default: Any, help: str | None, **more: Any
+) -> inspect.Parameter:
+    """An argument; without a default (`...`) it must be given."""
+    return _parameter(name, kind, default, typer.Argument(help=help, **more))
+
+
+def _parameter(name: str, kind: Any, default: Any, how: Any) -> inspect.Parameter:
+    kind = Optional[kind] if default is None else kind  # noqa: UP045  `kind | None` takes no list[str]
+    default = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, how]
+    )
+
+
+TALK = [
+    option("json", bool, False, "One JSON document on stdout."),
+    option("quiet", bool, False, "Only the result and errors.", "--quiet", "-q"),
+    option("verbose", bool, False, "Also debug lines.", "--verbose", "-v"),
+    option("debug", bool, False, "Show the traceback of an error."),
+]
+"""Options of every command, from which the console is made."""
+
+
+def _add(body: Callable[..., None], options: Sequence[inspect.Parameter], **shown: Any) -> None:
+    """Add a command that calls `body` with a console and these options; Typer reads the signature."""
+
+    def command(**given: Any) -> None:
+        console = _console(**{parameter.name: given.pop(parameter.name) for parameter in TALK})
+        body(console, **given)
+
+    command.__signature__ = inspect.Signature([*options, *TALK])  # type: ignore[attr-defined]
+    app.command(**shown)(command)
+
+
+def command(
+    panel: str, name: str, examples: Sequence[str], *options: inspect.Parameter
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command; its docstring is the help, and up to the colon what lists say of it."""
+
+    def add(body: Callable[..., None]) -> Callable[..., None]:
+        text = body.__doc__ or ""
+        word = "Example" if len(examples) == 1 else "Examples"
+        epilog = f"{word}:  {'    |    '.join(examples)}" if examples else None
+        short = text.partition(":")[0].removesuffix(".")
+        shown = {"short_help": short, "epilog": epilog, "rich_help_panel": panel}
+        _add(body, options, name=name, help=text, **shown)
+        return body
+
+    return add
+
+
+TOOLS = "What may be called: python, search, both with a comma, or none"
+DEVICE = option("device", str, "auto", "auto, cpu or cuda.")
+SAMPLING = (
+    option("max_tokens", int, 200, "Longest text to write, in tokens.", min=1),
+    option("top_k", int, None, "Choose among the k likeliest tokens.", min=1),
+    option("top_p", float, None, "Choose among the likeliest that have this share.", min=0, max=1),
+    option("seed", int, 1, "The same seed gives the same text."),
+)
+
+
+def _temperature(default: float) -> inspect.Parameter:
+    text = "0 always takes the likeliest token."
+    return option("temperature", float, default, text, min=0.0)
+
+
+def _model(default: str | None = None) -> inspect.Parameter:
+    return argument("model", Path, Path(default) if default else ..., "Folder of a model.")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -158,476 +185,280 @@ def _root(
     pass
 
 
-@app.command(
-    short_help="Every stage of a recipe; what is up to date is skipped",
-    rich_help_panel=PIPELINE,
-    epilog="Examples:  llmpipe run    |    llmpipe run configs/novels.toml    |    llmpipe run tiny --dry-run --json",
+ARGUMENTS = argument("arguments", list[str], None, None, metavar="[RECIPE] [INPUTS]...")
+FROM, SETTING = "Read an input from another folder; repeatable.", "KEY=VALUE"
+EXECUTOR = "Where `data` and `tokenize` run their units: local, ray, ray:ADDRESS or slurm."
+OPTIONS = (
+    option("set_", list[str], None, "Override a setting; repeatable.", "--set", metavar=SETTING),
+    option("from_", list[str], None, FROM, "--from", metavar="NAME=PATH"),
+    option("name", str, None, "Run folder under runs/; the recipe's name otherwise."),
+    option("out", Path, None, "Folder to write; runs/NAME, or in it, otherwise."),
+    option("runs", Path, Path("runs"), "Folder that holds the runs."),
+    option("force", bool, False, "Replace what was made with other settings or inputs."),
+    option("fresh", bool, False, "Discard unfinished work and that of earlier builds; begin anew."),
+    option("dry_run", bool, False, "Show what would be read, written and needed; do nothing."),
+    option("workers", int, None, "Processes to use; never changes the result.", min=1),
+    DEVICE,
+    option("log", list[str], None, "Also log to wandb or tensorboard; repeatable."),
+    option("executor", str, "local", EXECUTOR),
 )
-def run(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's path or name; `tiny` otherwise.")
-    ] = None,
-    set_: Set = None,
-    name: Name = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME otherwise.")] = None,
-    runs: Runs = Path("runs"),
-    force: Force = False,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    workers: Workers = None,
-    device: Device = "auto",
-    log: Log = None,
-    executor: Executor = "local",
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Every stage of a recipe in order; what is up to date is skipped, what was interrupted is resumed."""
-    arguments = (recipe,) if recipe else ()
-    options = Options(
-        arguments,
-        tuple(set_ or ()),
-        (),
-        name,
-        out,
-        runs,
-        force,
-        fresh,
-        dry_run,
-        workers,
-        device,
-        tuple(log or ()),
-        executor,
+"""The options of a stage's command and of `run`: the fields of `Options`."""
+
+STAGE_OPTIONS = {
+    "depth": option("depth", int, None, "Blocks; all else follows from them.", min=1),
+    "profile": option("profile", bool, None, "Write a trace of three steps.", "--profile"),
+}
+"""Settings that are options of their stage's command too, where its spec names them in `options`."""
+
+
+def _options(given: Mapping[str, Any]) -> Options:
+    """What Typer read; its lists are our tuples."""
+    values = {name: value for name, value in given.items() if value is not None}
+    tuples: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Options(**tuples)
+
+
+@command(
+    PIPELINE,
+    "run",
+    ["llmpipe run", "llmpipe run configs/novels.toml", "llmpipe run tiny --dry-run --json"],
+    argument("arguments", list[str], None, "A path or name; `tiny` otherwise.", metavar="RECIPE"),
+    *(one for one in OPTIONS if one.name != "from_"),
+)
+def run(console: Console, **given: Any) -> None:
+    """Every stage of a recipe in order: what is up to date is skipped, what was interrupted is resumed."""
+    run_command(_options(given), console)
+
+
+def _add_stage(stage: str) -> None:
+    spec = STAGES[stage]
+
+    def body(console: Console, **given: Any) -> None:
+        own = {key: given.pop(key) for key in spec.options}
+        said = [f"{stage}.{k}={str(v).lower()}" for k, v in own.items() if v is not None]
+        given["set_"] = [*said, *(given["set_"] or ())]
+        stage_command(stage, _options(given), console)
+
+    examples = "\n".join(["\b", "Examples:", *(f"  {example}" for example in spec.examples)])
+    wants_help = len(sys.argv) > 2 and sys.argv[1] == stage and "--help" in sys.argv
+    _add(
+        body,
+        [ARGUMENTS, *(STAGE_OPTIONS[key] for key in spec.options), *OPTIONS],
+        name=stage,
+        help=f"{spec.summary}.\n\n{examples}",
+        short_help=spec.summary,
+        epilog=_settings_help(stage) if wants_help else None,
+        rich_help_panel=PIPELINE,
     )
-    run_command(options, _console(json, quiet, verbose, debug))
 
 
-def _stage(stage: str) -> Callable[..., None]:
-    def command(
-        arguments: Annotated[
-            list[str] | None, typer.Argument(metavar="[RECIPE] [INPUTS]...")
-        ] = None,
-        set_: Set = None,
-        from_: From = None,
-        name: Name = None,
-        out: Annotated[
-            Path | None, typer.Option(help="Folder to write; runs/NAME/… otherwise.")
-        ] = None,
-        runs: Runs = Path("runs"),
-        force: Force = False,
-        fresh: Fresh = False,
-        dry_run: DryRun = False,
-        workers: Workers = None,
-        device: Device = "auto",
-        log: Log = None,
-        executor: Executor = "local",
-        json: Json = False,
-        quiet: Quiet = False,
-        verbose: Verbose = False,
-        debug: Debug = False,
-        **own: object,
-    ) -> None:
-        said = [
-            f"{stage}.{key}={str(value).lower()}" for key, value in own.items() if value is not None
-        ]
-        options = Options(
-            tuple(arguments or ()),
-            (*said, *(set_ or ())),
-            tuple(from_ or ()),
-            name,
-            out,
-            runs,
-            force,
-            fresh,
-            dry_run,
-            workers,
-            device,
-            tuple(log or ()),
-            executor,
-        )
-        stage_command(stage, options, _console(json, quiet, verbose, debug))
-
-    return _with_options(command, load_spec(stage).options)
-
-
-def _with_options(command: Callable[..., None], keys: Sequence[str]) -> Callable[..., None]:
-    """Give a command the options of its stage, in place of its `**own`; Typer reads the signature."""
-    signature = inspect.signature(command, eval_str=True)
-    shared = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
-    own = [
-        inspect.Parameter(key, shared[1].kind, default=None, annotation=STAGE_OPTIONS[key])
-        for key in keys
-    ]
-    parameters = [shared[0], *own, *shared[1:]]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
-
-
-def _stage_help(stage: str) -> str:
+def _settings_help(stage: str) -> str:
     """The end of a stage's help: its settings, which `--set` changes."""
-    spec = load_spec(stage)
     lines = ["\b", f"Settings (change with --set {stage}.KEY=VALUE, or in the recipe's [{stage}]):"]
-    for key, default, meaning in settings_table(spec.config):
+    for key, default, meaning in settings_table(STAGES[stage].config):
         lines.append(f"  {key} = {default}")
         if meaning:
             lines.append(f"      {meaning}")
     return "\n".join(lines)
 
 
-def _add_stages() -> None:
-    for stage in STAGES:
-        spec = load_spec(stage)
-        examples = "\n".join(["\b", "Examples:", *(f"  {example}" for example in spec.examples)])
-        wants_help = len(sys.argv) > 2 and sys.argv[1] == stage and "--help" in sys.argv
-        epilog = _stage_help(stage) if wants_help else None
-        help_text = f"{spec.summary}.\n\n{examples}"
-        app.command(
-            stage,
-            help=help_text,
-            short_help=spec.summary,
-            epilog=epilog,
-            rich_help_panel=PIPELINE,
-        )(_stage(stage))
-
-
-_add_stages()
+for _name in STAGES:
+    _add_stage(_name)
 
 # ----------------------------------------------------------------------------------------------
 # Use a model
 
 
-@app.command(
-    short_help="Let a model continue a text",
-    rich_help_panel=USE,
-    epilog="Example:  llmpipe sample runs/tiny/base --prompt 'Return the' --temperature 0.8 --n 3",
-)
-def sample(
-    model: ModelFolder = Path("runs/tiny/base"),
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to go on from.")] = "",
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many samples.")] = 1,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 200,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, help="0 always takes the likeliest token.")
-    ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 1,
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Let a model continue a text, streaming."""
-    from llmpipe.apps.sample import run_sample
+def _take_sampling(given: dict[str, Any]) -> Sampling:
     from llmpipe.inference.sampling import Sampling
 
-    sampling = Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_tokens=max_tokens
-    )
-    run_sample(
-        model,
-        prompt=prompt,
-        n=n,
-        sampling=sampling,
-        device=device,
-        console=_console(json, quiet, False, debug),
-    )
+    names = ("temperature", *(one.name for one in SAMPLING))
+    return Sampling(**{name: given.pop(name) for name in names})
 
 
-@app.command(
-    short_help="Talk to a model in the terminal",
-    rich_help_panel=USE,
-    epilog="Examples:  llmpipe chat runs/tiny/sft    |    llmpipe chat runs/tiny/sft -p 'What is 37 + 45?'",
+@command(
+    USE,
+    "sample",
+    ["llmpipe sample runs/tiny/base --prompt 'Return the' --temperature 0.8 --n 3"],
+    _model("runs/tiny/base"),
+    option("prompt", str, "", "Text to go on from.", "--prompt", "-p"),
+    option("n", int, 1, "How many samples.", "-n", "--n", min=1),
+    _temperature(1.0),
+    *SAMPLING,
+    DEVICE,
+)
+def sample(console: Console, model: Path, **given: Any) -> None:
+    """Let a model continue a text, streaming."""
+    from llmpipe.apps.sample import run_sample
+
+    run_sample(model, sampling=_take_sampling(given), console=console, **given)
+
+
+@command(
+    USE,
+    "chat",
+    ["llmpipe chat runs/tiny/sft", "llmpipe chat runs/tiny/sft -p 'What is 37 + 45?'"],
+    _model("runs/tiny/sft"),
+    option("prompt", str, None, "Ask this, print the answer, leave.", "--prompt", "-p"),
+    option("system", str, None, "System message."),
+    _temperature(0.0),
+    *SAMPLING,
+    option("tools", str, None, f"{TOOLS}; else python, and search where there is a corpus."),
+    option("corpus", Path, None, "Corpus, or run, that search reads."),
+    option("search_url", str, None, "HTTP service that search asks instead of a corpus."),
+    option("search_host", list[str], None, "Host it may be on, besides loopback; repeatable."),
+    option("unsafe_tools", bool, False, "Run the assistant's programs without a sandbox."),
+    option("think", str, "show", "Thoughts: show, hide or off."),
+    option("max_thought", int, None, "Tokens a thought may have.", min=1),
+    option("show_tokens", bool, False, "Show the tokens of each turn.", "--tokens"),
+    DEVICE,
 )
 def chat(
-    model: ModelFolder = Path("runs/tiny/sft"),
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="Ask this, print the answer, leave.")
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 200,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, help="0 always takes the likeliest token.")
-    ] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    seed: Annotated[int, typer.Option()] = 1,
-    tools: Annotated[
-        str | None,
-        typer.Option(
-            help="What may be called: python, search, both with a comma, or none; the assistant is "
-            "told of it. Otherwise python, and search where the run has a corpus."
-        ),
-    ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="Corpus, or run, that search reads.")] = None,
-    search_url: Annotated[
-        str | None, typer.Option(help="HTTP service that search asks instead of a corpus.")
-    ] = None,
-    search_host: Annotated[
-        list[str] | None, typer.Option(help="Host it may be on, besides loopback; repeatable.")
-    ] = None,
-    unsafe_tools: Annotated[
-        bool, typer.Option("--unsafe-tools", help="Run the assistant's programs without a sandbox.")
-    ] = False,
-    think: Annotated[str, typer.Option(help="Thoughts: show, hide or off.")] = "show",
-    max_thought: Annotated[
-        int | None, typer.Option(min=1, help="Tokens a thought may have.")
-    ] = None,
-    show_tokens: Annotated[
-        bool, typer.Option("--tokens", help="Show the tokens of each turn.")
-    ] = False,
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    model: Path,
+    tools: str | None,
+    corpus: Path | None,
+    search_url: str | None,
+    search_host: list[str] | None,
+    unsafe_tools: bool,
+    think: str,
+    **given: Any,
 ) -> None:
     """Talk to a model in the terminal."""
     from llmpipe.apps.chat.commands import think_mode
     from llmpipe.apps.chat.session import run_chat
     from llmpipe.apps.chat.tools import ToolOptions
-    from llmpipe.inference.sampling import Sampling
 
-    sampling = Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_tokens=max_tokens
-    )
-    code = run_chat(
-        model,
-        prompt=prompt,
-        system=system,
-        sampling=sampling,
-        tools=ToolOptions(tools, corpus, search_url, tuple(search_host or ()), unsafe_tools),
-        think=think_mode(think),
-        max_thought=max_thought,
-        show_tokens=show_tokens,
-        device=device,
-        console=_console(json, quiet, False, debug),
-    )
-    raise typer.Exit(code)
+    asked = ToolOptions(tools, corpus, search_url, tuple(search_host or ()), unsafe_tools)
+    given |= {"sampling": _take_sampling(given), "tools": asked, "think": think_mode(think)}
+    raise typer.Exit(run_chat(model, console=console, **given))
 
 
-@app.command(
+@command(
+    USE,
     "serve",
-    short_help="Serve a model: an OpenAI-compatible API, and a chat page",
-    rich_help_panel=USE,
-    epilog="Examples:  llmpipe serve runs/tiny/sft --port 8000"
-    "    |    llmpipe serve runs/tiny/sft --tools none",
+    ["llmpipe serve runs/tiny/sft --port 8000", "llmpipe serve runs/tiny/sft --tools none"],
+    _model("runs/tiny/sft"),
+    option("host", str, "127.0.0.1", "Another address than loopback needs --key."),
+    option("port", int, 8000, "0 takes a free one.", min=0, max=65535),
+    option("key", str, None, "Clients must send it as a bearer token.", envvar="LLMPIPE_API_KEY"),
+    option("allow_host", list[str], None, "A further Host header to accept; repeatable."),
+    option("name", str, None, "Name of the model in the API."),
+    option("tools", str, None, f"{TOOLS}; else python on loopback, none elsewhere."),
+    option(
+        "preferences", Path, None, "File for orders of answers; else the run's preferences.jsonl."
+    ),
+    option("max_batch", int, None, "Requests worked on at the same time; 16 here.", min=1),
+    option("max_len", int, None, "Tokens of prompt and answer; the model's otherwise.", min=2),
+    option("backend", str, "llmpipe", "llmpipe, or vllm: an installed vLLM takes over."),
+    DEVICE,
 )
-def serve_(
-    model: ModelFolder = Path("runs/tiny/sft"),
-    host: Annotated[
-        str, typer.Option(help="Another address than loopback needs --key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    key: Annotated[
-        str | None,
-        typer.Option(envvar="LLMPIPE_API_KEY", help="Clients must send it as a bearer token."),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further Host header to accept; repeatable.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model in the API.")] = None,
-    tools: Annotated[
-        str | None,
-        typer.Option(
-            help="Tools run within answers: python, search, both with a comma, or none; "
-            "python on loopback, none elsewhere."
-        ),
-    ] = None,
-    preferences: Annotated[
-        Path | None,
-        typer.Option(help="File for orders of answers; preferences.jsonl of the run otherwise."),
-    ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(min=1, help="Requests worked on at the same time; 16 here.")
-    ] = None,
-    max_len: Annotated[
-        int | None, typer.Option(min=2, help="Tokens of prompt and answer; the model's otherwise.")
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(help="llmpipe, or vllm: an installed vLLM takes this process's place.")
-    ] = "llmpipe",
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Serve a model over an OpenAI-compatible HTTP API, with a page to chat in, on this machine."""
+def serve(console: Console, model: Path, allow_host: list[str] | None, **given: Any) -> None:
+    """Serve a model over an OpenAI-compatible API, with a chat page: on this machine, unless told otherwise."""
     from llmpipe.apps.serve.options import ServeOptions, run_serve
 
-    options = ServeOptions(
-        folder=model,
-        host=host,
-        port=port,
-        key=key,
-        allowed_hosts=tuple(allow_host or ()),
-        name=name,
-        tools=tools,
-        preferences=preferences,
-        max_batch=max_batch,
-        max_len=max_len,
-        backend=backend,
-        device=device,
-    )
-    raise typer.Exit(run_serve(options, _console(json, quiet, False, debug)))
+    options = ServeOptions(folder=model, allowed_hosts=tuple(allow_host or ()), **given)
+    raise typer.Exit(run_serve(options, console))
 
 
-@app.command(
+@command(
+    USE,
     "bench infer",
-    short_help="Measure how fast a model writes here, beside other engines",
-    rich_help_panel=USE,
-    epilog="Examples:  llmpipe bench infer runs/tiny/sft    |    llmpipe bench infer runs/tiny/sft --batch 1,8 --json",
+    ["llmpipe bench infer runs/tiny/sft", "llmpipe bench infer runs/tiny/sft --batch 1,8 --json"],
+    _model("runs/tiny/sft"),
+    option("batch", str, "1,8,64,256", "Numbers of sequences to try, with commas."),
+    option("n_prompt", int, 32, "Tokens of each prompt.", "--prompt-tokens", min=1),
+    option("n_new", int, 32, "Tokens to write after each.", "--new-tokens", min=2),
+    option("int8", bool, False, "Our matrices in 8 bits."),
+    option("peers", bool, True, "Also run transformers, llama.cpp and vLLM where installed."),
+    DEVICE,
 )
-def bench_infer(
-    model: ModelFolder = Path("runs/tiny/sft"),
-    batch: Annotated[
-        str, typer.Option(help="Numbers of sequences to try, with commas.")
-    ] = "1,8,64,256",
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 32,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write after each.")] = 32,
-    int8: Annotated[bool, typer.Option("--int8", help="Our matrices in 8 bits.")] = False,
-    peers: Annotated[
-        bool, typer.Option(help="Also run transformers, llama.cpp and vLLM where installed.")
-    ] = True,
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Measure time to first token, tokens per second and the share of memory speed, beside other engines."""
+def bench_infer(console: Console, model: Path, batch: str, **given: Any) -> None:
+    """Measure how fast a model writes here, beside other engines: time to first token, tokens per second, share of memory speed."""
     from llmpipe.apps.bench_infer import parse_batches, run_bench_infer
 
-    run_bench_infer(
-        model,
-        batches=parse_batches(batch),
-        n_prompt=prompt_tokens,
-        n_new=new_tokens,
-        int8=int8,
-        peers=peers,
-        device=device,
-        console=_console(json, quiet, False, debug),
-    )
+    run_bench_infer(model, batches=parse_batches(batch), console=console, **given)
 
 
-@app.command(
+@command(
+    USE,
     "export",
-    short_help="Write a model for transformers, llama.cpp or Ollama",
-    rich_help_panel=USE,
-    epilog="Examples:  llmpipe export runs/tiny/sft --out model --verify"
-    "    |    llmpipe export runs/tiny/sft --to gguf --out model-gguf",
+    [
+        "llmpipe export runs/tiny/sft --out model --verify",
+        "llmpipe export runs/tiny/sft --to gguf --out model-gguf",
+    ],
+    _model(),
+    option("out", Path, ..., "Folder to make."),
+    option("to", str, "hf", "hf, gguf or ollama."),
+    option("dtype", str, "float32", "float32, float16, bfloat16 or (GGUF) q8_0."),
+    option("verify", bool, False, "Reload it and compare log-probabilities."),
+    option("name", str, None, "Name of the model; that of its run otherwise."),
+    option("license", str, None, "SPDX name for the model card."),
 )
-def export_(
-    model: ModelFolder,
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    to: Annotated[str, typer.Option(help="hf, gguf or ollama.")] = "hf",
-    dtype: Annotated[
-        str, typer.Option(help="float32, float16, bfloat16 or (GGUF) q8_0.")
-    ] = "float32",
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Reload it and compare log-probabilities.")
-    ] = False,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the model; that of its run otherwise.")
-    ] = None,
-    license: Annotated[str | None, typer.Option(help="SPDX name for the model card.")] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Write a model in another program's format, with a model card made from its run."""
+def export(console: Console, model: Path, **given: Any) -> None:
+    """Write a model for transformers, llama.cpp or Ollama: in its format, with a model card made from its run."""
     from llmpipe.export.export import export_model
 
-    console = _console(json, quiet, False, debug)
-    exported = export_model(
-        model,
-        to,  # type: ignore[arg-type]  # checked there
-        out,
-        verify,
-        dtype,  # type: ignore[arg-type]
-        console,
-        name=name,
-        license=license,
-    )
-    if json:
-        console.document(
-            {"path": str(exported.folder), "bytes": exported.n_bytes, "checks": exported.checks}
-        )
-        return
-    for check in exported.checks:
-        console.out(check)
-    console.out(str(exported.folder))
+    exported = export_model(model, console=console, **given)
+    path = str(exported.folder)
+    document = {"path": path, "bytes": exported.n_bytes, "checks": exported.checks}
+    _show(console, document, [*exported.checks, path])
 
 
-@app.command(
+@command(
+    USE,
     "import",
-    short_help="Make a Hugging Face folder a model of llmpipe",
-    rich_help_panel=USE,
-    epilog="Example:  llmpipe import gpt2-folder --out runs/gpt2/base",
+    ["llmpipe import gpt2-folder --out runs/gpt2/base"],
+    argument("folder", Path, ..., "Hugging Face folder, or a model's name there."),
+    option("out", Path, ..., "Model folder to make."),
 )
-def import_(
-    folder: Annotated[Path, typer.Argument(help="Hugging Face folder, or a model's name there.")],
-    out: Annotated[Path, typer.Option(help="Model folder to make.")],
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Make a Hugging Face folder a model that sample, sft, eval and serve accept."""
+def import_(console: Console, folder: Path, out: Path) -> None:
+    """Make a Hugging Face folder a model of llmpipe: one that sample, sft, eval and serve accept."""
     from llmpipe.export.import_model import import_model
 
-    console = _console(json, quiet, False, debug)
     artifact = import_model(folder, out, console=console)
-    if json:
-        console.document({"path": str(artifact.path), **artifact.manifest})
-    else:
-        console.out(str(artifact.path))
+    _show(console, {"path": str(artifact.path), **artifact.manifest}, [str(artifact.path)])
 
 
-@app.command(
+def _show(console: Console, document: Any, lines: Sequence[str]) -> None:
+    if console.json_output:
+        console.document(document)
+        return
+    for line in lines:
+        console.out(line)
+
+
+@command(
+    USE,
     "tokens",
-    short_help="See a text as tokens, in the terminal or a browser",
-    rich_help_panel=USE,
-    epilog="Examples:  llmpipe tokens 'Hello world' --tokenizer runs/tiny/tokens"
-    "    |    llmpipe tokens 'low lower lowest' --explain"
-    "    |    llmpipe tokens --rows 0:4 --run runs/tiny/base",
+    [
+        "llmpipe tokens 'Hello world' --tokenizer runs/tiny/tokens",
+        "llmpipe tokens 'low lower lowest' --explain",
+        "llmpipe tokens --rows 0:4 --run runs/tiny/base",
+    ],
+    argument("texts", list[str], None, "Texts; standard input otherwise."),
+    option("tokenizer", str, "", "Names or folders, with commas: ours, gpt2, cl100k_base, PATH."),
+    option("explain", bool, False, "Walk through the first merges."),
+    option("conversation", Path, None, "File of conversations: the first, and what is trained."),
+    option("rows", str, None, "Rows FIRST:STOP of the training run that --run names."),
+    option("run", Path, None, "Model of that run, finished or not, as in runs/NAME/base."),
+    option("web", bool, False, "Serve a page on this machine instead."),
+    option("port", int, 0, "Of the page; 0 takes a free one.", min=0, max=65535),
 )
 def tokens(
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; standard input otherwise.")
-    ] = None,
-    tokenizer: Annotated[
-        str, typer.Option(help="Names or folders, with commas: ours, gpt2, cl100k_base, PATH.")
-    ] = "",
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Walk through the first merges.")
-    ] = False,
-    conversation: Annotated[
-        Path | None,
-        typer.Option(help="File of conversations: show the first, and what is trained of them."),
-    ] = None,
-    rows: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIRST:STOP", help="Show these rows of the training run that --run names."
-        ),
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(help="Model of that run, finished or not, as in runs/NAME/base.")
-    ] = None,
-    web: Annotated[
-        bool, typer.Option("--web", help="Serve a page on this machine instead.")
-    ] = False,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")
-    ] = 0,
-    json: Json = False,
-    debug: Debug = False,
+    console: Console,
+    texts: list[str] | None,
+    tokenizer: str,
+    explain: bool,
+    conversation: Path | None,
+    rows: str | None,
+    run: Path | None,
+    web: bool,
+    port: int,
 ) -> None:
-    """See a text as tokens: pieces in colour with their ids, tokenizers side by side."""
-    console = _console(json, debug=debug)
+    """See a text as tokens, in the terminal or a browser: pieces in color with their ids, tokenizers side by side."""
     names = tuple(name for name in tokenizer.split(",") if name)
     if rows is not None or run is not None:
-        from llmpipe.core.errors import UserError
-
         if rows is None or run is None:
             hint = "llmpipe tokens --rows 4096:4100 --run runs/NAME/base"
             raise UserError("`--rows` and `--run` need each other", hint)
@@ -635,7 +466,7 @@ def tokens(
 
         run_rows(rows, run, console)
     elif web:
-        from llmpipe.apps.tokens.web import run_tokens_page
+        from llmpipe.apps.serve.options import run_tokens_page
 
         run_tokens_page(names, port, console)
     elif conversation is not None:
@@ -651,196 +482,127 @@ def tokens(
 # ----------------------------------------------------------------------------------------------
 # Inspect
 
+PATH = argument("path", Path, ..., "An artifact, or a run folder.")
 
-@app.command("ls", short_help="List runs and their artifacts", rich_help_panel=INSPECT)
-def ls_(
-    runs: Annotated[Path, typer.Argument(help="Folder that holds the runs.")] = Path("runs"),
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+
+@command(INSPECT, "ls", [], argument("runs", Path, Path("runs"), "Folder that holds the runs."))
+def ls(console: Console, runs: Path) -> None:
     """List runs and their artifacts."""
-    from llmpipe.cli.inspect import ls
-
-    ls(runs, _console(json, debug=debug))
+    inspection.ls(runs, console)
 
 
-@app.command(
-    "show",
-    short_help="Inputs, settings, numbers and files of an artifact",
-    rich_help_panel=INSPECT,
-    epilog="Example:  llmpipe show runs/tiny/base",
-)
-def show_(
-    path: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+@command(INSPECT, "show", ["llmpipe show runs/tiny/base"], PATH)
+def show(console: Console, path: Path) -> None:
     """Show what an artifact is made of: inputs, settings, numbers, files."""
-    from llmpipe.cli.inspect import show
-
-    show(path, _console(json, debug=debug))
+    inspection.show(path, console)
 
 
-@app.command(
+@command(
+    INSPECT,
     "diff",
-    short_help="Compare two artifacts or runs",
-    rich_help_panel=INSPECT,
-    epilog="Example:  llmpipe diff runs/tiny runs/other",
+    ["llmpipe diff runs/tiny runs/other"],
+    PATH.replace(name="a"),
+    argument("b", Path, ..., "Another."),
 )
-def diff_(
-    a: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
-    b: Annotated[Path, typer.Argument(help="Another.")],
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Compare the settings, inputs and numbers of two artifacts or runs."""
-    from llmpipe.cli.inspect import diff
-
-    diff(a, b, _console(json, debug=debug))
+def diff(console: Console, a: Path, b: Path) -> None:
+    """Compare two artifacts or runs: their settings, inputs and numbers."""
+    inspection.diff(a, b, console)
 
 
-@app.command(
+@command(
+    INSPECT,
     "verify",
-    short_help="Check every file of artifacts against its hash",
-    rich_help_panel=INSPECT,
-    epilog="Example:  llmpipe verify runs/tiny",
+    ["llmpipe verify runs/tiny"],
+    argument("paths", list[Path], ..., "Artifacts or run folders."),
 )
-def verify_(
-    paths: Annotated[list[Path], typer.Argument(help="Artifacts or run folders.")],
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+def verify(console: Console, paths: list[Path]) -> None:
     """Check every file of artifacts against its hash."""
-    from llmpipe.cli.inspect import verify_command
-
-    verify_command(paths, _console(json, debug=debug))
+    inspection.verify_command(paths, console)
 
 
-@app.command(
+@command(
+    INSPECT,
     "report",
-    short_help="Write one page about a run",
-    rich_help_panel=INSPECT,
-    epilog="Example:  llmpipe report runs/tiny --out report.md",
+    ["llmpipe report runs/tiny --out report.md"],
+    PATH,
+    option("out", Path, None, "File to write; .md for Markdown, else HTML."),
 )
-def report_(
-    path: Annotated[Path, typer.Argument(help="An artifact, or a run folder.")],
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; .md for Markdown, else HTML.")
-    ] = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+def report(console: Console, path: Path, out: Path | None) -> None:
     """Write one page about a run: funnel, curves, samples, conversation."""
-    from llmpipe.cli.inspect import report_command
-
-    report_command(path, out, _console(json, debug=debug))
+    inspection.report_command(path, out, console)
 
 
-@app.command(
+@command(
+    INSPECT,
     "data explain",
-    short_help="Tell what became of one document, step by step",
-    rich_help_panel=INSPECT,
-    epilog="Example:  llmpipe data explain http://pydoc.localhost/os.html --corpus runs/tiny/corpus",
+    ["llmpipe data explain http://pydoc.localhost/os.html --corpus runs/tiny/corpus"],
+    argument("key", str, ..., "The document's address or id."),
+    option("corpus", Path, Path("runs/tiny/corpus"), "Folder of the corpus."),
 )
-def data_explain(
-    key: Annotated[str, typer.Argument(help="The document's address or id.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of the corpus.")] = Path("runs/tiny/corpus"),
-    json: Json = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+def data_explain(console: Console, key: str, corpus: Path) -> None:
     """Tell what became of one document, step by step."""
     from llmpipe.stages.data.explain import explain
 
-    console = _console(json, verbose=verbose, debug=debug)
     lines = explain(corpus, key, console)
-    if json:
-        console.document(lines)
-        return
-    for line in lines:
-        console.out(line)
-
-
-@app.command(
-    "data train-classifier",
-    short_help="Train the fastText quality classifier that a recipe can use",
-    rich_help_panel=SET_UP,
-    epilog="Example:  llmpipe data train-classifier --good books.jsonl --bad crawl.parquet --out quality.bin",
-)
-def data_train_classifier(
-    good: Annotated[
-        list[Path], typer.Option(help="Parquet, JSONL or text of what is wanted; repeatable.")
-    ],
-    bad: Annotated[list[Path], typer.Option(help="The same of what is not; repeatable.")],
-    out: Annotated[
-        Path, typer.Option(help="File to write; the setting data.quality.model names it.")
-    ],
-    text_field: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Train the fastText quality classifier and score it on texts kept from it."""
-    import dataclasses
-
-    from llmpipe.stages.data.quality import train_classifier
-
-    console = _console(json, debug=debug)
-    result = dataclasses.asdict(train_classifier(good, bad, out, text_field=text_field))
-    if json:
-        console.document(result)
-        return
-    for name, value in result.items():
-        console.out(f"{name:<18}{value}")
+    _show(console, lines, lines)
 
 
 # ----------------------------------------------------------------------------------------------
 # Set up
 
 
-@app.command(
-    short_help="List, show and copy recipes",
-    rich_help_panel=SET_UP,
-    epilog="Examples:  llmpipe recipes    |    llmpipe recipes show tiny    |    llmpipe recipes cp tiny mine.toml",
+@command(
+    SET_UP,
+    "data train-classifier",
+    ["llmpipe data train-classifier --good books.jsonl --bad crawl.parquet --out quality.bin"],
+    option("good", list[Path], ..., "Parquet, JSONL or text of what is wanted; repeatable."),
+    option("bad", list[Path], ..., "The same of what is not; repeatable."),
+    option("out", Path, ..., "File to write; the setting data.quality.model names it."),
+    option("text_field", str, "text", "Column or key of the text."),
 )
-def recipes(
-    action: Annotated[str, typer.Argument(help="ls, show, cp or schema.")] = "ls",
-    name: Annotated[str | None, typer.Argument(help="A recipe's name or path.")] = None,
-    target: Annotated[Path | None, typer.Argument(help="For cp: the file to write.")] = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """List, show and copy recipes; print their JSON schema."""
-    from llmpipe.cli import recipes as module
-    from llmpipe.core.errors import UserError, did_you_mean
+def train_classifier(console: Console, **given: Any) -> None:
+    """Train the fastText quality classifier that a recipe can use: and score it on texts kept from it."""
+    from llmpipe.stages.data.quality import train_classifier
 
-    console = _console(json, debug=debug)
+    result = dataclasses.asdict(train_classifier(**given))
+    _show(console, result, [f"{name:<18}{value}" for name, value in result.items()])
+
+
+@command(
+    SET_UP,
+    "recipes",
+    ["llmpipe recipes", "llmpipe recipes show tiny", "llmpipe recipes cp tiny mine.toml"],
+    argument("action", str, "ls", "ls, show, cp or schema."),
+    argument("name", str, None, "A recipe's name or path."),
+    argument("target", Path, None, "For cp: the file to write."),
+)
+def recipes(console: Console, action: str, name: str | None, target: Path | None) -> None:
+    """List, show and copy recipes; print their JSON schema."""
     match action, name, target:
         case "ls", None, None:
-            module.list_recipes(console)
+            recipe_files.list_recipes(console)
         case "show", str(), None:
-            module.show_recipe(name, console)
+            recipe_files.show_recipe(name, console)
         case "cp", str(), Path():
-            module.copy_recipe(name, target, console)
+            recipe_files.copy_recipe(name, target, console)
         case "schema", None, None:
-            module.show_schema(load_schemas(), console)
+            recipe_files.show_schema(schemas(), console)
         case _:
             usage = "`ls`, `show NAME`, `cp NAME FILE` or `schema` is expected after `recipes`"
             raise UserError(usage, did_you_mean(action, ("ls", "show", "cp", "schema")))
 
 
-@app.command(short_help="Check what this machine can do", rich_help_panel=SET_UP)
-def doctor(
-    sandbox: Annotated[
-        bool,
-        typer.Option("--sandbox", help="Attack the sandbox of the python tool, and say what held."),
-    ] = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+@command(
+    SET_UP,
+    "doctor",
+    [],
+    option("sandbox", bool, False, "Attack the sandbox of the python tool, and say what held."),
+)
+def doctor(console: Console, sandbox: bool) -> None:
     """Check what this machine can do: versions, device, memory, disk, a short training run."""
     from llmpipe.cli.doctor import run_doctor, run_sandbox_doctor
 
-    (run_sandbox_doctor if sandbox else run_doctor)(_console(json, debug=debug))
+    (run_sandbox_doctor if sandbox else run_doctor)(console)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -863,74 +625,24 @@ def run_main(arguments: list[str] | None = None) -> int:
         words[:2] = [" ".join(words[:2])]
     try:
         code = app(words, standalone_mode=False)
-    except LlmpipeError as error:
-        code = _report(error, error.message, error.hint, error.exit_code)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        code = _report(error, "stopped by Ctrl-C", "run the same command again to go on", 130)
-    except OSError as error:
-        code = _report_os_error(error)
-    except Exception as error:
+    except BrokenPipeError:
+        leave_closed_pipe()
+        code = 0
+    except (Exception, KeyboardInterrupt) as error:
         if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of Typer's
             error.show()
             code = int(error.exit_code)
-        elif _is_disk_full(error):
-            code = _report_disk_full(error)
         else:
-            code = _report_bug(error)
+            code = _report(KeyboardInterrupt() if isinstance(error, typer.Abort) else error)
     code = code if isinstance(code, int) else 0
     assert code in EXIT_CODES, code
     return code
 
 
-def _report(error: BaseException, message: str, hint: str | None, code: int) -> int:
+def _report(error: BaseException) -> int:
+    message, hint, code = describe_failure(error)
     if _Session.debug:
         traceback.print_exception(error)
     if is_first_to_say(message, is_lasting=code in (2, 3, 4)):
         _Session.console.error(signature() + message, hint)
     return code
-
-
-def _report_os_error(error: OSError) -> int:
-    if _is_disk_full(error):
-        return _report_disk_full(error)
-    if isinstance(error, BrokenPipeError):  # `llmpipe show … | head`
-        # The interpreter flushes stdout when it ends; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        where = f"`{error.filename}`" if error.filename else "a file"
-        return _report(
-            error, f"cannot use {where}: {error.strerror}", "check its owner and permissions", 2
-        )
-    return _report_bug(error)
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    """Whether the disk was full, also when a library reports it in its own words."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if getattr(chain, "errno", None) in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-        ) or "No space left on device" in str(chain):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
-
-
-def _report_disk_full(error: BaseException) -> int:
-    hint = "free some space and run the same command again; finished work is kept"
-    filename = getattr(error, "filename", None)
-    where = f" (writing `{filename}`)" if filename else ""
-    return _report(error, f"the disk is full{where}", hint, 75)
-
-
-def _report_bug(error: BaseException) -> int:
-    log = Path(tempfile.gettempdir()) / f"llmpipe-crash-{os.getpid()}.log"
-    try:
-        log.write_text("".join(traceback.format_exception(error)))
-        hint = f"this is a bug in llmpipe; the traceback is in {log}"
-    except OSError:
-        hint = "this is a bug in llmpipe; --debug shows the traceback"
-    summary = str(error).split("\n", 1)[0]
-    return _report(error, f"{type(error).__name__}: {summary}", hint, 1)

@@ -15,6 +15,7 @@ from typing import Any
 import llmpipe
 from llmpipe.core.console import Console, format_bytes
 from llmpipe.core.errors import ExpectationError, InputError, UserError
+from llmpipe.core.machine import n_usable_cores
 
 PACKAGES = (
     "torch",
@@ -91,7 +92,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         except PackageNotFoundError:
             facts[package] = "missing"
             problems.append(f"the package `{package}` is not installed")
-    facts["cores"] = len(os.sched_getaffinity(0))
+    facts["cores"] = n_usable_cores()
     facts["memory"] = format_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     free = shutil.disk_usage(Path.cwd()).free
     facts["free disk"] = format_bytes(free)

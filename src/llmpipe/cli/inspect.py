@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmpipe.cli.stage_command import load_spec
 from llmpipe.core.artifact import MANIFEST, Artifact, open_artifact, verify, write_atomic
 from llmpipe.core.config import diff_values
 from llmpipe.core.console import Console, format_bytes, format_duration
@@ -45,7 +44,7 @@ def headline_of(artifact: Artifact) -> str:
     stage = artifact.manifest["stage"]
     if stage not in STAGES:
         return f"{artifact.kind}, made by `llmpipe {stage}`"
-    return load_spec(stage).headline(artifact.stats)
+    return STAGES[stage].headline(artifact.stats)
 
 
 def ls(runs: Path, console: Console) -> None:
@@ -203,7 +202,7 @@ def report_sections(artifacts: Sequence[Artifact]) -> list[Section]:
     scores = [a for a in artifacts if a.kind == "scores"]
     for artifact in [*scores, *(a for a in artifacts if a.kind != "scores")]:
         stage = artifact.manifest["stage"]
-        stage_sections = load_spec(stage).report(artifact) if stage in STAGES else []
+        stage_sections = STAGES[stage].report(artifact) if stage in STAGES else []
         for i, section in enumerate(stage_sections):
             is_folded = len(artifacts) > 1 and i >= N_OPEN_SECTIONS
             sections.append(dataclasses.replace(section, is_folded=is_folded))

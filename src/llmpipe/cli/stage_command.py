@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmpipe.cli.inspect import write_report
 from llmpipe.cli.recipes import find_recipe, looks_like_recipe
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.config import Recipe, diff_from_defaults, load_recipe
 from llmpipe.core.console import Console
 from llmpipe.core.errors import ExpectationError, InputError, UserError
+from llmpipe.core.machine import n_usable_cores
 from llmpipe.core.ranks import was_restarted
 from llmpipe.core.stage import Plan, Request, StageSpec, describe, plan_stage, run_stage
-from llmpipe.stages import STAGES
+from llmpipe.stages import STAGES, schemas
 
 DEFAULT_RECIPE = "tiny"
 RECIPE_FOR_OWN_INPUTS = "fineweb"
@@ -43,32 +44,20 @@ class Options:
     executor: str = "local"
 
 
-def load_spec(stage: str) -> StageSpec:
-    """Import a stage's spec by its name in the table."""
-    module, _, attribute = STAGES[stage].partition(":")
-    spec: StageSpec = getattr(importlib.import_module(module), attribute)
-    return spec
-
-
-def load_schemas() -> dict[str, type]:
-    """Section name -> settings dataclass, for every stage."""
-    return {stage: load_spec(stage).config for stage in STAGES}
-
-
 # ----------------------------------------------------------------------------------------------
 # One stage
 
 
 def stage_command(stage: str, options: Options, console: Console) -> None:
     """Run or plan one stage as the command line asks."""
-    spec = load_spec(stage)
+    spec = STAGES[stage]
     recipe_argument, inputs = _split_arguments(spec, options.arguments)
     overrides = list(options.set_)
     if inputs:
         quoted = ", ".join(_toml_string(path) for path in inputs)
         overrides.append(f"{stage}.inputs=[{quoted}]")
         recipe_argument = recipe_argument or RECIPE_FOR_OWN_INPUTS
-    recipe = load_recipe(find_recipe(recipe_argument or DEFAULT_RECIPE), load_schemas(), overrides)
+    recipe = load_recipe(find_recipe(recipe_argument or DEFAULT_RECIPE), schemas(), overrides)
     run_folder = options.runs / (options.name or recipe.name)
     request = _request(spec, recipe, options, options.out or run_folder / spec.folder)
     try:
@@ -124,7 +113,7 @@ def _request(spec: StageSpec, recipe: Recipe, options: Options, final: Path) -> 
         expect=expect,
         force=options.force,
         fresh=options.fresh and not was_restarted(),  # or every lost process would cost all work
-        workers=options.workers or len(os.sched_getaffinity(0)),
+        workers=options.workers or n_usable_cores(),
         device=options.device,
         sinks=options.log,
         executor=options.executor,
@@ -153,12 +142,11 @@ def _carry_out(plan: Plan, console: Console) -> Artifact | None:
 def _show_next(
     spec: StageSpec, recipe: str | None, artifact: Artifact, console: Console, is_elsewhere: bool
 ) -> None:
-    """Say the command that goes on from here; a folder of the user's own is named in it."""
-    if spec.writes == "model" and spec.folder == "sft":
-        console.info(f"next: llmpipe chat {artifact.path}")
-        return
+    """Say the commands that go on from here; a folder of the user's own is named in them."""
+    for use in spec.uses:
+        console.info(f"next: {use.format(path=artifact.path)}")
     for name in list(STAGES)[list(STAGES).index(spec.name) + 1 :]:
-        following = load_spec(name)
+        following = STAGES[name]
         for need, wanted in following.needs(following.config()).items():
             if wanted.kind == artifact.kind:
                 words = ["llmpipe", name, recipe or ""]
@@ -189,10 +177,11 @@ def run_command(options: Options, console: Console) -> None:
     if len(options.arguments) > 1:
         raise UserError(f"one recipe is expected, got {len(options.arguments)}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        hint = "torchrun --standalone --nproc-per-node 8 -m llmpipe pretrain configs/NAME.toml"
+        shared = " or ".join(f"`{name}`" for name, spec in STAGES.items() if spec.distributed)
+        hint = f"torchrun --standalone --nproc-per-node 8 -m llmpipe STAGE …, with STAGE {shared}"
         raise UserError("`run` starts each stage itself and is not run under torchrun", hint)
     argument = options.arguments[0] if options.arguments else DEFAULT_RECIPE
-    recipe = load_recipe(find_recipe(argument), load_schemas(), options.set_)
+    recipe = load_recipe(find_recipe(argument), schemas(), options.set_)
     run_folder = options.out or options.runs / (options.name or recipe.name)
     stages = [stage for stage in STAGES if stage in recipe.present]
     if not stages:
@@ -203,7 +192,7 @@ def run_command(options: Options, console: Console) -> None:
     plans: list[Plan] = []
     n_run = 0
     for stage in stages:
-        spec = load_spec(stage)
+        spec = STAGES[stage]
         request = _request(spec, recipe, options, run_folder / spec.folder)
         if options.force:
             # `run --force` replaces what was made otherwise and leaves alone what is up to date.
@@ -241,8 +230,6 @@ def _finish_run(
     n_run: int,
     console: Console,
 ) -> None:
-    from llmpipe.cli.inspect import write_report
-
     report = run_folder / "report.html"
     if n_run or not report.is_file():
         write_report(run_folder, report)
@@ -258,18 +245,17 @@ def _finish_run(
         return
     if n_run == 0:
         console.out(f"{run_folder}: everything is up to date")
-    last_stats = {stage: artifact.stats for stage, artifact in artifacts}
-    for turn in last_stats.get("eval", {}).get("conversation", []):
-        calls = "".join(f"[python: {call}] " for call in turn["tool_calls"])
-        console.out(f"you        {turn['question']}")
-        console.out(f"assistant  {calls}{turn['answer']}")
+    for stage, artifact in artifacts:
+        for line in STAGES[stage].closing(artifact.stats):
+            console.out(line)
     console.info(f"\nreport: {report}")
-    folders = {stage: artifact.path for stage, artifact in artifacts}
-    if "sft" in folders:
-        console.info(f"next:   llmpipe chat {folders['sft']}")
-    if "pretrain" in folders:
-        console.info(f"        llmpipe sample {folders['pretrain']} --prompt 'The'")
-    console.info(f"        llmpipe show {run_folder}")
+    commands = [
+        use.format(path=artifact.path)
+        for stage, artifact in reversed(artifacts)
+        for use in STAGES[stage].uses
+    ]
+    for i, line in enumerate([*commands, f"llmpipe show {run_folder}"]):
+        console.info(f"{'' if i else 'next:':<8}{line}")
 
 
 # ----------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, dataclass_transform
 
 from llmpipe.core.errors import UserError, did_you_mean
+from llmpipe.core.registry import Registry
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -29,19 +30,30 @@ KeyPath = tuple[str | int, ...]
 TOP_LEVEL_KEYS = ("name", "seed", "expect")
 
 
+@dataclass_transform(frozen_default=True)
 def schema(cls: type[T]) -> type[T]:
-    """Mark a frozen dataclass as settings: unknown keys are errors, field docstrings are its documentation."""
+    """Make a class settings, a frozen dataclass: unknown keys are errors, field docstrings are its documentation."""
     cls.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # type: ignore[attr-defined]
-    return cls
+    # One that needs other arguments of `dataclass` brings them.
+    return cls if "__dataclass_fields__" in vars(cls) else dataclass(frozen=True)(cls)
 
 
 class OneOf:
-    """Marks a union of schemas that are told apart by their `kind`: `Annotated[Muon | AdamW, OneOf()]`."""
+    """Marks a choice of schemas that are told apart by their `kind`.
+
+    They are those of a union, `Annotated[Trapezoid | Cosine, OneOf()]`, or of a table, `Annotated[OptimConfig, OneOf(OPTIMIZERS)]`.
+    """
+
+    def __init__(self, table: Registry[type] | None = None) -> None:
+        self.table = table
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic import Discriminator
 
-        return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+        if self.table is None:
+            return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+        union = Union[tuple(self.table.values())]  # type: ignore[valid-type]  # noqa: UP007
+        return handler.generate_schema(Annotated[union, Discriminator("kind")])
 
 
 class Unkeyed:
@@ -68,7 +80,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Mistake:
     """One thing wrong with a recipe."""
 
     where: str
@@ -104,7 +116,7 @@ def load_recipe(path: Path, schemas: Mapping[str, type], overrides: Sequence[str
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: this is not valid TOML: {error}") from None
     origins = {key: f"{path}:{line}" for key, line in index_lines(text).items()}
-    problems: list[Problem] = []
+    problems: list[Mistake] = []
     for override in overrides:
         _apply_override(tree, override, origins, problems)
 
@@ -112,21 +124,29 @@ def load_recipe(path: Path, schemas: Mapping[str, type], overrides: Sequence[str
     for key in tree:
         if key not in known:
             hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
-            problems.append(Problem(_origin(origins, (key,), path), key, "unknown key", hint))
+            problems.append(Mistake(_origin(origins, (key,), path), key, "unknown key", hint))
     name = tree.get("name", path.stem)
     if not isinstance(name, str) or not name or "/" in name:
         problems.append(
-            Problem(_origin(origins, ("name",), path), "name", "must be a plain name", None)
+            Mistake(_origin(origins, ("name",), path), "name", "must be a plain name", None)
         )
     seed = tree.get("seed", 1)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(
-            Problem(_origin(origins, ("seed",), path), "seed", "must be an integer of 0 or more")
+            Mistake(_origin(origins, ("seed",), path), "seed", "must be an integer of 0 or more")
         )
     expect = _flatten_expect(tree.get("expect", {}), origins, path, problems)
     sections = {}
     for section, cls in schemas.items():
-        sections[section] = _validate(section, cls, tree.get(section, {}), origins, path, problems)
+        table = tree.get(section, {})
+        sections[section] = config = _validate(section, cls, table, origins, path, problems)
+        for setting, reason in unused(config).items():
+            if setting in table:
+                where = _origin(origins, (section, setting), path)
+                hint = f"delete `{section}.{setting}`, or have it used"
+                problems.append(
+                    Mistake(where, f"{section}.{setting}", f"decides nothing: {reason}", hint)
+                )
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "\n".join(str(problem) for problem in problems)
@@ -152,14 +172,14 @@ def _read_text(path: Path) -> str:
 
 
 def _apply_override(
-    tree: dict[str, Any], override: str, origins: dict[KeyPath, str], problems: list[Problem]
+    tree: dict[str, Any], override: str, origins: dict[KeyPath, str], problems: list[Mistake]
 ) -> None:
     key, equals, raw = override.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
     where = f"--set {override}"
     if not equals or not all(keys):
         problems.append(
-            Problem(where, "", "expected `section.key=value`", "e.g. --set pretrain.steps=100")
+            Mistake(where, "", "expected `section.key=value`", "e.g. --set pretrain.steps=100")
         )
         return
     try:
@@ -170,7 +190,7 @@ def _apply_override(
     for part in keys[:-1]:
         child = node.setdefault(part, {})
         if not isinstance(child, dict):
-            problems.append(Problem(where, ".".join(keys), f"`{part}` is a value and has no keys"))
+            problems.append(Mistake(where, ".".join(keys), f"`{part}` is a value and has no keys"))
             return
         node = child
     node[keys[-1]] = value
@@ -180,7 +200,7 @@ def _apply_override(
 
 
 def _flatten_expect(
-    table: Any, origins: Mapping[KeyPath, str], path: Path, problems: list[Problem]
+    table: Any, origins: Mapping[KeyPath, str], path: Path, problems: list[Mistake]
 ) -> dict[str, float]:
     flat: dict[str, float] = {}
 
@@ -193,12 +213,12 @@ def _flatten_expect(
         where = _origin(origins, ("expect", *keys), path)
         if isinstance(node, bool) or not isinstance(node, int | float):
             problems.append(
-                Problem(where, f"expect.{name}", f"must be a number, got {json.dumps(node)}")
+                Mistake(where, f"expect.{name}", f"must be a number, got {json.dumps(node)}")
             )
         elif not name.endswith(("_min", "_max")) or "." not in name:
             hint = "e.g. pretrain.val_bpb_max = 1.8"
             problems.append(
-                Problem(where, f"expect.{name}", "must be `stage.number_min` or `_max`", hint)
+                Mistake(where, f"expect.{name}", "must be `stage.number_min` or `_max`", hint)
             )
         else:
             flat[name] = float(node)
@@ -217,12 +237,12 @@ def _validate(
     tree: Any,
     origins: Mapping[KeyPath, str],
     path: Path,
-    problems: list[Problem],
+    problems: list[Mistake],
 ) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     if not isinstance(tree, dict):
-        problems.append(Problem(_origin(origins, (section,), path), section, "must be a table"))
+        problems.append(Mistake(_origin(origins, (section,), path), section, "must be a table"))
         return None
     tree = _with_kinds(cls, tree)
     try:
@@ -233,7 +253,7 @@ def _validate(
         return None
     except UserError as error:  # raised by a dataclass that checks how its fields fit together
         where = _origin(origins, (section,), path)
-        problems.append(Problem(where, section, error.message, error.hint))
+        problems.append(Mistake(where, section, error.message, error.hint))
         return None
 
 
@@ -260,7 +280,7 @@ def _problem(
     detail: ErrorDetails,
     origins: Mapping[KeyPath, str],
     path: Path,
-) -> Problem:
+) -> Mistake:
     keys = (section, *_real_keys(detail["loc"], tree, detail["type"]))
     name = ".".join(str(key) for key in keys)
     kind = detail["type"]
@@ -283,7 +303,7 @@ def _problem(
     else:
         message = detail["msg"]
         text = f"{message[0].lower()}{message[1:]}, got {json.dumps(detail['input'], default=str)}"
-    return Problem(_origin(origins, keys, path), name, text, hint)
+    return Mistake(_origin(origins, keys, path), name, text, hint)
 
 
 def _real_keys(loc: tuple[int | str, ...], tree: Any, kind: str) -> tuple[str | int, ...]:
@@ -334,8 +354,10 @@ def schema_types(annotation: Any) -> list[type]:
 
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
-    if typing.get_origin(annotation) is typing.Annotated:
-        return schema_types(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is Annotated:
+        inner, *marks = typing.get_args(annotation)
+        table = next((m.table for m in marks if isinstance(m, OneOf) and m.table is not None), None)
+        return schema_types(inner) if table is None else list(table.values())
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         return [cls for arg in typing.get_args(annotation) for cls in schema_types(arg)]
     return []
@@ -454,12 +476,25 @@ def load_settings(cls: type[T], values: Mapping[str, Any]) -> T:
     return TypeAdapter(cls).validate_json(json.dumps(_with_kinds(cls, values)), strict=True)
 
 
+def unused(config: Any) -> Mapping[str, str]:
+    """Return the settings that decide nothing as the others stand, with the reason of each.
+
+    Which these are is told by a method `unused` of the settings, where they have one.
+    """
+    reasons: Mapping[str, str] = config.unused() if hasattr(config, "unused") else {}
+    return reasons
+
+
 def keyed(config: Any) -> dict[str, Any]:
-    """Return what `resolved` does, without the settings that are marked `Unkeyed`."""
+    """Return what `resolved` does, without the settings that are `unused` or marked `Unkeyed`: what decides the result."""
     import typing
 
     tree = resolved(config)
+    for name in unused(config):
+        del tree[name]
     for name, annotation in field_types(type(config)).items():
+        if name not in tree:
+            continue
         value = getattr(config, name)
         if any(isinstance(mark, Unkeyed) for mark in typing.get_args(annotation)[1:]):
             del tree[name]

@@ -17,8 +17,9 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from llmpipe.core.errors import LlmpipeError, Stopped, UserError
-from llmpipe.core.meeting import agree_on_name
+from llmpipe.core.machine import n_usable_cores
 from llmpipe.core.ranks import Ranks, current_ranks
+from llmpipe.core.rendezvous import agree_on_name
 from llmpipe.core.stop import StopFlag
 
 T = TypeVar("T")
@@ -150,13 +151,8 @@ def keep_freed_memory() -> None:
         set_option(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def n_usable_cores() -> int:
-    """Count the cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextlib.contextmanager
-def runtime(
+def open_runtime(
     device: str,
     is_exact: bool = False,
     timeout_s: float = PEER_TIMEOUT_S,

@@ -4,7 +4,9 @@ HTML parsers hang and crash on hostile pages, and nothing inside a process can s
 0.5 s fired after 5.6 s inside lxml). So every record runs under a CPU timer whose signal ends the worker, an
 address-space limit, and a wall limit that the parent watches through a shared journal of the record in hand.
 A record that ends its worker is tried once more; the second time it is set aside with the reason, and the
-unit goes on behind it. Workers are forked by a process that has loaded the job (see `nursery.py`).
+unit goes on behind it. Workers are forked by a process that has loaded the job (see `fork_server.py`).
+
+Work on input that is clean already (`CLEAN_INPUT`) needs none of this: there a worker that ends twice in one unit ends the run, which says where.
 """
 
 from __future__ import annotations
@@ -16,16 +18,27 @@ import os
 import resource
 import signal
 import struct
+import tempfile
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from llmpipe.core.nursery import Nursery
-from llmpipe.core.units import Job, RunUnit, Unit, read_aside, set_aside, unit_folder, write_commit
+from llmpipe.core.errors import LlmpipeError
+from llmpipe.core.fork_server import EXIT_ORPHAN, ForkServer, is_orphan
+from llmpipe.core.units import (
+    InPlace,
+    Job,
+    RunUnit,
+    Unit,
+    read_aside,
+    run_one,
+    set_aside,
+    unit_folder,
+)
 
 _MAX_TRIES = 2
 _MAX_STARTS = 3
@@ -33,7 +46,6 @@ _MAX_STARTS = 3
 _START_S = 300.0
 """A worker that has not begun by then (a hung network folder, a model that never loads) is ended and counts as dead."""
 _EXIT_MEMORY = 83
-_EXIT_ORPHAN = 84
 _OPENING = -1
 """In the journal: the worker has not begun its unit."""
 _POLL_S = 0.2
@@ -42,12 +54,18 @@ _LEAVE_S = 2.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What one record may cost."""
+    """What one record may cost, and what becomes of one that costs more. None is no limit."""
 
-    cpu_s: float
+    cpu_s: float | None
     wall_s: float
-    memory_bytes: int
+    memory_bytes: int | None
     """Address space beyond what the worker has when its job is open."""
+    sets_aside: bool = True
+    """Whether a record that ends its worker twice is set aside; otherwise it ends the run."""
+
+
+CLEAN_INPUT = Limits(cpu_s=None, wall_s=600.0, memory_bytes=None, sets_aside=False)
+"""For input that this package wrote or a person answers for, of which nothing may be missing."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +83,9 @@ class Journal:
         "<qdq"
     )  # record, monotonic start (0: between records), records finished
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            path.write_bytes(bytes(self._FORMAT.size))
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), self._FORMAT.size)
+    def __init__(self, file: int) -> None:
+        os.ftruncate(file, self._FORMAT.size)
+        self._map = mmap.mmap(file, self._FORMAT.size)
 
     def write(self, i_record: int, started: float, n_finished: int) -> None:
         """Note the state."""
@@ -95,17 +111,17 @@ class RecordWatch:
         self.gives_up_at = min(ends) if ends else None
         self._i_record = 0
         self._n_finished = 0
-        journal.write(0, 0.0, 0)
 
     def start(self, i_record: int) -> str | None:
         """Begin a record: its CPU timer runs from here."""
-        if os.getppid() != self._parent:
-            os._exit(_EXIT_ORPHAN)
+        if is_orphan(self._parent):
+            os._exit(EXIT_ORPHAN)
         self._i_record = i_record
         self._journal.write(i_record, time.monotonic(), self._n_finished)
         if i_record in self._aside:
             return self._aside[i_record]
-        signal.setitimer(signal.ITIMER_PROF, self._limits.cpu_s)
+        if self._limits.cpu_s is not None:
+            signal.setitimer(signal.ITIMER_PROF, self._limits.cpu_s)
         return None
 
     def finish(self) -> None:
@@ -119,36 +135,43 @@ class RecordWatch:
 # In the worker
 
 
-@dataclass(frozen=True)
-class _Place:
-    """What a worker is told."""
-
-    folder: Path
-    limits: Limits
-    journal: Path
-
-
 def _work(
-    run_unit: RunUnit, parent: int, tasks: Connection, results: Connection, place: _Place
+    run_unit: RunUnit, parent: int, files: Sequence[int], folder: Path, limits: Limits
 ) -> None:
     """Run units until the pipe of tasks is closed."""
+    tasks, results, journal = Connection(files[0]), Connection(files[1]), Journal(files[2])
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+
+    def make_watch(place: Path) -> RecordWatch:
+        return RecordWatch(journal, limits, parent, read_aside(place))
+
     try:
-        _limit_memory(place.limits.memory_bytes)
-        while True:
-            unit = tasks.recv()
-            folder = unit_folder(place.folder, unit)
-            folder.mkdir(parents=True, exist_ok=True)
-            watch = RecordWatch(Journal(place.journal), place.limits, parent, read_aside(folder))
-            write_commit(folder, run_unit(unit, folder, watch))
+        if limits.memory_bytes is not None:
+            _limit_memory(limits.memory_bytes)
+        while (unit := _next_unit(tasks)) is not None:
+            journal.write(0, 0.0, 0)
+            run_one(run_unit, unit, folder, make_watch)
             results.send(None)
-    except EOFError:
-        return
     except MemoryError:
         os._exit(_EXIT_MEMORY)
+    except LlmpipeError as error:
+        results.send(error)
+        raise SystemExit(1) from None
+    except OSError as error:
+        # The number tells the parent of a full disk, after which a run is not lost.
+        results.send(OSError(error.errno, traceback.format_exc()))
+        raise SystemExit(1) from None
     except BaseException:
         results.send(traceback.format_exc())
         raise SystemExit(1) from None
+
+
+def _next_unit(tasks: Connection) -> Unit | None:
+    try:
+        unit: Unit = tasks.recv()
+    except EOFError:
+        return None
+    return unit
 
 
 def _limit_memory(n_bytes: int) -> None:
@@ -168,19 +191,20 @@ def _limit_memory(n_bytes: int) -> None:
 class _Worker:
     """A worker process as its parent sees it."""
 
-    def __init__(self, nursery: Nursery, slot: int, place: _Place) -> None:
+    def __init__(self, fork_server: ForkServer, slot: int, folder: Path, limits: Limits) -> None:
         their_tasks, self.tasks = multiprocessing.Pipe(duplex=False)
         self.results, their_results = multiprocessing.Pipe(duplex=False)
-        self.journal = Journal(place.journal)
-        self.journal.write(_OPENING, 0.0, 0)
         self.unit: Unit | None = None
         self.was_too_slow = False
         self.started = time.monotonic()
-        self.nursery = nursery
+        self.fork_server = fork_server
         self._slot = slot
-        nursery.fork(slot, their_tasks, their_results, place)
-        their_tasks.close()
-        their_results.close()
+        with tempfile.TemporaryFile() as file, their_tasks, their_results:
+            # A file without a name: no process but these two can reach it, of this run or of another.
+            self.journal = Journal(file.fileno())
+            self.journal.write(_OPENING, 0.0, 0)
+            files = (their_tasks.fileno(), their_results.fileno(), file.fileno())
+            fork_server.fork(slot, files, folder, limits)
 
     def give(self, unit: Unit) -> None:
         self.unit = unit
@@ -190,18 +214,18 @@ class _Worker:
             self.tasks.send(unit)
 
     def kill(self) -> None:
-        """Kill it for being too slow; if it has not even begun, it is the nursery that hangs."""
+        """Kill it for being too slow; if it has not even begun, it is the fork server that hangs."""
         self.was_too_slow = True
         if self.journal.read()[0] == _OPENING:
-            self.nursery.kill_itself()
+            self.fork_server.kill_itself()
         else:
-            self.nursery.kill(self._slot)
+            self.fork_server.kill(self._slot)
 
     def end(self) -> int | None:
         """Let an idle or dead process leave by itself, kill a busy one; returns the exit code."""
         self.tasks.close()
         is_busy = self.unit is not None and not self.results.poll()
-        code = self.nursery.reap(self._slot, 0.0 if is_busy else _LEAVE_S)
+        code = self.fork_server.reap(self._slot, 0.0 if is_busy else _LEAVE_S)
         self.results.close()
         return code
 
@@ -222,7 +246,6 @@ class LocalProcesses:
         n_workers: how many at a time; has no influence on what they write.
         limits: what one record may cost.
         on_progress: called several times a second.
-        journal: added to the names of the journals, where several of these share a folder.
         should_stop: when true, workers are killed and `run` returns early; commits and segments stay.
     """
 
@@ -232,24 +255,31 @@ class LocalProcesses:
         limits: Limits,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
-        journal: str = "",
     ) -> None:
         self._n_workers = n_workers
-        self._journal = journal
         self._limits = limits
         self._on_progress = on_progress
         self._should_stop = should_stop
 
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:
-        """Run all units; see `Executor`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Run all units; see `Executor`.
+
+        Raises:
+            LlmpipeError: what a unit raised, or a worker ended and no record may be set aside for it.
+            RuntimeError: the job has a bug, or its workers do not start.
+        """
+        slots = range(min(self._n_workers, len(units)))
+        if len(slots) == 1 and not self._limits.sets_aside:
+            # Nothing to do side by side and nothing to guard against: a process of its own would only cost its start.
+            here = InPlace(lambda n: self._on_progress(Progress(n, 0)), self._should_stop)
+            here.run(job, units, folder)
+            return
         queue = deque(units)
         deaths: Counter[tuple[str, int]] = Counter()
         self._n_failed_starts = 0
         n_units = n_records = 0
-        slots = range(min(self._n_workers, len(units)))
-        nursery = Nursery(job, _work)
-        workers = {i: self._start(nursery, folder, i) for i in slots}
+        fork_server = ForkServer(job, _work)
+        workers = {i: _Worker(fork_server, i, folder, self._limits) for i in slots}
         try:
             while queue or any(worker.unit for worker in workers.values()):
                 for worker in workers.values():
@@ -269,10 +299,10 @@ class LocalProcesses:
                     n_records += finished
                     del workers[i]
                     self._note_death(worker, unit, folder, deaths)
-                    if not nursery.is_alive:
-                        nursery.end()
-                        nursery = Nursery(job, _work)
-                    workers[i] = self._start(nursery, folder, i)
+                    if not fork_server.is_alive:
+                        fork_server.end()
+                        fork_server = ForkServer(job, _work)
+                    workers[i] = _Worker(fork_server, i, folder, self._limits)
                     workers[i].give(unit)
                 self._kill_slow(workers.values())
                 running = sum(
@@ -284,11 +314,7 @@ class LocalProcesses:
         finally:
             for worker in workers.values():
                 worker.end()
-            nursery.end()
-
-    def _start(self, nursery: Nursery, folder: Path, slot: int) -> _Worker:
-        journal = folder / f".journal{self._journal}-{slot}"
-        return _Worker(nursery, slot, _Place(folder, self._limits, journal))
+            fork_server.end()
 
     def _kill_slow(self, workers: Iterable[_Worker]) -> None:
         for worker in workers:
@@ -318,21 +344,45 @@ class LocalProcesses:
         self._n_failed_starts = 0
         # Between records the worker was reading the next one: setting that aside needs a mark of its own.
         mark = i_record if started else -1 - i_record
+        if not self._limits.sets_aside:
+            mark = 0  # wherever in the unit it was
         deaths[unit.id, mark] += 1
-        if deaths[unit.id, mark] >= _MAX_TRIES:
-            set_aside(unit_folder(folder, unit), mark, cause)
+        if deaths[unit.id, mark] < _MAX_TRIES:
+            return
+        if not self._limits.sets_aside or mark in read_aside(unit_folder(folder, unit)):
+            raise _worker_ended(unit, cause, code, i_record, self._limits)
+        set_aside(unit_folder(folder, unit), mark, cause)
+
+
+def _worker_ended(
+    unit: Unit, cause: str, code: int | None, i_record: int, limits: Limits
+) -> LlmpipeError:
+    what = {
+        "wall_limit": f"it did not get any further for {limits.wall_s:g} s",
+        "killed": "something killed it: most likely the system, for lack of memory",
+        "memory_limit": "there was no memory left",
+    }.get(cause, f"{cause}, exit code {code}")
+    hint = "run the same command again; finished units are kept"
+    if cause in ("killed", "memory_limit"):
+        hint = "run the same command again with fewer `--workers`; finished units are kept"
+    return LlmpipeError(
+        f"a worker process ended twice in `{unit.name}`, near record {i_record:,}: {what}", hint
+    )
 
 
 def _finished(worker: _Worker) -> bool:
     """Take a worker's message: True if the unit is done, False if the worker died.
 
     Raises:
+        LlmpipeError, OSError: what the unit raised.
         RuntimeError: the job has a bug; the message is the worker's traceback.
     """
     try:
         message = worker.results.recv()
     except (EOFError, OSError):
         return False
+    if isinstance(message, Exception):
+        raise message
     if message is not None:
         raise RuntimeError(
             f"a worker failed on `{worker.unit.name if worker.unit else '?'}`:\n{message}"

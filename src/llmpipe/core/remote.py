@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from llmpipe.core.errors import InputError
@@ -46,6 +49,89 @@ def open_filesystem(url: str) -> tuple[Any, str]:
             "http, https, s3 and what else fsspec knows",
         ) from None
     return filesystem, path
+
+
+@contextlib.contextmanager
+def local_copy(name: str, folder: Path) -> Iterator[Path]:
+    """Yield a local path for a file or an address: a download is deleted after reading.
+
+    Raises:
+        InputError: the file is not there, may not be read, or the download failed five times.
+    """
+    if "://" not in name:
+        yield Path(name)
+        return
+    target = folder / ".download"
+    try:
+        filesystem, path = open_filesystem(name)
+        patiently(name, lambda: filesystem.get_file(path, str(target)))
+        yield target
+    finally:
+        target.unlink(missing_ok=True)
+
+
+class RemoteFile(io.RawIOBase):
+    """A file at an address, read where it lies; a connection that breaks is opened again at the same place.
+
+    Raises:
+        InputError: the file is not there, may not be read, or one read failed five times.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._filesystem, self._path = open_filesystem(url)
+        self._position = 0
+        self._file: Any = patiently(url, self._open)
+        self._size: int | None = self._file.size  # unknown where a server only sends files whole
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether the server sends parts of files."""
+        return self._size is not None
+
+    def tell(self) -> int:
+        """Return the position, in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to another position; the next read asks for it."""
+        if whence == io.SEEK_END and self._size is None:
+            raise io.UnsupportedOperation(f"the size of `{self._url}` is not known")
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = (base or 0) + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as the file goes."""
+        data = patiently(self._url, lambda: self._read(len(buffer)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._file is not None and not self.closed:
+            self._file.close()
+        super().close()
+
+    def _open(self) -> Any:
+        return self._filesystem.open(self._path, "rb")
+
+    def _read(self, n: int) -> bytes:
+        try:
+            self._file = self._file or self._open()
+            if self.seekable():
+                self._file.seek(self._position)
+            while (missing := self._position - self._file.tell()) > 0:
+                if not self._file.read(min(missing, 1 << 20)):
+                    break
+            return bytes(self._file.read(n))
+        except Exception:
+            self._file = None
+            raise
 
 
 def patiently(url: str, request: Callable[[], T], waits_s: Sequence[float] = WAITS_S) -> T:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 
 Cell = str | int | float
 
@@ -214,6 +215,24 @@ def _md_block(block: Block) -> str:
 
 # ------------------------------------------------------------------------------------------- HTML
 
+_N_COLORS = 6
+
+# The page forbids itself to load anything, so that a hole in the escaping could not do harm.
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
 
 def to_html(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
     """Render a report as one HTML page that needs no other file, no script and no network."""
@@ -234,7 +253,8 @@ def to_html(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
             blocks = [heading, *blocks]
         body += [f'<section id="s{i}">', *blocks, "</section>"]
     body.append("</main>")
-    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(body))
+    style = (files("llmpipe") / "resources" / "report" / "style.css").read_text(encoding="utf-8")
+    return _PAGE.format(title=escape(title), style=style, body="\n".join(body))
 
 
 def _html_block(block: Block) -> str:
@@ -339,108 +359,3 @@ def _html_plot(plot: LinePlot) -> str:
         f'aria-label="{description}">{"".join(drawing)}</svg>'
         f'{"".join(labels)}</div><i class="below">{escape(plot.x_label)}</i></div></figure>'
     )
-
-
-_N_COLORS = 6
-
-# The page forbids itself to load anything, so that a hole in the escaping could not do harm.
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-# Series differ in dash as well as in color, for print and for eyes that see few colors.
-_STYLE = """
-:root { color-scheme: light dark;
-  --page: #fff; --ink: #1b1f24; --soft: #5c6570; --line: #e2e5e9; --panel: #f6f7f9; --user: #e8effc;
-  --c0: #2458c6; --c1: #c2570c; --c2: #0f7f6b; --c3: #9333b8; --c4: #b4273f; --c5: #6b7280; }
-@media (prefers-color-scheme: dark) { :root {
-  --page: #14171a; --ink: #e4e7ea; --soft: #98a1ab; --line: #2c3238; --panel: #1c2125; --user: #1f3050;
-  --c0: #7ba4f7; --c1: #f2a065; --c2: #4cc3ab; --c3: #cf92ea; --c4: #f28a9b; --c5: #a3abb5; } }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
-body { margin: 0 auto; max-width: 47rem; padding: 4rem 1.5rem 6rem; background: var(--page);
-  color: var(--ink); font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { margin: 0; font-size: 2rem; line-height: 1.2; font-weight: 650; letter-spacing: -.02em; }
-header p { margin: .5rem 0 0; color: var(--soft); }
-nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin-top: 1.75rem; padding: .75rem 0;
-  border-block: 1px solid var(--line); font-size: .875rem; }
-nav a { color: var(--soft); text-decoration: none; }
-nav a:hover, nav a:focus-visible { color: var(--c0); text-decoration: underline; }
-section { margin-top: 3.5rem; }
-section:has(> details) { margin-top: 1.25rem; }
-summary { cursor: pointer; } summary h2 { display: inline; }
-h2 { margin: 0 0 1rem; font-size: 1.25rem; line-height: 1.3; font-weight: 650;
-  letter-spacing: -.01em; }
-p { margin: 0 0 1rem; max-width: 40rem; overflow-wrap: anywhere; }
-code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: .8125rem; }
-code { padding: .1em .3em; border-radius: 4px; background: var(--panel); }
-figure { margin: 1.75rem 0; }
-figcaption { margin-bottom: .625rem; font-size: .875rem; font-weight: 600; }
-pre { margin: 0; padding: 1rem 1.125rem; border-radius: 8px; background: var(--panel);
-  line-height: 1.55; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 22rem; overflow-y: auto; }
-.table { margin: 1.75rem 0; overflow-x: auto; }
-table { width: 100%; border-collapse: collapse; font-size: .875rem; line-height: 1.45;
-  font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 500; text-align: left; vertical-align: bottom; }
-th, td { padding: .5rem 1.5rem .5rem 0; border-bottom: 1px solid var(--line); }
-td { vertical-align: top; min-width: 6.5rem; overflow-wrap: anywhere; }
-th:last-child, td:last-child { padding-right: 0; }
-.n { min-width: 0; text-align: right; white-space: nowrap; }
-.bars { display: grid; grid-template-columns: fit-content(45%) 1fr auto; gap: .375rem 1rem;
-  align-items: center; font-size: .875rem; font-variant-numeric: tabular-nums; }
-.bars div { display: contents; }
-.bars span { overflow-wrap: anywhere; line-height: 1.35; }
-.bars svg { width: 100%; height: .625rem; }
-.bars rect { fill: var(--c0); rx: 2px; }
-.bars b { font-weight: 400; color: var(--soft); text-align: right; }
-.plot { font-size: .75rem; color: var(--soft); font-variant-numeric: tabular-nums; }
-.plot i { font-style: normal; }
-.top { display: flex; flex-wrap: wrap; justify-content: space-between; gap: .25rem 1.5rem; }
-.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; color: var(--ink); }
-.legend svg { width: 24px; height: 12px; margin-right: .4rem; vertical-align: -2px; }
-.frame { position: relative; height: 16rem; margin: .9rem 1.125rem 1.75rem 3.25rem; }
-.small { height: 7rem; }
-.frame svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
-.frame span { position: absolute; white-space: nowrap; line-height: 1; }
-.frame .y { right: 100%; margin-right: .625rem; transform: translateY(-50%); }
-.frame .x { top: 100%; margin-top: .625rem; transform: translateX(-50%); }
-.below { display: block; text-align: right; margin-right: 1.125rem; }
-.plot path { fill: none; stroke-width: 1.75; stroke-linejoin: round; stroke-linecap: round;
-  vector-effect: non-scaling-stroke; }
-.plot .grid { stroke: var(--line); stroke-width: 1; }
-.plot .dot { stroke-width: 7; stroke-dasharray: none; }
-.c0 { stroke: var(--c0); }
-.c1 { stroke: var(--c1); stroke-dasharray: 6 4; }
-.c2 { stroke: var(--c2); stroke-dasharray: 1.5 4; }
-.c3 { stroke: var(--c3); stroke-dasharray: 10 4 2 4; }
-.c4 { stroke: var(--c4); stroke-dasharray: 12 5; }
-.c5 { stroke: var(--c5); stroke-dasharray: 3 3; }
-.empty { color: var(--soft); font-size: .875rem; }
-.chat { margin: 1.75rem 0; padding: 0; list-style: none; }
-.chat li { max-width: 85%; width: fit-content; margin: 0 0 1rem; }
-.chat .user { margin-left: auto; }
-.chat span { display: block; margin: 0 0 .25rem .125rem; font-size: .75rem; color: var(--soft); }
-.chat .user span { text-align: right; margin: 0 .125rem .25rem 0; }
-.chat div { padding: .5rem .875rem; border-radius: 4px 14px 14px 14px; background: var(--panel);
-  white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; }
-.chat .user div { border-radius: 14px 4px 14px 14px; background: var(--user); }
-@media (max-width: 34rem) { body { padding: 2rem 1.125rem 4rem; } h1 { font-size: 1.625rem; }
-  section { margin-top: 2.75rem; } .frame { height: 13rem; } }
-@media print { :root { --page: #fff; --ink: #000; --soft: #444; --line: #ccc; --panel: #fff;
-    --user: #fff; --c0: #2458c6; --c1: #c2570c; --c2: #0f7f6b; --c3: #9333b8; --c4: #b4273f;
-    --c5: #6b7280; }
-  body { max-width: none; padding: 0; font-size: 10.5pt; } nav { display: none; }
-  section { margin-top: 2rem; } h2, figcaption { break-after: avoid; }
-  figure, tr, .chat li { break-inside: avoid; } pre, .chat div { border: 1px solid var(--line); } }
-"""

@@ -36,6 +36,7 @@ from llmpipe.core.artifact import (
 from llmpipe.core.config import diff_from_defaults, diff_values, digest, keyed, resolved
 from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, UserError, did_you_mean
+from llmpipe.core.machine import n_usable_cores
 from llmpipe.core.metrics import Metrics, make_sinks
 from llmpipe.core.ranks import current_ranks, stop_with_launcher
 from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
@@ -110,6 +111,10 @@ def _names_no_files(config: Any) -> Sequence[str]:
     return ()
 
 
+def _says_nothing(stats: Mapping[str, Any]) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class StageSpec:
     """One stage of the pipeline."""
@@ -128,12 +133,20 @@ class StageSpec:
     report: Callable[[Artifact], list[Section]]
     needs: Callable[[Any], dict[str, Need]] = _needs_nothing
     files: Callable[[Any], Sequence[str]] = _names_no_files
+    files_key: Callable[[Any, Sequence[SourceFile]], Any] | None = None
+    """What of `files` decides the result, where it is not their names: of the data stage's inputs only the contents are, so
+    a file that was renamed is the same input. Names stay in the key where they count: `tokenize` reads its files in their
+    order and `sft` mixes them by share, both by path, and `pretrain` names what it measures after a file."""
     plan: Callable[[Any, Inputs], dict[str, str]] | None = None
     plan_ahead: Callable[[Any, Mapping[str, Any]], dict[str, str] | None] | None = None
     """What can be planned while inputs are missing, from the settings of all stages of the recipe."""
     examples: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     """Settings that are options of the command too: `--depth 12` is `--set pretrain.depth=12`."""
+    uses: tuple[str, ...] = ()
+    """Commands that use what it writes, for `next: …`; `{path}` in them stands for that."""
+    closing: Callable[[Mapping[str, Any]], Sequence[str]] = _says_nothing
+    """Numbers of the artifact -> lines that a whole run ends with, such as a conversation with what it made."""
     distributed: bool = False
 
 
@@ -218,7 +231,7 @@ def plan_stage(request: Request) -> Plan:
     spec = request.spec
     inputs = Inputs(_resolve_artifacts(request), fingerprint_files(spec.files(request.config)))
     identity = _identity(request, inputs)
-    key = digest(identity)
+    key = _key(request, inputs, identity)
     if (request.final / MANIFEST).is_file():
         manifest = open_artifact(request.final).manifest
         if manifest["key"] == key and not request.force:
@@ -308,7 +321,7 @@ def _fingerprint_remote(name: str) -> SourceFile:
 
 
 def _identity(request: Request, inputs: Inputs) -> dict[str, Any]:
-    """Everything that decides what comes out: two requests of equal identity give equal artifacts."""
+    """Everything that decides what comes out, worded for people: files with their names."""
     return {
         "schema": SCHEMA,
         "stage": request.spec.name,
@@ -318,6 +331,13 @@ def _identity(request: Request, inputs: Inputs) -> dict[str, Any]:
         "inputs": {name: artifact.id for name, artifact in inputs.items()},
         "files": {file.path: file.fingerprint for file in inputs.files},
     }
+
+
+def _key(request: Request, inputs: Inputs, identity: dict[str, Any]) -> str:
+    """Return the hash of what decides what comes out: two requests of equal key give equal artifacts."""
+    if request.spec.files_key is not None:
+        identity = {**identity, "files": request.spec.files_key(request.config, inputs.files)}
+    return digest(identity)
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -351,7 +371,7 @@ def run_stage(plan: Plan, console: Console) -> Artifact:
         )
     stop_with_launcher()
     if ranks.rank > 0:
-        return _run_helper_rank(plan)
+        return _run_other_rank(plan)
 
     _make_folder(request.final.parent)
     lock = FileLock(request.final.parent / f".{request.final.name}.lock", mode=0o666)
@@ -481,8 +501,8 @@ def _manifest(
     }
 
 
-def _run_helper_rank(plan: Plan) -> Artifact:
-    """Take part in a distributed run: rank 0 has the lock, writes, and publishes."""
+def _run_other_rank(plan: Plan) -> Artifact:
+    """Take part in a distributed run as a rank other than 0, which has the lock, writes, and publishes."""
     request = plan.request
     stop = StopFlag()
     metrics = Metrics(request.partial / "metrics.jsonl", enabled=False)
@@ -566,7 +586,7 @@ def environment(device: str, world_size: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "platform": f"{platform.system().lower()}-{platform.machine()}",
-        "cores": os.cpu_count(),
+        "cores": n_usable_cores(),
         "device": device,
         "world_size": world_size,
     }

@@ -2,11 +2,20 @@
 
     units/3f2a…/segment-00000.parquet   files a job writes for one unit, each atomically
     units/3f2a…/aside.json              records that ended a worker twice, with the reason
+    units/3f2a…/.lock                   held by the process that is at work on the unit
     units/3f2a…/done.json               written last: the unit's files with their hashes
 
-A unit is done if and only if its commit record is there and its files are what the record says. A unit's id
-comes from the content of its input, so an interrupted run finds its own work again, in any order and with any
-number of workers. An executor (see `executors.py`) only says where units run.
+A crawl or a corpus takes hours to days of work, and machines are lost, jobs run into their time limit, people press Ctrl-C.
+So the input is cut into *units*: pieces small enough that doing one again costs minutes at most, and independent of each
+other, so that any process on any machine may do any of them. How the input is cut depends on the input and the settings
+alone, never on the number of workers; that is why the result does not depend on it either.
+
+A *commit* is the moment when a unit counts as done: one rename, which a file system does whole or not at all, puts `done.json`
+in place after all the unit's files. A unit is done if and only if that record is there and the files are what it says;
+whatever else lies in the folder is left over from an attempt that was killed. Databases commit a transaction in the same way.
+
+A *job* is what is done to each unit, and an *executor* (see `executors.py` and `cluster.py`) decides where: in this
+process, in worker processes, on a cluster. A unit's id comes from what is in it, so an interrupted run finds its own work again.
 """
 
 from __future__ import annotations
@@ -18,10 +27,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 from llmpipe.core.artifact import hash_file, write_atomic
+from llmpipe.core.errors import LlmpipeError
 
 DONE = "done.json"
 ASIDE = "aside.json"
+_LOCK = ".lock"
+_PATIENCE_S = 600.0
+"""How long a unit's lock is waited for: whoever holds it is alive, and needs no longer for a unit in all likelihood."""
+FILES = "files"
+"""Key of a job's record under which it may give the hashes of files it has written, which are not computed again then."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +110,27 @@ class _NoWatch:
         pass
 
 
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
 class InPlace:
     """Runs units in this process, one after the other, without limits: for small work and for tests."""
+
+    on_progress: Callable[[int], None] | None = None
+    """Gets the number of units done, after each."""
+    should_stop: Callable[[], bool] = _never
 
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:
         """Run all units; see `Executor`."""
         run_unit = job.open()
-        for unit in units:
-            place = unit_folder(folder, unit)
-            place.mkdir(parents=True, exist_ok=True)
-            write_commit(place, run_unit(unit, place, _NoWatch()))
+        for i, unit in enumerate(units, 1):
+            run_one(run_unit, unit, folder, lambda place: _NoWatch())
+            if self.on_progress is not None:
+                self.on_progress(i)
+            if self.should_stop():
+                return
 
 
 @dataclass(frozen=True)
@@ -123,19 +151,53 @@ def unit_folder(folder: Path, unit: Unit) -> Path:
     return folder / unit.id
 
 
+def run_one(
+    run_unit: RunUnit, unit: Unit, folder: Path, make_watch: Callable[[Path], Watch]
+) -> None:
+    """Run one unit in this process and commit it: what every executor comes down to.
+
+    The unit is locked meanwhile. A run that was killed may leave a worker that does not die at once (the disk it waits for
+    hangs, its machine is cut off, the system knows no parent-death signal), and two processes in one folder would spoil each
+    other's files. The kernel frees the lock when its holder ends, however it ends; what the other one has
+    committed by then is taken over.
+
+    Raises:
+        LlmpipeError: another process holds the unit and does not end.
+    """
+    place = unit_folder(folder, unit)
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place / _LOCK, timeout=_PATIENCE_S, mode=0o666):
+            if not is_done(folder, unit):
+                write_commit(place, run_unit(unit, place, make_watch(place)))
+    except Timeout:
+        raise LlmpipeError(
+            f"another process has been at work on `{unit.name}` for {_PATIENCE_S:.0f} s, most likely one that an earlier run left",
+            f"`fuser {place / _LOCK}` names it; end it with `kill -9`, and run the same command again",
+        ) from None
+
+
 def write_commit(folder: Path, record: Mapping[str, Any]) -> None:
     """Declare the unit in `folder` done, with the hashes of its files."""
+    known = record.get(FILES, {})
     names = sorted(path.name for path in folder.iterdir() if _is_content(path))
-    files = {name: hash_file(folder / name) for name in names}
+    files = {name: known.get(name) or hash_file(folder / name) for name in names}
+    record = {key: value for key, value in record.items() if key != FILES}
     write_atomic(folder / DONE, json.dumps({"files": files, "record": record}, sort_keys=True))
 
 
-def read_commit(folder: Path, unit: Unit) -> Commit | None:
-    """Return the commit record of a unit; None if it is not done or a file differs from the record."""
+def is_done(folder: Path, unit: Unit) -> bool:
+    """Tell whether a unit has a commit record, without a look at its files."""
+    return (unit_folder(folder, unit) / DONE).is_file()
+
+
+def read_commit(folder: Path, unit: Unit, verify: bool = True) -> Commit | None:
+    """Return the commit record of a unit; None if it is not done or, with `verify`, a file differs from the record."""
     place = unit_folder(folder, unit)
     try:
         done = json.loads((place / DONE).read_text(encoding="utf-8"))
-        intact = all(hash_file(place / name) == sha for name, sha in done["files"].items())
+        hashes = done["files"].items() if verify else ()
+        intact = all(hash_file(place / name) == sha for name, sha in hashes)
     except (FileNotFoundError, ValueError, KeyError):
         return None
     return Commit(unit, place, done["record"]) if intact else None
@@ -167,11 +229,12 @@ def run_units(job: Job, units: Iterable[Unit], folder: Path, executor: Executor)
     pending = [unit for unit in wanted if commits[unit.id] is None]
     for unit in pending:
         # What the record calls done and is not as it says has been damaged: no file of it is to be trusted.
-        if (unit_folder(folder, unit) / DONE).exists():
+        if is_done(folder, unit):
             shutil.rmtree(unit_folder(folder, unit))
     if pending:
         executor.run(job, pending, folder)
-        commits |= {unit.id: read_commit(folder, unit) for unit in pending}
+        # Hashed a moment ago by whoever wrote them.
+        commits |= {unit.id: read_commit(folder, unit, verify=False) for unit in pending}
     done = [commit for commit in commits.values() if commit is not None]
     assert len(done) == len(wanted), "an executor returned before all units were done"
     return done

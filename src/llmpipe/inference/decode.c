@@ -75,6 +75,7 @@ typedef struct {
 // ----------------------------------------------------------------------------------------------
 // Numbers
 
+// 16 numbers of whatever kind, as float32.
 INLINE vec load(const void *at, int64_t i, int kind) {
   if (kind == FLOAT32) return *(const vec_at *)((const float *)at + i);
   if (kind == BFLOAT16) {
@@ -96,6 +97,9 @@ INLINE float load_one(const void *at, int64_t i, int kind) {
   memcpy(&number, &bits, sizeof number);
   return number;
 }
+
+// bfloat16 is the upper half of a float32: the same exponent, and 8 bits of precision in place of 24. So turning it
+// back is a shift by 16 bits, and zeros are the rest of the number.
 
 // The numbers from `i` to `n`, fewer than a vector holds, and zeros.
 static __attribute__((noinline)) vec load_end(const void *at, int64_t i, int64_t n, int kind) {
@@ -144,6 +148,15 @@ INLINE vec vexp(vec x) {
 
 // ----------------------------------------------------------------------------------------------
 // Matrices
+//
+// y = W x is a dot product for each row of W. For one token each weight is read once and used once, so no arithmetic can
+// help: the step takes what reading W from memory takes (126M weights in float32 are 0.5 GB). For several tokens
+// each weight that has been read is used for all of them before the next is read. A "tile" is that: a few outputs (rows
+// of W) times a few tokens, with all their sums in registers.
+//
+//            x0 x1 x2     tokens (rows of x)
+//     W[o]   s  s  s      n_o x n_b sums, each a vector of 16 that is folded to one number at the end
+//     W[o+1] s  s  s
 
 INLINE int64_t size_of(int kind) { return kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1; }
 
@@ -294,6 +307,7 @@ static void apply(const Linear *linear, const float *x, float *y, int64_t n_rows
 // ----------------------------------------------------------------------------------------------
 // The parts of a block
 
+// RMSNorm: y = x / sqrt(mean of x^2 + eps) * weight. LayerNorm (GPT-2) takes the mean away first and adds a bias.
 static void normalize(const Norm *norm, const float *x, float *y, int64_t n, float eps) {
   const int64_t whole = n / WIDTH * WIDTH;
   float mean = 0;
@@ -339,13 +353,15 @@ INLINE float dot(const float *x, const void *at, int64_t n, int kind) {
 }
 
 INLINE void exp_in_place(float *x, int64_t n, float offset) {
-  for (int64_t i = 0; i < n; i += WIDTH) { // the buffer has room for a whole last vector
+  for (int64_t i = 0; i < n; i += WIDTH) { // the buffer has room for a whole last vector, of which nobody asks
     vec_at *at = (vec_at *)(x + i);
     *at = vexp(*at - offset);
   }
 }
 
-// One head's query over the keys and values of its sequence.
+// One head's query over the keys and values of its sequence: y = sum of softmax(q . k / sqrt(dim)) v.
+// The softmax is not changed if the same number is taken from all scores. Taking the highest keeps e^score at most 1,
+// where it would overflow otherwise. Dividing by the total is left to the end: once per output, not once per key.
 INLINE void attend(const float *q, const void *keys, const void *values, float *y, float *scores, int64_t n_keys, int64_t dim, int kind) {
   const int64_t stride = dim * size_of(kind);
   float scale = 1.0f / sqrtf(dim), highest = -INFINITY, total = 0;
@@ -372,7 +388,8 @@ static void *at_head(const Model *model, void *memory, int64_t slot, int64_t g) 
 static void attention(const Model *model, const Block *block, int64_t n_rows, const int64_t *slots, const int64_t *lengths, const float *q, const float *k, const float *v, float *y) {
   const int64_t dim = model->head_dim, n_groups = model->n_kv_heads, per_group = model->n_heads / n_groups;
   const int kind = model->cache_kind;
-  // All are stored before any is read: rows may be tokens of one sequence.
+  // All are stored before any is read: rows may be tokens of one sequence. Such a row still sees no later one, because
+  // it reads only the keys up to its own place: the causal mask is a loop bound here.
   for (int64_t row = 0; row < n_rows; row++)
     for (int64_t g = 0; g < n_groups; g++) {
       void *keys = at_head(model, block->keys, slots[row], g), *values = at_head(model, block->values, slots[row], g);
@@ -435,6 +452,7 @@ int decode(const Model *model, int64_t n_rows, const int64_t *slots, const int64
 
   for (int64_t i = 0; i < model->n_blocks; i++) {
     const Block *block = model->blocks + i;
+    // x = x + attention(norm(x)); as in model/transformer.py and model/attention.py
     for (int64_t row = 0; row < n_rows; row++)
       normalize(&block->attn_norm, x + row * d_model, normal + row * d_model, d_model, model->eps);
     apply(&block->q, normal, q, n_rows, n_threads);
@@ -449,6 +467,7 @@ int decode(const Model *model, int64_t n_rows, const int64_t *slots, const int64
     apply(&block->o, mixed, out, n_rows, n_threads);
     for (int64_t j = 0; j < n_rows * d_model; j++) x[j] += out[j];
 
+    // x = x + mlp(norm(x)); as in model/mlp.py
     for (int64_t row = 0; row < n_rows; row++)
       normalize(&block->mlp_norm, x + row * d_model, normal + row * d_model, d_model, model->eps);
     int is_gated = block->gate.weight != NULL;
@@ -458,6 +477,7 @@ int decode(const Model *model, int64_t n_rows, const int64_t *slots, const int64
     apply(&block->down, up, out, n_rows, n_threads);
     for (int64_t j = 0; j < n_rows * d_model; j++) x[j] += out[j];
   }
+  // The head is the largest matrix of a small model. Of a prompt only the last token's logits are needed.
   for (int64_t i = 0; i < n_wanted; i++)
     normalize(&model->norm, x + wanted[i] * d_model, normal + i * d_model, d_model, model->eps);
   apply(&model->head, normal, logits, n_wanted, n_threads);

@@ -15,12 +15,14 @@ The engine belongs to one thread. `cancel` frees a slot at once, between two ste
 
 # B batch  T time  V vocab_size
 
+import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from llmpipe.core.errors import UserError
@@ -121,6 +123,7 @@ class Engine:
         max_batch: rows worked on at the same time; more requests wait.
         max_len: tokens of the longest row, prompt included; the model's own limit by default.
         is_compiled: take decoding steps in C on a CPU and as a CUDA graph on a GPU, where possible.
+        warn: told if the step in C does not do what the model does, so that torch takes its place.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Engine:
         max_batch: int = 8,
         max_len: int | None = None,
         is_compiled: bool = True,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         config = model.config
         weights = next(model.parameters())
@@ -145,7 +149,7 @@ class Engine:
             dtype=weights.dtype,
             device=self.device,
         )
-        self._decoder = build_decoder(model, self._cache) if is_compiled else None
+        self._decoder = build_decoder(model, self._cache, warn) if is_compiled else None
         self._slots = [_Slot() for _ in range(max_batch)]
         self._waiting: deque[_Row] = deque()
         self._rows: dict[int, _Row] = {}
@@ -188,6 +192,8 @@ class Engine:
         pause_ids: Sequence[int] = (),
     ) -> list[int]:
         """Add several requests with one prompt, which is computed once; arguments as in `submit`."""
+        # The first row computes the prompt. The others wait outside the queue until it has sampled a token, and
+        # then find the prompt's keys and values in its slot (`_copy_prefix`).
         leader, *followers = [
             self._new_row(prompt, sampling, stop_ids, pause_ids) for sampling in samplings
         ]
@@ -282,6 +288,10 @@ class Engine:
         Rows with more than one pending token go first, so that new requests join the others
         as soon as possible and all of them decode together.
         """
+        # A prompt is work of another kind than an answer. Its tokens are all known, so they go through in one
+        # pass that keeps the processor busy (prefill). An answer comes a token at a time, each pass needs all
+        # weights for one token of each row, and reading the weights is what it takes (decoding): eight rows
+        # take little longer than one. So rows are brought to the point where they can decode together.
         self._admit()
         tokens: list[Token] = []
         while not tokens:
@@ -302,6 +312,8 @@ class Engine:
             row.slot = max(free, key=lambda i: (shared[i], -len(self._slots[i].ids), -i))
             slot = self._slots[row.slot]
             slot.row = row
+            # What a slot holds of a sequence is worth keeping because no token's keys and values depend on
+            # later tokens: a prefix that two prompts share is the same in both, whatever follows.
             # One token at least must go through the model, for the logits after it; all of them if
             # the logits of the prompt are asked for.
             n_useful = 0 if row.prompt_logprobs is not None else len(row.ids) - 1
@@ -363,7 +375,8 @@ class Engine:
         return sum(n_pending) <= decoder.most_tokens and not asks_for_prompts
 
     def _decoded(self, decoder: Decoder, rows: Sequence[_Row]) -> Tensor:
-        """Append all pending tokens of the rows; return the logits after each row's last."""
+        """Append all pending tokens of the rows; return the logits after each row's last: `rows vocab_size`."""
+        # The tokens of all rows in one list, each with its slot and its place there: no padding, no rectangle.
         slots, held = self._held(rows)
         new: list[int] = []
         slot_of: list[int] = []
@@ -381,7 +394,11 @@ class Engine:
         return logits
 
     def _computed(self, rows: Sequence[_Row]) -> tuple[list[_Row], Tensor]:
-        """Send chunks of pending tokens through the model; return the rows with none left, and their logits."""
+        """Send chunks of pending tokens through the model; return the rows with none left, and their logits.
+
+        A chunk per row, at most `PREFILL_TOKENS` long, so a long prompt takes several calls. The logits are
+        `ready vocab_size`: of each row that is through, after its last token.
+        """
         slots, held = self._held(rows)
         chunks = [
             row.ids[len(ids) : len(ids) + PREFILL_TOKENS]
@@ -400,12 +417,21 @@ class Engine:
         last = x[ready, [n_new[i] - 1 for i in ready]]  # B d_model
         return [rows[i] for i in ready], self._logits(last)
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def _logits(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab_size"]:
         logits: Tensor = self.model.head(x)[:, : self.model.config.vocab_size]
         return logits
 
-    def _prompt_logprobs(self, row: _Row, x: Tensor, n_held: int, n_new: int) -> list[LogProb]:
-        """Return how likely the tokens after those of a chunk were; the last one has none yet."""
+    def _prompt_logprobs(
+        self, row: _Row, x: Float[Tensor, "time d_model"], n_held: int, n_new: int
+    ) -> list[LogProb]:
+        """Return how likely the tokens after those of a chunk were; the last one has none yet.
+
+        Args:
+            row: asked for them.
+            x: what the head reads, of the row's chunk and the padding behind it.
+            n_held: tokens before the chunk.
+            n_new: tokens of the chunk.
+        """
         following = row.ids[n_held + 1 : n_held + n_new + 1][: row.n_prompt - n_held - 1]
         if not following:
             return []
@@ -414,7 +440,10 @@ class Engine:
         return [logprob for logprob in logprobs if logprob]
 
     def _logprobs(
-        self, logits: Tensor, chosen: Sequence[int], n_top: Sequence[int | None]
+        self,
+        logits: Float[Tensor, "rows vocab_size"],
+        chosen: Sequence[int],
+        n_top: Sequence[int | None],
     ) -> list[LogProb | None]:
         """Return, for the rows that ask, how likely the chosen ids are in the model's own eyes."""
         found: list[LogProb | None] = [None] * len(chosen)
@@ -431,7 +460,7 @@ class Engine:
             found[i] = LogProb(chosen[i], own[k], top)
         return found
 
-    def _padded(self, chunks: Sequence[list[int]]) -> Tensor:
+    def _padded(self, chunks: Sequence[list[int]]) -> Int[Tensor, "rows time"]:
         """Return the chunks as one rectangle; what stands in the padding is never looked at."""
         width = max(len(chunk) for chunk in chunks)
         rectangle = [chunk + [0] * (width - len(chunk)) for chunk in chunks]
@@ -484,22 +513,6 @@ class Engine:
         for token in self.run():
             written[token.request].append(token)
         return [_completion(written[request]) for request in requests]
-
-
-def generate(
-    model: Transformer, prompt_ids: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = ()
-) -> list[int]:
-    """Return a completion of one prompt: for samples of a model in training.
-
-    The memory of the cache is given back at the end, and the model's mode is kept.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        engine = Engine(model, max_batch=1, max_len=len(prompt_ids) + sampling.max_tokens + 1)
-        return engine.generate([prompt_ids], sampling, stop_ids)[0].ids
-    finally:
-        model.train(was_training)
 
 
 def _completion(tokens: Sequence[Token]) -> Completion:

@@ -66,7 +66,8 @@ class GraphDecoder:
             wanted: indices of the tokens after which logits are needed.
         """
         n_slots = self._inputs.shape[1]
-        # Slots of no request write into the column behind the context, and read what is there.
+        # A recorded graph cannot skip a row, so every slot up to the last one used takes part. Slots of no
+        # request write into the column behind the context, read what is there, and nobody looks at the result.
         inputs = torch.tensor([[0] * n_slots, [self._cache.max_len] * n_slots])
         inputs[0, list(slots)] = torch.tensor(ids)
         inputs[1, list(slots)] = torch.tensor(lengths)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from llmpipe.model.transformer import Transformer
@@ -18,6 +19,15 @@ from llmpipe.model.transformer import Transformer
 
 class Int8Linear(nn.Module):
     """A linear layer with int8 weights and one scale per output.
+
+    Weight `w[o, i]` is kept as `round(w[o, i] / scale[o])` with `scale[o] = max_i |w[o, i]| / 127`, so each is off
+    by at most half a step of its own row. The scale is the same for all inputs of an output, so it can be
+    multiplied in after the sum: `y[o] = scale[o] * sum_i x[i] * q[o, i]`.
+
+    Attributes:
+        weight: `O I`, int8.
+        scale: `O`, float32.
+        bias: `O`, or None.
 
     The CPU's kernel is private in torch; where it is missing the weights are converted as they are read.
     """
@@ -31,10 +41,16 @@ class Int8Linear(nn.Module):
         )
         self.register_buffer("scale", scale)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach())
-        self._has_kernel = weight.device.type == "cpu" and hasattr(torch, "_weight_int8pack_mm")
+        # torch's kernel reads 16 weights at a time and, past the end of a row that is no multiple of
+        # them, whatever lies there: wrong sums, or a crash.
+        self._has_kernel = (
+            weight.device.type == "cpu"
+            and weight.shape[1] % 16 == 0
+            and hasattr(torch, "_weight_int8pack_mm")
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply `x` (bfloat16) with the weights."""
+    def forward(self, x: Float[Tensor, "*rows in_features"]) -> Float[Tensor, "*rows out_features"]:
+        """Multiply `x` (bfloat16) with the weights; the result has its type."""
         weight, scale = self.get_buffer("weight"), self.get_buffer("scale")
         if self._has_kernel and x.dtype == torch.bfloat16:
             rows = torch._weight_int8pack_mm(

@@ -1,5 +1,10 @@
 """Keys and values of many sequences in one block of memory that is allocated once.
 
+Without a cache each new token would send the whole text through the model again. But the keys and values
+of earlier tokens stay what they were, because no token sees later ones; so they are kept, and a step
+computes those of the new token alone. That turns work in the square of the length into work in the length,
+and memory is the price: 2 numbers x layers x key-value heads x head_dim for every token.
+
 Each sequence owns a slot, a row as long as the context. A slot that ends is given to the next request at
 once, so rows of different lengths and ages share every step (continuous batching without pages; pages
 save memory only when contexts are much longer than what is in them).
@@ -18,6 +23,10 @@ from torch import Tensor
 
 class SlotCache:
     """The memory of all slots.
+
+    Attributes:
+        keys: `layers slots kv_heads max_len+1 head_dim`; what lies behind a sequence's end is never read.
+        values: the same.
 
     Args:
         n_layers: attention layers of the model.

@@ -1,20 +1,22 @@
 """The decoding step on a CPU, in C: `decode.c` beside this file.
 
 It is compiled for this machine when an engine first needs it, which takes about two seconds, and kept in the user's
-cache. Without a C compiler, on a GPU, or for a model with parts that it does not know, the engine takes the
-same step through torch.
+cache (`$XDG_CACHE_HOME` or `~/.cache`). Without a C compiler, on a GPU, for a model with parts that it does not know, or
+with mathematics that it does not follow (`decoder.py` tries that out), the engine takes the same step through torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +28,6 @@ from llmpipe.model.mlp import SwiGLU
 from llmpipe.model.transformer import Block, Transformer
 
 SOURCE = Path(__file__).with_name("decode.c")
-CACHE = Path.home() / ".cache" / "llmpipe"
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = (
     "-O3",
@@ -109,7 +110,10 @@ class NativeDecoder:
 
 
 def supports(model: Transformer, cache: SlotCache) -> bool:
-    """Tell whether a model's parts and types are ones that the step in C knows."""
+    """Tell whether a model's parts and types are ones that the step in C knows.
+
+    What the parts compute cannot be seen from their types: `decoder.build_decoder` tries that out.
+    """
     n_known = sum(type(m) in (nn.Linear, Int8Linear) for m in model.modules())
     n_expected = 1 + model.config.n_layers * (6 if model.config.family == "gpt2" else 7)
     return (
@@ -128,7 +132,7 @@ def _tensors(model: Transformer) -> list[Tensor]:
 # The structures of decode.c
 
 
-class _Linear(ctypes.Structure):
+class _CLinear(ctypes.Structure):
     _fields_ = (
         ("weight", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
@@ -140,14 +144,14 @@ class _Linear(ctypes.Structure):
     )
 
 
-class _Norm(ctypes.Structure):
+class _CNorm(ctypes.Structure):
     _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("kind", ctypes.c_int64))
 
 
-class _Block(ctypes.Structure):
+class _CBlock(ctypes.Structure):
     _fields_ = (
-        *((name, _Norm) for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
-        *((name, _Linear) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+        *((name, _CNorm) for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
+        *((name, _CLinear) for name in ("q", "k", "v", "o", "gate", "up", "down")),
         ("keys", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
     )
@@ -156,11 +160,11 @@ class _Block(ctypes.Structure):
 _SIZES = ("n_blocks", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "n_columns")
 
 
-class _Model(ctypes.Structure):
+class _CModel(ctypes.Structure):
     _fields_ = (
-        ("blocks", ctypes.POINTER(_Block)),
-        ("norm", _Norm),
-        ("head", _Linear),
+        ("blocks", ctypes.POINTER(_CBlock)),
+        ("norm", _CNorm),
+        ("head", _CLinear),
         *((name, ctypes.c_int64) for name in _SIZES),
         ("cache_kind", ctypes.c_int32),
         ("n_threads", ctypes.c_int32),
@@ -168,15 +172,15 @@ class _Model(ctypes.Structure):
     )
 
 
-def _describe(model: Transformer, cache: SlotCache) -> _Model:
+def _describe(model: Transformer, cache: SlotCache) -> _CModel:
     config = model.config
-    blocks = (_Block * config.n_layers)()
+    blocks = (_CBlock * config.n_layers)()
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         blocks[i] = _block(block, cache.keys[i], cache.values[i])
     head = _linear(model.head)
     head.n_out = config.vocab_size  # without the padding rows
-    return _Model(
+    return _CModel(
         blocks=blocks,
         norm=_norm(model.norm),
         head=head,
@@ -193,15 +197,15 @@ def _describe(model: Transformer, cache: SlotCache) -> _Model:
     )
 
 
-def _block(block: Block, keys: Tensor, values: Tensor) -> _Block:
+def _block(block: Block, keys: Tensor, values: Tensor) -> _CBlock:
     attn, mlp = block.attn, block.mlp
-    return _Block(
+    return _CBlock(
         attn_norm=_norm(block.attn_norm),
         mlp_norm=_norm(block.mlp_norm),
         q_norm=_norm(attn.q_norm),
         k_norm=_norm(attn.k_norm),
         **{name: _linear(getattr(attn, name)) for name in "qkvo"},
-        gate=_linear(mlp.gate) if isinstance(mlp, SwiGLU) else _Linear(),
+        gate=_linear(mlp.gate) if isinstance(mlp, SwiGLU) else _CLinear(),
         up=_linear(mlp.up),  # type: ignore[arg-type]
         down=_linear(mlp.down),  # type: ignore[arg-type]
         keys=keys.data_ptr(),
@@ -209,18 +213,18 @@ def _block(block: Block, keys: Tensor, values: Tensor) -> _Block:
     )
 
 
-def _norm(norm: nn.Module) -> _Norm:
+def _norm(norm: nn.Module) -> _CNorm:
     if isinstance(norm, nn.Identity):
-        return _Norm()
+        return _CNorm()
     assert isinstance(norm, nn.RMSNorm | nn.LayerNorm) and norm.weight is not None
     bias = getattr(norm, "bias", None)
-    return _Norm(norm.weight.data_ptr(), _address(bias), _KINDS[norm.weight.dtype])
+    return _CNorm(norm.weight.data_ptr(), _address(bias), _KINDS[norm.weight.dtype])
 
 
-def _linear(linear: nn.Linear | Int8Linear) -> _Linear:
+def _linear(linear: nn.Linear | Int8Linear) -> _CLinear:
     bias, weight = linear.bias, linear.weight
     assert isinstance(weight, Tensor)
-    return _Linear(
+    return _CLinear(
         weight=weight.data_ptr(),
         bias=_address(bias),
         scale=_address(linear.scale) if isinstance(linear, Int8Linear) else None,
@@ -245,17 +249,39 @@ def compiled() -> ctypes.CDLL | None:
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         return None
-    target = CACHE / f"decode-{_fingerprint(compiler)}.so"
     try:
-        if not target.is_file():
-            _compile(compiler, target)
-        library = ctypes.CDLL(str(target))
+        with _cache_folder() as folder:
+            target = folder / f"decode-{_fingerprint(compiler)}.so"
+            if not target.is_file():
+                _compile(compiler, target)
+            library = ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError):
         return None
     size, pointer = ctypes.c_int64, ctypes.c_void_p
-    library.decode.argtypes = [ctypes.POINTER(_Model), size, *[pointer] * 5, size, *[pointer] * 2]
+    library.decode.argtypes = [ctypes.POINTER(_CModel), size, *[pointer] * 5, size, *[pointer] * 2]
     library.decode.restype = ctypes.c_int
     return library
+
+
+@contextlib.contextmanager
+def _cache_folder() -> Iterator[Path]:
+    """Give the folder that libraries are kept in; a user without a home gets one for the moment.
+
+    Never a fixed place that others can write to, such as one below `/tmp`: what lies here is executed.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(
+        base
+    ).is_absolute():  # others are to be ignored, says the XDG base directory specification
+        yield Path(base) / "llmpipe"
+        return
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and no entry in passwd, as in some containers
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    yield home / ".cache" / "llmpipe"
 
 
 def _compile(compiler: str, target: Path) -> None:

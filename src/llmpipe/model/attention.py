@@ -1,4 +1,20 @@
-"""Causal self-attention with grouped-query heads, and what it asks of a KV cache."""
+"""Causal self-attention with grouped-query heads, and what it asks of a KV cache.
+
+This is the only place in the model where tokens see each other; everything else works on one position
+at a time. Each token asks a question (its query), every earlier token and the token itself offers a label
+(its key), and the better the two match, the more of that token's content (its value) is taken:
+
+    weights = softmax(q · k / sqrt(D))      over the keys at or before the query's position
+    output  = sum of weights * v
+
+Several heads do this side by side, each with its own small q, k and v, so a token can look at several
+places for several reasons at once. The dot product of two random vectors of D numbers grows like sqrt(D);
+without the division the softmax would put nearly all its weight on one key, and pass back no gradient.
+
+With grouped-query attention several query heads share one key and value head (H / G of them). That
+changes the quality little, and makes the KV cache, which limits how many chats fit in memory, H / G
+times smaller. Source: Ainslie et al. 2023, arXiv:2305.13245.
+"""
 
 # B batch  T time  H heads  G key-value heads  S keys  D head_dim
 
@@ -72,20 +88,27 @@ class Attention(nn.Module):
         cache: KVCache | None,
     ) -> Float[Tensor, "batch time d_model"]:
         """Mix the positions of `x`; see `Transformer.forward` for `mask` and `cache`."""
+        # Each projection gives all its heads in one row of numbers; cut that into heads of D.
         heads = (*x.shape[:2], -1, self.head_dim)
         q = self.q_norm(self.q(x).view(heads)).transpose(1, 2)  # B H T D
         k = self.k_norm(self.k(x).view(heads)).transpose(1, 2)  # B G T D
         v = self.v(x).view(heads).transpose(1, 2)  # B G T D
+        # Values are not rotated: a position decides who is looked at, not what is found there.
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
+        # Generating, only the new tokens are in x; the cache has the keys and values of all before them.
+        # They never change, because a token never sees what comes after it.
         if cache is not None:
             k, v = cache.append(self.i_layer, k, v)  # B G S D
         if isinstance(mask, Documents):
             y = attend_within_documents(q, k, v, mask)
         else:
+            # Divides by sqrt(D), hides the future, takes the softmax and the weighted sum in one kernel
+            # that never writes the T x S table of weights to memory (FlashAttention, where there is one).
             y = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.is_grouped
             )
+        # Heads side by side again; `o` mixes what they found.
         out: Tensor = self.o(y.transpose(1, 2).flatten(2))  # B T d_model
         return out
 

@@ -13,7 +13,6 @@ read, it is the most modern one, and QK-norm keeps training stable at high learn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
@@ -25,7 +24,6 @@ Family = Literal["gpt2", "llama", "qwen3"]
 
 
 @schema
-@dataclass(frozen=True)
 class RopeScaling:
     """How Llama 3.1 and later stretch the rotary wavelengths to longer texts.
 
@@ -43,7 +41,6 @@ class RopeScaling:
 
 
 @schema
-@dataclass(frozen=True)
 class ModelConfig:
     """Everything that decides the shape of a `Transformer`; the defaults are GPT-2's 124M size."""
 

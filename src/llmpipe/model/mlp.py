@@ -1,4 +1,9 @@
-"""The feed-forward part of a block: GELU for GPT-2, SwiGLU for Llama and Qwen3."""
+"""The feed-forward part of a block: GELU for GPT-2, SwiGLU for Llama and Qwen3.
+
+It widens each position's vector, bends the result, and narrows it again. Without the bend (the
+activation) the two matrices would be worth one. SwiGLU has a second widened copy that decides, number by
+number, how much of the first gets through. It has three matrices, so it is made two thirds as wide.
+"""
 
 import torch.nn.functional as F
 from jaxtyping import Float

@@ -1,5 +1,14 @@
 """Rotary positions: turn pairs of a query's or key's numbers by an angle that grows with position.
 
+Attention by itself does not know the order of tokens: shuffle the keys, and the sum stays the same. Here
+a query at position m is turned by the angle m f and a key at position n by n f. The dot product of two
+vectors that are both turned depends only on the difference of their angles, (m - n) f. So a head sees
+how far apart two tokens are, wherever in the text they stand, and nothing has to be learned for it.
+
+Each pair i of a head's numbers turns at its own frequency f = theta^(-2i / head_dim), like the hands of a
+clock: the first pair makes a full turn in 6 tokens and tells neighbors apart, the last takes tens of
+thousands (theta is 10,000 or more) and tells the beginning of a text from its end.
+
 The pairs are `(x[i], x[i + head_dim / 2])`, as in Hugging Face's Llama and Qwen3 weights, and not
 neighbours `(x[2i], x[2i + 1])` as in the paper and in Meta's own files: with the wrong choice a
 model loads without an error and writes nonsense.
@@ -50,6 +59,8 @@ def rope_frequencies(
     frequencies = 1.0 / theta**exponents
     if scaling is None:
         return frequencies
+    # For texts longer than those of training, the slow hands would come to angles never seen. They are
+    # slowed down by `factor`; the fast ones, which have made many turns anyway, are left as they are.
     # Share of the unstretched frequency: 1 for short wavelengths, 0 for long ones, linear between.
     turns = scaling.original_max_seq_len * frequencies / (2 * math.pi)
     span = scaling.high_freq_factor - scaling.low_freq_factor
@@ -61,6 +72,7 @@ def rotate(
     x: Float[Tensor, "batch heads time head_dim"], rotation: Rotation
 ) -> Float[Tensor, "batch heads time head_dim"]:
     """Turn the pairs of `x` by the angles of their positions."""
+    # The point (a, b) turned by an angle is (a cos - b sin, b cos + a sin), for all pairs at once.
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -3,6 +3,13 @@
     ids -> embed (+ learned positions) -> [ x + attention(norm(x)), x + mlp(norm(x)) ] * n_layers
         -> norm -> head -> logits
 
+A token enters as a vector of `d_model` numbers and keeps it all the way up: the residual stream. A block
+reads a normalized copy of the stream and adds its result to it. So at the start of training the gradient
+flows from the loss to every block along the additions, and depth does not stand in its way. Attention
+moves information between positions; the feed-forward part works on each position alone, and holds two
+thirds of a block's weights. The head compares the last vector of each position with a vector for each
+token of the vocabulary: the larger the product (the logit), the likelier the token comes next.
+
 Which norm, positions and feed-forward part a model has is decided once, when it is built
 (`llmpipe/model/config.py` has the table); the forward pass below is the same for all.
 """

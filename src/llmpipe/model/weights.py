@@ -41,7 +41,7 @@ MAX_FILE_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """One tensor of a Hugging Face file, and which of ours it is made of."""
 
     name: str
@@ -54,11 +54,11 @@ class Stored:
 # Names
 
 
-def stored_tensors(config: ModelConfig) -> list[Stored]:
+def stored_tensors(config: ModelConfig) -> list[StoredTensor]:
     """List the tensors of a file for this model, in the order of the forward pass."""
     if config.family == "gpt2":
         return _gpt2_tensors(config)
-    stored = [Stored("model.embed_tokens.weight", ("embed.weight",))]
+    stored = [StoredTensor("model.embed_tokens.weight", ("embed.weight",))]
     names = {
         "input_layernorm": "attn_norm",
         "self_attn.q_proj": "attn.q",
@@ -75,18 +75,18 @@ def stored_tensors(config: ModelConfig) -> list[Stored]:
     for i in range(config.n_layers):
         for theirs, ours in names.items():
             stored.append(
-                Stored(f"model.layers.{i}.{theirs}.weight", (f"blocks.{i}.{ours}.weight",))
+                StoredTensor(f"model.layers.{i}.{theirs}.weight", (f"blocks.{i}.{ours}.weight",))
             )
-    stored.append(Stored("model.norm.weight", ("norm.weight",)))
+    stored.append(StoredTensor("model.norm.weight", ("norm.weight",)))
     if not config.tied_embeddings:
-        stored.append(Stored("lm_head.weight", ("head.weight",)))
+        stored.append(StoredTensor("lm_head.weight", ("head.weight",)))
     return stored
 
 
-def _gpt2_tensors(config: ModelConfig) -> list[Stored]:
+def _gpt2_tensors(config: ModelConfig) -> list[StoredTensor]:
     stored = [
-        Stored("transformer.wte.weight", ("embed.weight",)),
-        Stored("transformer.wpe.weight", ("position.weight",)),
+        StoredTensor("transformer.wte.weight", ("embed.weight",)),
+        StoredTensor("transformer.wpe.weight", ("position.weight",)),
     ]
     norms = {"ln_1": "attn_norm", "ln_2": "mlp_norm"}
     linears = {
@@ -99,17 +99,17 @@ def _gpt2_tensors(config: ModelConfig) -> list[Stored]:
         theirs, ours = f"transformer.h.{i}", f"blocks.{i}"
         for kind in ("weight", "bias"):
             for name, norm in norms.items():
-                stored.append(Stored(f"{theirs}.{name}.{kind}", (f"{ours}.{norm}.{kind}",)))
+                stored.append(StoredTensor(f"{theirs}.{name}.{kind}", (f"{ours}.{norm}.{kind}",)))
             for name, parts in linears.items():
                 stored.append(
-                    Stored(
+                    StoredTensor(
                         f"{theirs}.{name}.{kind}",
                         tuple(f"{ours}.{part}.{kind}" for part in parts),
                         is_transposed=kind == "weight",
                     )
                 )
-    stored.append(Stored("transformer.ln_f.weight", ("norm.weight",)))
-    stored.append(Stored("transformer.ln_f.bias", ("norm.bias",)))
+    stored.append(StoredTensor("transformer.ln_f.weight", ("norm.weight",)))
+    stored.append(StoredTensor("transformer.ln_f.bias", ("norm.bias",)))
     return stored
 
 

@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True)
-class Problem:
+class Calculation:
     """Two numbers and what to do with them."""
 
     a: int

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from llmpipe.tasks.base import Facts
 
@@ -24,27 +22,21 @@ class HeldOut:
 
 def held_out_conversations(facts: Facts) -> Iterator[HeldOut]:
     """Yield the conversations of `facts.conversations`, if there are any, in order."""
+    # Not at the top: the names of tasks are part of the command's help, which has to come at once.
+    from llmpipe.assistant.conversation import messages_from_json
+    from llmpipe.assistant.tool_list import called
+    from llmpipe.core.records.lines import read_json_lines, whole
+
     if facts.conversations is None:
         return
-    with facts.conversations.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            asked = [m for m in row["messages"] if m["role"] == "user"]
-            answered = [m for m in row["messages"] if m["role"] == "assistant"]
-            if asked and answered:
-                parts = _parts(answered[0])
-                yield HeldOut(
-                    row.get("source", ""),
-                    _words(_parts(asked[0])),
-                    _words(parts),
-                    tuple(p["type"] for p in parts if p["type"] in ("python", "search")),
-                )
-
-
-def _parts(message: dict[str, Any]) -> list[dict[str, str]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _words(parts: list[dict[str, str]]) -> str:
-    return "".join(part["text"] for part in parts if part["type"] == "text")
+    for _, row in whole(read_json_lines(facts.conversations)):
+        messages = messages_from_json(row)
+        asked = [m for m in messages if m.role == "user"]
+        answered = [m for m in messages if m.role == "assistant"]
+        if asked and answered:
+            yield HeldOut(
+                row.get("source", ""),
+                asked[0].text,
+                answered[0].text,
+                tuple(call[0] for part in answered[0].parts if (call := called(part))),
+            )

@@ -1,4 +1,4 @@
-"""Do two texts share a run of words? For keeping evaluation sets out of what is trained on.
+"""Do two texts share a run of words? To judge answers, and to keep evaluation sets out of what is trained on.
 
 Words are compared without case and punctuation, and all numbers alike, so that another spacing or
 another number does not hide a question.
@@ -6,8 +6,6 @@ another number does not hide a question.
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +15,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from llmpipe.core.errors import InputError
+from llmpipe.core.records.lines import whole
+from llmpipe.core.records.rows import read_rows
 
 _WORD = re.compile(r"\w+")
 _DIGITS = re.compile(r"\d+")
@@ -26,6 +25,13 @@ _DIGITS = re.compile(r"\d+")
 def normalize_words(text: str) -> list[str]:
     """Return the words of a text in lower case, without punctuation, every number as 0."""
     return _WORD.findall(_DIGITS.sub("0", text.lower()))
+
+
+def is_same_answer(answer: str, expected: str) -> bool:
+    """Whether an answer holds the words of the expected one, in order and together."""
+    given, wanted = normalize_words(answer), normalize_words(expected)
+    starts = range(len(given) - len(wanted) + 1)
+    return bool(wanted) and any(given[i : i + len(wanted)] == wanted for i in starts)
 
 
 def run_hashes(words: list[str], n: int) -> np.ndarray:
@@ -75,21 +81,13 @@ def collect_runs(texts: Iterable[str], n_words: int, min_words: int) -> Runs:
 
 
 def strings_of(path: Path) -> Iterator[str]:
-    """Yield every string in a JSON lines file, plain or gzipped.
+    """Yield every string in the rows of a file; see `core/records/rows.py` for the kinds.
 
     Raises:
-        InputError: it cannot be read, or a line is no JSON.
+        InputError: it cannot be read, or a row is none.
     """
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            for i, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        yield from _strings_in(json.loads(line))
-                    except ValueError:
-                        raise InputError(f"{path}:{i}: no JSON") from None
-    except OSError as error:
-        raise InputError(f"`{path}` cannot be read: {error.strerror or error}") from None
+    for _, row in whole(read_rows(path)):
+        yield from _strings_in(row)
 
 
 def _strings_in(value: Any) -> Iterator[str]:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from llmpipe.tasks.arithmetic import ARITHMETIC, MULTIPLICATION
+from llmpipe.core.registry import Registry
 from llmpipe.tasks.base import Task
-from llmpipe.tasks.identity import IDENTITY
-from llmpipe.tasks.stops import STOPS
-from llmpipe.tasks.tools import LOOKUPS, WITHOUT_TOOLS
-from llmpipe.tasks.words import CHARACTERS, LETTERS
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        ARITHMETIC,
-        IDENTITY,
-        STOPS,
-        MULTIPLICATION,
-        LETTERS,
-        CHARACTERS,
-        LOOKUPS,
-        WITHOUT_TOOLS,
-    )
-}
+TASKS: Registry[Task] = Registry(
+    {
+        "arithmetic": "llmpipe.tasks.arithmetic:ARITHMETIC",
+        "identity": "llmpipe.tasks.identity:IDENTITY",
+        "stops": "llmpipe.tasks.stops:STOPS",
+        "multiplication": "llmpipe.tasks.arithmetic:MULTIPLICATION",
+        "letters": "llmpipe.tasks.words:LETTERS",
+        "characters": "llmpipe.tasks.words:CHARACTERS",
+        "lookups": "llmpipe.tasks.tools:LOOKUPS",
+        "no_tools": "llmpipe.tasks.tools:WITHOUT_TOOLS",
+    }
+)

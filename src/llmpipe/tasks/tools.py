@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import random
 
+from llmpipe.assistant.tools import tool_line
 from llmpipe.tasks.arithmetic import sum_examples
 from llmpipe.tasks.base import Answer, Example, Facts, Task
 from llmpipe.tasks.held_out import held_out_conversations
 
-NO_TOOLS = "Tools: none."
-"""System message that lists no tool; as `assistant/tool_list.py` writes it."""
+NO_TOOLS = tool_line(())
+"""System message that lists no tool."""
 
 
 def lookup_examples(facts: Facts, n: int, seed: int) -> list[Example]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -188,10 +188,6 @@ class Tokenizer:
             return self._encoder_choice[0].encode(text)
         except UnicodeEncodeError:
             return self._encoder_choice[0].encode(clean_text(text)[0])
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the ids of each text, as uint32."""
-        return [self.encode_array(text) for text in texts]
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes of one token; a special token's are its spelling.

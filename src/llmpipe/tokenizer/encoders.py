@@ -214,7 +214,8 @@ def _choose(ranks: Mapping[bytes, int], pattern: str, is_merged: bool) -> tuple[
         if np.array_equal(fast.encode(PROBE), expected):
             return fast, "encoding with gigatoken: its ids equal tiktoken's on the probe text"
         why = "gigatoken's ids differ for this vocabulary"
-    except (ImportError, ValueError, RuntimeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        # Its module is private, and another version may have other names and arguments.
         why = f"gigatoken cannot be used here ({error})"
     return ReferenceEncoder(ranks, pattern), f"encoding with tiktoken: {why}"
 

@@ -6,12 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmpipe.core.artifact import write_atomic
 from llmpipe.core.errors import InputError
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.hf import unspell
 from llmpipe.tokenizer.patterns import PATTERNS
-from llmpipe.tokenizer.rank_file import read_ranks, write_ranks
+from llmpipe.tokenizer.rank_file import read_ranks
 from llmpipe.tokenizer.special import extend_special
 
 
@@ -81,14 +80,6 @@ def load_vocabulary(path: Path, known_as: str | None = None) -> Tokenizer:
         f"{path} holds no tokenizer: `tokenizer.json`, `encoder.json` with `vocab.bpe`, or a "
         "`.tiktoken` file is needed"
     )
-
-
-def save_rank_file(tokenizer: Tokenizer, path: Path) -> None:
-    """Write tiktoken's form: `tiktoken.load.load_tiktoken_bpe` reads it.
-
-    Split pattern and special tokens are not in it; they go into `tiktoken.Encoding` as arguments.
-    """
-    write_atomic(path, write_ranks(tokenizer.ranks))
 
 
 def with_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:

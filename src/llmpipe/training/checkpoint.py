@@ -4,7 +4,7 @@ One checkpoint is a folder, written by all processes together:
 
     state/step-00000200/
         model.safetensors, config.json, tokenizer.json, ...   a Hugging Face folder: opens as it is
-        optimizer/*.safetensors                               each process's part of the memories
+        optimizer/*.safetensors                               each process's part of the optimizer state
         checkpoint.json                                       step, the loop's state, SHA-256 of all files
 
 The optimizer's part is written and read by torch's distributed checkpoint (DCP): each process writes
@@ -113,9 +113,11 @@ class CheckpointWriter:
         weights = collect_weights(model, self.ranks, MAX_FILE_BYTES, is_copied=True)
         # Copies also on the CPU: training goes on while they are written.
         mine = _my_part(optimizer.state(), self.runtime)
-        memories = {name: value.detach().to("cpu", copy=True) for name, value in mine.items()}
+        optimizer_state = {
+            name: value.detach().to("cpu", copy=True) for name, value in mine.items()
+        }
         record = {"format": FORMAT, "step": step, "state": json.loads(json.dumps(state))}
-        self._pending = self._thread.submit(self._write, step, weights, memories, record)
+        self._pending = self._thread.submit(self._write, step, weights, optimizer_state, record)
 
     def finish(self) -> None:
         """Wait until all is durable.
@@ -128,7 +130,11 @@ class CheckpointWriter:
             pending.result()
 
     def _write(
-        self, step: int, weights: Weights, memories: dict[str, Tensor], record: dict[str, Any]
+        self,
+        step: int,
+        weights: Weights,
+        optimizer_state: dict[str, Tensor],
+        record: dict[str, Any],
     ) -> None:
         """Make a checkpoint durable: all files, then the record that vouches for them, then its name."""
         name = f"step-{step:08d}"
@@ -154,7 +160,7 @@ class CheckpointWriter:
             return {path.relative_to(partial).as_posix(): hash_file(path) for path in files}
 
         beside = self._together(begin)[self.ranks.rank]
-        _write_optimizer(memories, partial / OPTIMIZER, self._group)
+        _write_optimizer(optimizer_state, partial / OPTIMIZER, self._group)
         digests = {k: v for mine in self._together(write) for k, v in mine.items()}
 
         def end() -> None:
@@ -226,7 +232,7 @@ def load_checkpoint(
     """Put a checkpoint's tensors where they were, on any number of processes.
 
     Raises:
-        InputError: if the model has other parameters, or the optimizer other memories.
+        InputError: if the model has other parameters, or the optimizer another state.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -258,7 +264,7 @@ def _my_part(state: dict[str, Tensor], runtime: Runtime) -> dict[str, Tensor]:
 
 
 def _write_optimizer(
-    memories: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None
+    state: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None
 ) -> None:
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -268,7 +274,7 @@ def _write_optimizer(
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     writer.per_thread_copy_ahead = 0  # all is on the CPU: otherwise DCP waits for a stream of GPU 0
     try:
-        save(memories, storage_writer=writer, process_group=group, no_dist=group is None)
+        save(state, storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:  # which is no `Exception`, and hides what happened
         rank, (reason, _) = next(iter(error.failures.items()))
         if isinstance(reason, OSError):

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from llmpipe.core.config import schema
+from llmpipe.core.registry import Registry
+
+
+class OptimConfig(Protocol):
+    """What the settings of every optimizer have."""
+
+    builder: ClassVar[str]
+    """Where the function stands that makes the optimizer, `module:function`: of the model, these settings and the ranks."""
+
+    @property
+    def kind(self) -> str:
+        """What recipes call it."""
+        ...
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate, which logs and plans show."""
+        ...
+
+
+OPTIMIZERS: Registry[type] = Registry(
+    {
+        "muon": "llmpipe.training.config:Muon",
+        "adamw": "llmpipe.training.config:AdamW",
+    }
+)
+"""Kind of an optimizer -> its settings."""
 
 
 @schema
-@dataclass(frozen=True)
 class AdamW:
     """AdamW on everything; only matrices and embeddings decay.
 
     Source of the defaults: Brown et al. 2020, appendix B.
     """
 
+    builder: ClassVar[str] = "llmpipe.training.optim:build_adamw"
     kind: Literal["adamw"] = "adamw"
     lr: Annotated[float, Gt(0)] = 6e-4
     """Peak learning rate."""
@@ -34,7 +60,6 @@ class AdamW:
 
 
 @schema
-@dataclass(frozen=True)
 class Muon:
     """Muon on the blocks' matrices, AdamW on embeddings, head, norms and biases.
 
@@ -42,6 +67,7 @@ class Muon:
     karpathy/nanochat `nanochat/gpt.py`, `setup_optimizer` (AdamW's rates and betas).
     """
 
+    builder: ClassVar[str] = "llmpipe.training.optim:MuonOptimizer"
     kind: Literal["muon"] = "muon"
     lr: Annotated[float, Gt(0)] = 0.02
     """Peak learning rate of the blocks' matrices."""
@@ -61,13 +87,10 @@ class Muon:
     """`embedding_lr` and `head_lr` are multiplied by this, which `depth` takes from the width; without
     `depth`, 1."""
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.8
-    """AdamW: memory of the gradient's mean."""
+    """AdamW: decay of the running mean of gradients."""
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
-    """AdamW: memory of the gradient's square."""
+    """AdamW: decay of the running mean of their squares."""
     eps: Annotated[float, Gt(0)] = 1e-10
     """AdamW: added to the root of the square."""
     max_norm: Annotated[float, Gt(0)] | None = None
     """AdamW's gradients are scaled down to this norm; Muon's have a fixed size anyway."""
-
-
-OptimConfig = Muon | AdamW

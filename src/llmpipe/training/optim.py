@@ -8,10 +8,9 @@ outside that multiplies all learning rates alike.
 # N matrices of one shape  R rows  C columns
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llmpipe.core.ranks import Ranks
+from llmpipe.core.registry import load
 from llmpipe.model.sharded import is_sharded, local_part, part_like, spread_like, whole
 from llmpipe.training.config import AdamW, Muon, OptimConfig
 
@@ -40,7 +40,7 @@ class Optimizer(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Give everything a resumed run needs, by name: the memory itself, to be read or written into.
+        """Give everything a resumed run needs, by name: the tensors themselves, to be read or written into.
 
         What is spread over the processes is a DTensor, what one process alone keeps is named by that
         one only, and everything else is the same on all.
@@ -80,7 +80,7 @@ class AdamWOptimizer:
     @torch.no_grad()
     def step(self, lr_factor: float, is_usable: Bool[Tensor, ""] | None = None) -> None:
         """Update all parameters, or none."""
-        # Both memories start at 0, for which the kernel makes up with the number of steps.
+        # Both moments start at 0, for which the kernel makes up with the number of steps (bias correction).
         self._n_steps += 1 if is_usable is None else is_usable
         found_inf = None if is_usable is None else (~is_usable).float()  # the kernel's word for it
         for (rate, decay), names in self.groups.items():
@@ -108,7 +108,7 @@ class AdamWOptimizer:
             nn.utils.clip_grad_norm_(self.named.values(), self.config.max_norm)
 
     def state(self) -> dict[str, Tensor]:
-        """Give both memories of each parameter, and the number of steps."""
+        """Give both moments of each parameter, and the number of steps."""
         state = {"n_steps": self._n_steps.view(1)}
         for name, parameter in self.named.items():
             state[f"{name}.mean"] = spread_like(self.means[name], parameter)
@@ -328,17 +328,7 @@ def _adamw_rate(
     return rate * (config.width_lr_scale or 1.0)
 
 
-def build_muon(model: nn.Module, config: Muon, ranks: Ranks) -> Optimizer:
-    """Build Muon with AdamW beside it."""
-    return MuonOptimizer(model, config, ranks)
-
-
-OPTIMIZERS: dict[str, Callable[[nn.Module, Any, Ranks], Optimizer]] = {
-    "muon": build_muon,
-    "adamw": build_adamw,
-}
-
-
 def build_optimizer(model: nn.Module, config: OptimConfig, ranks: Ranks | None = None) -> Optimizer:
-    """Build the optimizer that `config.kind` names; with `ranks`, Muon's work is dealt to them."""
-    return OPTIMIZERS[config.kind](model, config, ranks or Ranks())
+    """Build the optimizer that the settings are of; with `ranks`, Muon's work is dealt to them."""
+    optimizer: Optimizer = load(config.builder)(model, config, ranks or Ranks())
+    return optimizer

@@ -147,7 +147,12 @@ class PackedRows:
 
 
 def pack(starts: Sequence[int], stops: Sequence[int], row_tokens: int) -> PackedRows:
-    """Cut and pack documents into rows, all full except the last."""
+    """Cut and pack documents into rows, all full except the last.
+
+    Documents of 5, 2, 3 and 2 tokens in rows of 4: the first fills a row and leaves 1 token; the others give
+    the rows 3 + 1 and 2 + 2. Only the one longer than a row is cut. Laid end to end and cut every 4 tokens,
+    the third would be cut as well.
+    """
     rows = PackedRows()
     rests = _Rests(row_tokens)
     for start, stop in zip(starts, stops, strict=True):
@@ -177,6 +182,8 @@ class _Rests:
 
     def take(self, longest: int) -> tuple[int, int] | None:
         """Take the longest piece of at most `longest` tokens."""
+        # Bit n of `present` says that a piece of n tokens is there. Keep the bits up to `longest`; the highest
+        # one that is set is the answer, in one operation whatever the number of pieces.
         length = (self.present & ((1 << (longest + 1)) - 1)).bit_length() - 1
         if length < 1:
             return None

@@ -23,7 +23,6 @@ COOLDOWN_FRAC = 0.5
 
 
 @schema
-@dataclass(frozen=True)
 class Trapezoid:
     """Up, level, and straight down: the level part can be extended later (WSD).
 
@@ -50,7 +49,6 @@ class Trapezoid:
 
 
 @schema
-@dataclass(frozen=True)
 class Cosine:
     """Up, then down along half a cosine. Source: Loshchilov and Hutter 2017, arXiv:1608.03983."""
 

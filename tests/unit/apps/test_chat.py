@@ -26,11 +26,14 @@ from llmpipe.apps.chat.state import Chat
 from llmpipe.apps.chat.terminal import CommandCompleter, Interrupts, Keyboard
 from llmpipe.apps.chat.tools import ToolOptions, open_chat_tools
 from llmpipe.apps.load import load
+from llmpipe.assistant.conversation import Conversation, messages_from_json
+from llmpipe.assistant.events import Done, Event, TextDelta, ThinkDelta, ToolCall, ToolResult
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput
-from llmpipe.assistant.reply import Done, Event, Reply, TextDelta, ThinkDelta, ToolCall, ToolResult
+from llmpipe.assistant.reply import Reply
 from llmpipe.assistant.tools.policy import Kernel
 from llmpipe.core.artifact import SCHEMA
 from llmpipe.core.errors import InputError, UserError
+from llmpipe.inference.engine import Token
 from llmpipe.inference.sampling import Sampling
 
 SAMPLING = Sampling(temperature=0.0, max_tokens=5)
@@ -48,7 +51,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def use(ids: list[int], *events: Event | Callable[[], None]) -> None:
         def reply(self: Chat, reply: Reply) -> Generator[Event, None, None]:
             for id in ids:
-                list(reply.push(id))
+                reply.push(Token(0, id), 0)
             for event in events:
                 if callable(event):
                     event()
@@ -275,7 +278,24 @@ def test_think_shows_hides_bounds_and_stops_thoughts(chat: Chat, screen: Any) ->
             run_command(f"/think {wrong}", chat, screen.console)
 
 
+def test_an_answer_that_is_not_to_be_trained_still_has_probabilities(
+    chat: Chat, screen: Any, tmp_path: Path
+) -> None:
+    answer = Message("assistant", "Yes.", is_trained=False)
+    saved = Conversation((Message("user", "Hi"), answer), "test").to_json()
+    (tmp_path / "chat.jsonl").write_text(saved)
+    assert messages_from_json(json.loads(saved))[1] == answer
+    run_command(f"/load {tmp_path / 'chat.jsonl'}", chat, screen.console)
+    run_command("/probs", chat, screen.console)
+    n = len(chat.loaded.tokenizer.encode("Yes.")) + 1  # and the end of the turn
+    assert f"{n} tokens, each with probability" in screen.stdout.getvalue()
+
+
 def test_tools_can_be_taken_away_and_given_back(chat: Chat, screen: Any) -> None:
+    def ruled_out() -> Any:
+        rules = chat.new_reply().rules
+        return rules.applied_to(chat.sampling, chat.loaded.tokenizer).logit_bias
+
     chat.tools = {"python": FakeTool(), "search": FakeTool()}
     assert list(chat.usable_tools) == ["python", "search"]
     assert "Tools:" not in chat.loaded.tokenizer.decode(chat.rendered().ids)
@@ -283,12 +303,11 @@ def test_tools_can_be_taken_away_and_given_back(chat: Chat, screen: Any) -> None
     assert list(chat.usable_tools) == ["search"]
     assert "Tools: search." in chat.loaded.tokenizer.decode(chat.rendered().ids)
     begin = chat.loaded.tokenizer.special["<|python_start|>"]
-    assert (begin, float("-inf")) in chat._sampling().logit_bias  # not even begun
-    assert len(chat._sampling().logit_bias) == 1
+    assert ruled_out() == ((begin, float("-inf")),)  # not even begun
     run_command("/tools none", chat, screen.console)
     assert "Tools: none." in chat.loaded.tokenizer.decode(chat.rendered().ids)
     run_command("/tools all", chat, screen.console)
-    assert list(chat.usable_tools) == ["python", "search"] and not chat._sampling().logit_bias
+    assert list(chat.usable_tools) == ["python", "search"] and not ruled_out()
     with pytest.raises(UserError, match="unknown tool `pyton`"):
         run_command("/tools pyton", chat, screen.console)
     chat.tools = {}

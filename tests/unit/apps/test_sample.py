@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from llmpipe.apps.load import load, pick_device
 from llmpipe.apps.printable import printable
 from llmpipe.apps.sample import run_sample
 from llmpipe.core.errors import InputError, UserError
+from llmpipe.inference import native
 from llmpipe.inference.sampling import Sampling
+from llmpipe.model.norm import RMSNorm
 
 SAMPLING = Sampling(max_tokens=12, seed=3)
 
@@ -74,3 +78,17 @@ def test_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_text_that_would_move_the_cursor_is_defused() -> None:
     assert printable("a\x1b[2Jb\tc\r\nd\x07\x9b3é🙂") == "a\ufffd[2Jb\tc\nd\ufffd\ufffd3é🙂"
+
+
+@pytest.mark.skipif(native.compiled() is None, reason="no C compiler here")
+def test_a_step_in_c_that_computes_something_else_is_told_on_the_screen(
+    model_folder: Path, screen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(self: RMSNorm, x: torch.Tensor) -> torch.Tensor:
+        return 2 * F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+    monkeypatch.setattr("llmpipe.model.norm.RMSNorm.forward", twice)
+    run_sample(model_folder, prompt="a", sampling=SAMPLING, console=screen.console)
+    assert (
+        "warning: decoding with torch, which is slower: the step in C" in screen.stderr.getvalue()
+    )

@@ -16,7 +16,7 @@ import torch
 from openai import OpenAI
 
 from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app
-from llmpipe.apps.serve.limits import Limits
+from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
 from llmpipe.apps.serve.server import listen, make_server
 from llmpipe.apps.serve.service import Service
@@ -30,7 +30,9 @@ from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import PATTERNS
 from llmpipe.tokenizer.special import IM_END, place_special
 
-LIMITS = Limits(max_body_bytes=20_000, max_requests=40, header_timeout_s=0.5, body_timeout_s=0.5)
+LIMITS = RequestLimits(
+    max_body_bytes=20_000, max_requests=40, header_timeout_s=0.5, body_timeout_s=0.5
+)
 
 
 @dataclass
@@ -134,7 +136,7 @@ class ScriptedEngine(Engine):
 @contextmanager
 def running(
     key: str | None = None,
-    limits: Limits = LIMITS,
+    limits: RequestLimits = LIMITS,
     lines: Mapping[str, Line] | None = None,
     pause_s: float = 0.0,
     tools: ToolRunner | None = None,

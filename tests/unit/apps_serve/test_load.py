@@ -16,14 +16,13 @@ from typing import Any
 
 import pytest
 
-from llmpipe.apps.serve.choice import Choice
-from llmpipe.apps.serve.limits import Limits
-from llmpipe.apps.serve.service import Answer
+from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.apps.serve.tools import ToolRunner
-from llmpipe.apps.serve.worker import Job
+from llmpipe.apps.serve.worker import Exchange
+from llmpipe.assistant.reply import Reply
 
 N_CLIENTS = 64
-LIMITS = Limits(max_body_bytes=20_000, header_timeout_s=0.5, body_timeout_s=0.5)
+LIMITS = RequestLimits(max_body_bytes=20_000, header_timeout_s=0.5, body_timeout_s=0.5)
 CALL = ["<|python_start|>", "x", "<|python_end|>", "<|output|>"]
 LINES: dict[str, Any] = {f"say {i}": f"answer {i} " * 5 for i in range(5)}
 LINES |= {f"use {i}": [*CALL, *f"used {i}"] for i in range(5)}
@@ -88,8 +87,8 @@ def test_streams_with_disconnects_leak_nothing_and_mix_nothing_up(
             thread.join()
         served.wait_until_idle()
         assert served.service.worker.n_failures == 0
-        assert not served.service.worker._jobs
+        assert not served.service.worker._rows
         gc.collect()
-        kept = [thing for thing in gc.get_objects() if type(thing) in (Answer, Choice, Job)]
+        kept = [thing for thing in gc.get_objects() if type(thing) in (Exchange, Reply)]
         assert not kept
     assert all(right) and len(right) > N_CLIENTS

@@ -9,8 +9,12 @@ import openai
 import pytest
 import torch
 
-from llmpipe.apps.serve.choice import Choice
+from llmpipe.apps.serve.chat import ChatShape
+from llmpipe.apps.serve.limits import RequestLimits
+from llmpipe.apps.serve.parse import CHAT_FIELDS, parse_settings
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, render
+from llmpipe.assistant.reply import Reply
+from llmpipe.assistant.rules import ReplyRules
 from llmpipe.inference.engine import Engine, Token
 from llmpipe.inference.sampling import Sampling
 
@@ -195,14 +199,17 @@ def test_thoughts_calls_and_text_are_told_apart(served: Any) -> None:
     ids += [*tokenizer.encode("ok"), special["<|python_start|>"], *tokenizer.encode("7*7")]
     tokens = [Token(1, id) for id in ids]
     tokens.append(Token(1, special["<|python_end|>"], "stop"))
-    choice = Choice(tokenizer, (), has_parts=True)
-    pieces = [choice.push(token) for token in tokens]
-    assert choice.finish_reason == "tool_calls"
-    assert choice.n_tokens == len(tokens)
-    for whole in (choice.whole.reasoning, "".join(piece.reasoning for piece in pieces)):
-        assert whole == "so é"
-    assert choice.whole.text == "".join(piece.text for piece in pieces) == "ok"
-    (call,) = pieces[-1].tool_calls
+    reply = Reply(tokenizer, ReplyRules(runs=frozenset(), hands_over=frozenset({"python"})))
+    shape = ChatShape([reply], parse_settings({}, CHAT_FIELDS, RequestLimits(), 99, None), False)
+    chunks = [chunk for token in tokens for chunk in shape.chunks(0, reply.push(token, 99))]
+    (whole,) = shape.whole()
+    assert whole["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
+    assert reply.n_sampled == len(tokens)
+    for name, expected in (("reasoning_content", "so é"), ("content", "ok")):
+        assert "".join(chunk["delta"].get(name, "") for chunk in chunks) == expected
+        assert whole["message"][name] == expected
+    (call,) = whole["message"]["tool_calls"]
+    assert chunks[-2]["delta"]["tool_calls"] == [{"index": 0, **call}]
     assert call["function"]["name"] == "python"
     assert json.loads(call["function"]["arguments"]) == {"code": "7*7"}
 

@@ -17,7 +17,8 @@ import pytest
 
 from llmpipe.apps.serve import server
 from llmpipe.apps.serve.address import is_loopback
-from llmpipe.apps.serve.limits import Limits
+from llmpipe.apps.serve.limits import RequestLimits
+from llmpipe.apps.serve.options import ServeOptions
 from llmpipe.apps.serve.server import default_tools, listen, serve
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
@@ -57,7 +58,8 @@ def test_key_covers_every_route_but_health(start: Callable[..., Any]) -> None:
             assert http(served, path)[0] == 401
             assert http(served, path, headers={"authorization": "Bearer wrong"})[0] == 401
         assert http(served, "/health")[0] == 200
-        for path in ("/", "/page/main.js"):  # the page itself asks for the key
+        assert http(served, "/tokens", b'{"text": "x"}')[0] == 401
+        for path in ("/", "/tokens", "/page/main.js"):  # the pages themselves ask for the key
             assert http(served, path)[0] == 200
         assert http(served, "/page/..%2fapp.py")[0] == 404
         with pytest.raises(openai.AuthenticationError):
@@ -158,7 +160,7 @@ def test_client_that_leaves_before_the_whole_answer_frees_its_slot(served: Any) 
 
 
 def test_full_queue_is_429_with_a_time_to_come_back(start: Callable[..., Any]) -> None:
-    with start(limits=Limits(max_requests=2)) as served:
+    with start(limits=RequestLimits(max_requests=2)) as served:
         body = json.dumps({"prompt": "a", "max_tokens": 2, "n": 3}).encode()
         status, headers, data = http(served, "/v1/completions", body)
         assert (status, headers["retry-after"]) == (429, "1")
@@ -180,7 +182,7 @@ def test_failing_engine_costs_the_requests_in_it_and_no_others(
 
 
 def test_answer_that_takes_too_long_is_ended(start: Callable[..., Any]) -> None:
-    with start(limits=Limits(answer_timeout_s=0.05)) as served:
+    with start(limits=RequestLimits(answer_timeout_s=0.05)) as served:
         body = {"prompt": "a", "max_tokens": 390, "logit_bias": {"120": 100}}
         assert http(served, "/v1/completions", json.dumps(body).encode())[0] == 504
         served.wait_until_idle()
@@ -203,12 +205,12 @@ def test_address_that_others_can_reach_needs_a_key(tmp_path: Path) -> None:
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
         with pytest.raises(UserError, match="there is no key"):
-            serve(tmp_path, host=host, console=Console(quiet=True))
+            serve(ServeOptions(tmp_path, host=host), Console(quiet=True))
 
 
 def test_taken_port_is_an_error_with_a_hint(served: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{served.port}"):
-        serve(tmp_path, port=served.port, console=Console(quiet=True))
+        serve(ServeOptions(tmp_path, port=served.port), Console(quiet=True))
 
 
 def test_small_answers_do_not_wait_for_an_acknowledgment() -> None:
@@ -227,4 +229,4 @@ def test_machine_without_a_sandbox_serves_without_tools(
     assert default_tools(tmp_path, Console()) is None
     assert "no tools: there is nothing" in capsys.readouterr().err
     with pytest.raises(UserError, match="sandbox"):  # who asks for one is told
-        serve(tmp_path, tools=("python",), console=Console(quiet=True))
+        serve(ServeOptions(tmp_path, tools="python"), Console(quiet=True))

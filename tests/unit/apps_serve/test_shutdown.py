@@ -18,9 +18,10 @@ from llmpipe.model.weights import save_model
 PROGRAM = """
 import sys
 from pathlib import Path
+from llmpipe.apps.serve.options import ServeOptions
 from llmpipe.apps.serve.server import serve
 from llmpipe.core.console import Console
-sys.exit(serve(Path(sys.argv[1]), port=0, console=Console()))
+sys.exit(serve(ServeOptions(Path(sys.argv[1]), port=0), Console()))
 """
 
 

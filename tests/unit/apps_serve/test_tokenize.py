@@ -58,6 +58,14 @@ def test_tokenizer_tells_its_control_tokens(served: Any) -> None:
     assert "<|im_start|>" in told["chat_template"]
 
 
+def test_text_is_shown_as_tokens_of_the_model(served: Any) -> None:
+    status, views = post(served, "/tokens", {"text": "é<|bos|>"})
+    pieces = [(piece["id"], piece["shown"]) for piece in views[0]["pieces"]]
+    bos = served.service.tokenizer.bos_id
+    assert (status, views[0]["name"]) == (200, "run-sft")
+    assert pieces == [(0xC3, "\\xc3"), (0xA9, "\\xa9"), (bos, "<|bos|>")]
+
+
 def test_parts_of_characters_are_spelled_out(served: Any) -> None:
     body = {"prompt": "é", "add_special_tokens": False, "return_token_strs": True}
     assert post(served, "/tokenize", body)[1]["token_strs"] == ["\\xc3", "\\xa9"]

@@ -14,11 +14,16 @@ from typing import Any
 import openai
 import pytest
 
-from llmpipe.apps.serve.tools import MAX_OUTPUT_TOKENS, ToolRunner
+from llmpipe.apps.chat.state import Chat
+from llmpipe.apps.load import Loaded
+from llmpipe.apps.serve.tools import ToolRunner
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, render
+from llmpipe.assistant.rules import ANSWER_TOKENS, MAX_OUTPUT_TOKENS, MIN_OUTPUT_TOKENS
+from llmpipe.inference.sampling import Sampling
+from llmpipe.tasks.judging import Assistant
 
 CALL = ["<|python_start|>", "7", "*", "7", "<|python_end|>", "<|output|>"]
-LINES = {"sum": [*CALL, *"It is 49."], "long": [*CALL, "!"], "plain": "No tool.", "twice": [*CALL, *CALL, "."]}  # fmt: skip
+LINES = {"sum": [*CALL, *"It is 49."], "long": [*CALL, "!"], "plain": "No tool.", "twice": [*CALL, *CALL, "."], "again": CALL * 20}  # fmt: skip
 PYTHON: Any = {"type": "function", "function": {"name": "python", "parameters": {}}}
 
 
@@ -172,14 +177,25 @@ def test_output_is_ordinary_text_and_cut_to_its_budget(served: Any, tool: Fake) 
     assert choice.message.content == "!"
 
 
-def test_second_output_without_room_ends_the_answer(served: Any, tool: Fake) -> None:
+def test_second_output_leaves_room_and_one_without_room_ends_the_answer(
+    served: Any, tool: Fake
+) -> None:
     tool.answer = "y" * 1000
     (choice,) = ask(served, "twice").choices
-    assert choice.finish_reason == "length"
+    assert (choice.message.content, choice.finish_reason) == (".", "stop")
     runs = choice.message.tool_runs
-    # 400 tokens hold the first output and what is left of them of the second.
+    n_prompt = len(render([Message("user", "twice")], served.service.tokenizer, True).ids)
+    n_call = len(CALL) - 1
     assert runs[0]["output"] == "y" * (MAX_OUTPUT_TOKENS - 2)
-    assert 0 < len(runs[1]["output"]) < 150
+    # A sampled token follows the output, so the last of the 400 places cannot be given away.
+    n_free = 400 - 1 - n_prompt - 2 * n_call - MAX_OUTPUT_TOKENS
+    assert runs[1]["output"] == "y" * (n_free - ANSWER_TOKENS - 2)
+
+    (choice,) = ask(served, "again").choices
+    assert choice.finish_reason == "length" and not choice.message.content
+    # From the third one on an output is one token long, and the free places go to calls.
+    n_more = ANSWER_TOKENS // (n_call + MIN_OUTPUT_TOKENS)
+    assert [run["output"] for run in choice.message.tool_runs[2:]] == ["y"] * n_more
 
 
 def test_broken_tool_is_told_to_the_model(served: Any, tool: Fake) -> None:
@@ -259,3 +275,41 @@ def test_each_running_sandbox_is_its_own_and_the_index_is_shared() -> None:
     asyncio.run(run())
     runner.close()
     assert sorted(opened) == ["python"] * 3 + ["search"]
+
+
+@pytest.mark.parametrize("question", ["once", "twice"])
+def test_chat_eval_and_serve_write_the_same_ids_after_a_tool_that_prints_much(
+    start: Callable[..., Any], question: str
+) -> None:
+    """One conversation on three roads: a context of 400 tokens, and 1,000 from the tool."""
+    text = "fill " * 40 + question
+    lines = {text: LINES["twice"] if question == "twice" else [*CALL, *"Here is the answer."]}
+    printer = Fake()
+    printer.answer = "y" * 1000
+
+    @contextlib.contextmanager
+    def open_tools(names: Any) -> Iterator[Mapping[Any, Fake]]:
+        yield {"python": printer}
+
+    with start(lines=lines, tools=ToolRunner(open_tools, ("python",))) as served:
+        answer = ask(served, text, temperature=0, extra_body={"return_token_ids": True})
+        (over_http,) = answer.choices
+        tokenizer = served.service.tokenizer
+
+        def engine() -> Any:
+            return type(served.engine)(served.model, tokenizer, lines, 0.0)
+
+        greedy = Sampling(temperature=0.0, max_tokens=400)
+        messages = [Message("user", text)]
+        tools: Any = {"python": printer}
+
+        chat = Chat(Loaded(served.model, tokenizer, engine(), ()), tools, greedy, messages=messages)
+        in_chat = chat.new_reply()
+        list(chat.reply(in_chat))
+        (in_eval,) = Assistant(engine(), tokenizer, greedy, tools).answer([messages])
+
+    assert over_http.token_ids == in_chat.ids == in_eval.ids
+    # What the tool said leaves room for what it was asked for.
+    output = len(over_http.token_mask) - sum(over_http.token_mask)
+    assert output > 40 and over_http.finish_reason == "stop"
+    assert over_http.message.content == ("." if question == "twice" else "Here is the answer.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmpipe.apps.serve.options import ServeOptions, parse_tools, run_serve
+from llmpipe.apps.serve.options import ServeOptions, run_serve
 from llmpipe.apps.serve.vllm import vllm_launch
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
@@ -79,9 +79,3 @@ def test_missing_vllm_is_an_error_with_a_hint() -> None:
 def test_option_that_cannot_be_honored_is_an_error(vllm: Path, changed: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         run(**changed)
-
-
-def test_tools_are_named_with_commas() -> None:
-    assert parse_tools(None) is None
-    assert parse_tools("none") == ()
-    assert parse_tools("search, python,python") == ("python", "search")

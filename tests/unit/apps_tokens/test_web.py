@@ -1,16 +1,28 @@
-"""The page's server: what it answers, and what it refuses."""
+"""The page of `llmpipe tokens --web`: what it answers, and what it refuses."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from llmpipe.apps.tokens.web import HOST, MAX_BODY_BYTES, make_server
+import llmpipe.apps.serve
+from llmpipe.apps.serve.app import build_tokens_app
+from llmpipe.apps.serve.limits import RequestLimits
+from llmpipe.apps.serve.options import run_tokens_page
+from llmpipe.apps.serve.server import listen, make_server
+from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import PATTERNS
@@ -20,18 +32,22 @@ TOKENIZER = Tokenizer.from_ranks(
     {bytes([byte]): byte for byte in range(256)}, PATTERNS["qwen2"], place_special(256)
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOST = "127.0.0.1"
+LIMITS = RequestLimits(max_body_bytes=200_000)
 JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = make_server({"a": TOKENIZER, "b": TOKENIZER}, 0)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listen(HOST, 0) as listener:
+        server = make_server(build_tokens_app({"a": TOKENIZER, "b": TOKENIZER}, LIMITS), LIMITS)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
 
 
 def ask(
@@ -49,12 +65,15 @@ def ask(
     return found
 
 
-def test_the_page_needs_nothing_from_elsewhere(port: int) -> None:
-    status, headers, body = ask(port, "GET", "/")
-    assert status == 200
-    assert b"http" not in body.replace(b"http-equiv", b"")
-    assert b"innerHTML" not in body
-    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+@pytest.mark.parametrize("path", ["/", "/tokens"])
+def test_the_page_is_guarded_like_the_chat_page(port: int, path: str) -> None:
+    status, headers, body = ask(port, "GET", path)
+    assert status == 200 and b"<title>Tokens</title>" in body
+    for name in re.findall(rb'(?:src|href)="page/([^"]+)"', body):
+        assert ask(port, "GET", f"/page/{name.decode()}")[0] == 200
+    lowered = {name.lower(): value for name, value in headers.items()}
+    assert lowered["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+    assert lowered["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.slow
@@ -83,7 +102,7 @@ def test_a_browser_shows_tokens_as_they_are_typed(port: int) -> None:
 def test_a_text_comes_back_as_tokens_of_each_tokenizer(port: int) -> None:
     body = json.dumps({"text": "<b>"}).encode()
     status, headers, answer = ask(port, "POST", "/tokens", body, JSON)
-    assert (status, headers["Content-Type"]) == (200, "application/json")
+    assert (status, headers["content-type"]) == (200, "application/json")
     views = json.loads(answer)
     assert [view["name"] for view in views] == ["a", "b"]
     assert [piece["id"] for piece in views[0]["pieces"]] == [60, 98, 62]
@@ -93,16 +112,18 @@ def test_a_text_comes_back_as_tokens_of_each_tokenizer(port: int) -> None:
     ("method", "path", "body", "headers", "status"),
     [
         ("GET", "/../etc/passwd", None, {}, 404),
-        ("GET", "/", None, {"Host": "evil.example"}, 421),
-        ("POST", "/tokens", b"{}", {**JSON, "Host": "evil.example:80"}, 421),
+        ("GET", "/page/..%2f..%2fapp.py", None, {}, 404),
+        ("GET", "/", None, {"Host": "evil.example"}, 403),
+        ("POST", "/tokens", b"{}", {**JSON, "Host": "evil.example:80"}, 403),
+        ("POST", "/tokens", b'{"text": "x"}', {"Origin": "http://evil.example"}, 403),
         ("POST", "/tokens", b"{}", JSON, 400),
         ("POST", "/tokens", b"[" * 100_000, JSON, 400),
         ("POST", "/tokens", b'{"text": 1}', JSON, 400),
         ("POST", "/tokens", b"\xff", JSON, 400),
-        ("POST", "/tokens", b'{"text": "x"}', {"Content-Type": "text/plain"}, 415),
-        ("POST", "/tokens", b"x", {**JSON, "Content-Length": "-1"}, 411),
-        ("POST", "/tokens", b"", {**JSON, "Content-Length": str(MAX_BODY_BYTES + 1)}, 413),
-        ("POST", "/", b"{}", JSON, 404),
+        ("POST", "/tokens", b"x", {**JSON, "Content-Length": "-1"}, 400),
+        ("POST", "/tokens", b"", {**JSON, "Content-Length": str(LIMITS.max_body_bytes + 1)}, 413),
+        ("POST", "/", b"{}", JSON, 405),
+        ("POST", "/v1/chat/completions", b"{}", JSON, 404),
     ],
 )
 def test_other_requests_are_refused(
@@ -112,6 +133,30 @@ def test_other_requests_are_refused(
     assert ask(port, "GET", "/")[0] == 200
 
 
-def test_a_taken_port_is_an_error(port: int) -> None:
-    with pytest.raises(UserError, match=f"port {port} cannot be used"):
-        make_server({}, port)
+def test_a_taken_port_is_an_error(port: int, tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    with pytest.raises(UserError, match=f"cannot listen on {HOST}:{port}"):
+        run_tokens_page((str(tmp_path),), port, Console())
+
+
+def test_command_says_where_the_page_is_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    command = [sys.executable, "-m", "llmpipe", "tokens", "--web", "--tokenizer", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        port = int(process.stdout.readline().rstrip("/\n").rpartition(":")[2])
+        status, _, answer = ask(port, "POST", "/tokens", b'{"text": "ab"}', JSON)
+        assert (status, [p["id"] for p in json.loads(answer)[0]["pieces"]]) == (200, [97, 98])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_missing_server_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "llmpipe.apps.serve.server")
+    monkeypatch.delattr(llmpipe.apps.serve, "server")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UserError, match="the server needs uvicorn"):
+        run_tokens_page((), 0, Console())

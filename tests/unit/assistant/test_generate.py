@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
-from llmpipe.assistant.generate import ANSWER_TOKENS, MAX_OUTPUT_TOKENS, answer_many, stream_reply
+from llmpipe.assistant.events import Done, Event, TextDelta, ThinkDelta, ToolCall, ToolResult
+from llmpipe.assistant.generate import answer_many, stream_reply
 from llmpipe.assistant.render import (
     Message,
     PythonCall,
@@ -17,16 +20,8 @@ from llmpipe.assistant.render import (
     part_ids,
     render,
 )
-from llmpipe.assistant.reply import (
-    Done,
-    Event,
-    Reply,
-    TextDelta,
-    ThinkDelta,
-    ToolCall,
-    ToolResult,
-    output_ids,
-)
+from llmpipe.assistant.reply import Reply, output_ids
+from llmpipe.assistant.rules import ANSWER_TOKENS, MAX_OUTPUT_TOKENS, ReplyRules
 from llmpipe.core.errors import UserError
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
@@ -199,7 +194,8 @@ def test_leaving_early_frees_the_slot_and_keeps_the_text(
     engine = scripted(ASK, turn(tokenizer, Text("one two three 🙂")))
     reply = Reply(tokenizer)
     with closing(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply)) as events:
-        for _ in zip(range(6), events, strict=False):
+        written = (event for event in events if isinstance(event, TextDelta))
+        for _ in zip(range(6), written, strict=False):
             pass
     assert engine.n_free_slots == 1
     assert reply.message.text == "one two"
@@ -216,7 +212,7 @@ def test_many_answers_equal_single_ones(
     engine = scripted(asks[0], turn(tokenizer, *parts), max_batch=max_batch)
     answers = answer_many(engine, tokenizer, asks, GREEDY, {"python": FakePython("82")})
     assert [answer.message for answer in answers] == [Message("assistant", parts)] * 5
-    assert {answer.done.reason for answer in answers} == {"stop"}
+    assert {answer.done and answer.done.reason for answer in answers} == {"stop"}
     assert engine.n_free_slots == max_batch
 
 
@@ -270,8 +266,8 @@ def test_long_thought_is_closed_for_the_model(
     # The model is not the one that closes: it is told so with a token that goes on thinking.
     n_prompt = len(render(ASK, tokenizer, add_generation_prompt=True).ids)
     engine.model._next[n_prompt - 1 + len(thinking) - 1] = tokenizer.encode("x")[0]
-    reply = Reply(tokenizer)
-    events = list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply, max_thought=budget))
+    reply = Reply(tokenizer, ReplyRules(max_thought=budget))
+    events = list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply))
     assert (thought(events), shown(events)) == ("x" * budget, "Well.")
     done = events[-1]
     assert isinstance(done, Done) and done.n_tokens == len(reply.ids) - 1  # the forced one
@@ -288,8 +284,8 @@ def test_unfinished_thought_is_no_answer(tokenizer: Tokenizer, scripted: Build) 
 
 def test_model_that_may_not_think_does_not_begin_to(tokenizer: Tokenizer, scripted: Build) -> None:
     engine = scripted(ASK, turn(tokenizer, Thought("hm"), Text("Well.")))
-    reply = Reply(tokenizer)
-    list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply, max_thought=0))
+    reply = Reply(tokenizer, ReplyRules(max_thought=0))
+    list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply))
     assert tokenizer.special["<|think_start|>"] not in reply.ids and not reply.message.has_thought
 
 
@@ -302,3 +298,51 @@ def test_tool_output_leaves_room_for_the_answer(tokenizer: Tokenizer, scripted: 
     list(stream_reply(engine, tokenizer, ASK, GREEDY, {"python": FakePython("y" * 500)}, reply))
     output = next(part for part in reply.message.parts if isinstance(part, ToolOutput))
     assert len(output.text) == 100 - 1 - ANSWER_TOKENS - 2
+
+
+# -- what a later training run wants to know ---------------------------------------------------------
+
+
+def test_reply_tells_which_ids_the_model_chose_and_how_likely_they_were(
+    tokenizer: Tokenizer, scripted: Build
+) -> None:
+    parts = (PythonCall("37+45"), ToolOutput("82"), Text("82."))
+    engine = scripted(ASK, turn(tokenizer, *parts))
+    sampling = replace(GREEDY, n_logprobs=0)
+    [reply] = answer_many(engine, tokenizer, [ASK], sampling, {"python": FakePython("82")})
+    trained = render([*ASK, reply.message], tokenizer)
+    n_prompt = len(render(ASK, tokenizer, add_generation_prompt=True).ids)
+    n_end = len(tokenizer.encode("\n"))  # behind the end of the turn: nobody writes that
+    assert reply.ids == trained.ids[n_prompt:-n_end]
+    assert reply.mask == trained.mask[n_prompt:-n_end]
+    # The scripted model's logits are 1 for the next token of the script and 0 for all others.
+    expected = 1 - math.log(math.e + tokenizer.vocab_size - 1)
+    for id, is_sampled, logprob in zip(reply.ids, reply.mask, reply.logprobs, strict=True):
+        assert (logprob is not None) == is_sampled
+        if logprob:
+            assert logprob.id == id
+            assert logprob.logprob == pytest.approx(expected, abs=1e-5)
+
+
+def test_end_of_a_thought_that_was_put_in_is_not_the_models(
+    tokenizer: Tokenizer, scripted: Build
+) -> None:
+    engine = scripted(ASK, [*part_ids(Thought("xx"), tokenizer), *tokenizer.encode("A")])
+    reply = Reply(tokenizer, ReplyRules(max_thought=2))
+    settings = Sampling(temperature=0.0, max_tokens=4)
+    list(stream_reply(engine, tokenizer, ASK, settings, {}, reply))
+    assert [tokenizer.decode([id]) for id in reply.ids] == [
+        "<|think_start|>", "x", "x", "<|think_end|>", "A"
+    ]  # fmt: skip
+    assert reply.mask == [True, True, True, False, True]
+
+
+def test_stop_string_ends_the_reply_and_frees_the_slot(
+    tokenizer: Tokenizer, scripted: Build
+) -> None:
+    engine = scripted(ASK, turn(tokenizer, Text("one, two. three")))
+    reply = Reply(tokenizer, ReplyRules(stops=(". t", "never")))
+    events = list(stream_reply(engine, tokenizer, ASK, GREEDY, {}, reply))
+    assert shown(events) == "one, two" == reply.message.text
+    assert reply.done and reply.done.reason == "stop"
+    assert engine.n_requests == 0 and engine.n_free_slots == 1

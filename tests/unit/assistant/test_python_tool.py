@@ -85,12 +85,12 @@ def test_random_numbers_differ_between_programs(tool: PythonTool) -> None:
 
 def test_long_output_is_cut_and_the_process_is_kept(tool: PythonTool) -> None:
     tool.run("1")
-    before = tool._zygote
+    before = tool._fork_server
     answer = tool.run("while True: print('x' * 99)")
     text, _, note = answer.rpartition("\n")
     assert note == "[cut after 4,000 bytes]" and len(text) <= 4000
     assert tool.run("'x' * 3000") == f"'{'x' * 3000}'"
-    assert tool._zygote is before
+    assert tool._fork_server is before
 
 
 def test_program_that_is_too_long_is_not_tried(tool: PythonTool) -> None:
@@ -112,11 +112,11 @@ def test_crash_is_told_and_the_next_program_runs(tool: PythonTool) -> None:
     assert tool.run("1 + 1") == "2"
 
 
-def test_zygote_that_is_gone_is_replaced(tool: PythonTool) -> None:
+def test_fork_server_that_is_gone_is_replaced(tool: PythonTool) -> None:
     tool.run("1")
-    assert tool._zygote
-    tool._zygote._process.kill()
-    tool._zygote._process.wait()
+    assert tool._fork_server
+    tool._fork_server._process.kill()
+    tool._fork_server._process.wait()
     assert tool.run("1 + 1") == "2"
 
 
@@ -137,27 +137,27 @@ def test_calls_from_several_threads_get_their_own_answers(tool: PythonTool) -> N
 def test_processes_are_gone_after() -> None:
     with PythonTool() as own:
         own.run("1")
-        assert own._zygote
-        pid = own._zygote._process.pid
+        assert own._fork_server
+        pid = own._fork_server._process.pid
         assert os.getpgid(pid) == pid  # Ctrl-C in the terminal does not reach it
     with pytest.raises(ProcessLookupError):
         os.killpg(pid, 0)
 
 
 def test_program_ends_when_llmpipe_is_gone(tool: PythonTool) -> None:
-    """The zygote sees the other end of its socket close, ends the child and itself."""
+    """The fork server sees the other end of its socket close, ends the child and itself."""
     with PythonTool() as own:
-        zygote = own._started()
+        server = own._started()
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            socket.send_fds(zygote._control, [b"+"], [theirs.fileno()])
+            socket.send_fds(server._control, [b"+"], [theirs.fileno()])
             theirs.close()
             ours.sendall(b"import time; print('here', flush=True); time.sleep(60)")
             ours.shutdown(socket.SHUT_WR)
             assert ours.recv(5) == b"here\n"
-            zygote._control.shutdown(socket.SHUT_RDWR)
+            server._control.shutdown(socket.SHUT_RDWR)
             assert select.select([ours], [], [], 10)[0] and ours.recv(1) == b""
-        zygote._process.wait(timeout=10)
+        server._process.wait(timeout=10)
 
 
 # -- what it does not get at -------------------------------------------------------------------------

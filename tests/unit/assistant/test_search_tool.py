@@ -96,6 +96,16 @@ def test_index_is_made_once_and_keyed_by_the_corpus(
     assert len(list((corpus.parent / ".search").iterdir())) == 2
 
 
+def test_a_flipped_bit_in_the_corpus_is_an_error_and_no_other_passage(corpus: Path) -> None:
+    part = corpus / "part-00000.parquet"
+    text = "the llama eats grass"
+    table = pa.table({"url": ["u"] * 3, "text": ["a", text, "z"]})
+    pq.write_table(table, part, compression="none", use_dictionary=False, write_page_checksum=True)
+    part.write_bytes(part.read_bytes().replace(b"llama", b"llamb"))
+    with pytest.raises(InputError, match=r"part-00000\.parquet` cannot be read: .*CRC"):
+        open_index(corpus)
+
+
 def test_failed_index_leaves_nothing_behind(corpus: Path) -> None:
     pq.write_table(pa.table({"url": ["u"], "text": [" "]}), corpus / "part-00000.parquet")
     with pytest.raises(InputError, match="holds no text"):

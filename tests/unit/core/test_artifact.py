@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -123,33 +120,21 @@ def test_replacement_killed_between_its_renames_is_undone(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_reader_sees_nothing_or_the_whole(tmp_path):
-    """Publish in a loop in another process, kill it at 20 moments; what stands must verify."""
-    code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from test_artifact import make
-folder = Path(sys.argv[1]); n = 0
-print("go", flush=True)
-while True:
-    n += 1
-    import shutil; shutil.rmtree(folder / ".base.partial", ignore_errors=True)
-    make(folder, text="x" * 200_000 + str(n))
-"""
-    seen_whole = 0
-    for i in range(20):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.stdout.readline() == b"go\n"
-        time.sleep(0.003 + 0.004 * i)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+def test_killed_at_any_moment_a_reader_sees_nothing_or_the_whole(tmp_path, steps):
+    """Publish over and over in another process, killed at each of its steps; what stands must verify."""
+
+    def publish_three_times():
+        for n in range(3):
+            shutil.rmtree(tmp_path / ".base.partial", ignore_errors=True)
+            make(tmp_path, text="x" * 200_000 + str(n))
+
+    assert steps.run_forked(publish_three_times) == 0
+    n_steps, seen_whole = steps.taken(), 0
+    for at in range(1, n_steps + 1):
+        shutil.rmtree(tmp_path / "base", ignore_errors=True)
+        assert steps.run_forked(publish_three_times, at) == -signal.SIGKILL
         recover(tmp_path / "base")
         if (tmp_path / "base" / module.MANIFEST).exists():
             assert verify(open_artifact(tmp_path / "base")) == []
             seen_whole += 1
-    assert seen_whole > 0
+    assert n_steps // 2 < seen_whole < n_steps

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,14 +27,12 @@ from llmpipe.core.errors import UserError
 
 
 @schema
-@dataclass(frozen=True)
 class Adam:
     lr: Annotated[float, Gt(0)] = 0.1
     kind: Literal["adam"] = "adam"
 
 
 @schema
-@dataclass(frozen=True)
 class Sgd:
     lr: Annotated[float, Gt(0)] = 0.2
     momentum: float = 0.9
@@ -42,7 +40,6 @@ class Sgd:
 
 
 @schema
-@dataclass(frozen=True)
 class Train:
     depth: Annotated[int, Ge(1)] = 2
     share: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -232,14 +229,12 @@ def test_alternatives_are_compared_with_defaults_of_their_own():
 
 
 @schema
-@dataclass(frozen=True)
 class Prices:
     per_hour: Annotated[float, Gt(0), Unkeyed()] = 3.0
     counted: int = 1
 
 
 @schema
-@dataclass(frozen=True)
 class Course:
     price: Prices = field(default_factory=Prices)
     rarely: Annotated[int, Unkeyed()] = 4

@@ -7,7 +7,6 @@ import stat
 import sys
 import threading
 import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from llmpipe.core.stage import Need, Request, StageSpec, check_expectations, pla
 
 
 @schema
-@dataclass(frozen=True)
 class Settings:
     steps: int = 3
     stop_at: int | None = None

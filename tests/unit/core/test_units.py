@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmpipe.core.executors import Limits, LocalProcesses, Progress
-from llmpipe.core.units import Unit, read_aside, read_commit, run_units, unit_folder
+from llmpipe.core.errors import InputError, LlmpipeError, Stopped
+from llmpipe.core.executors import CLEAN_INPUT, Limits, LocalProcesses, Progress
+from llmpipe.core.stop import StopFlag
+from llmpipe.core.units import (
+    FILES,
+    InPlace,
+    Stoppable,
+    Unit,
+    read_aside,
+    read_commit,
+    run_units,
+    unit_folder,
+    write_commit,
+)
 
 # Workers import their job by name, so it must stand in a module of its own.
 JOB = '''
 import os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
+from llmpipe.core.errors import InputError
 
 @dataclass(frozen=True)
 class Numbers:
@@ -57,6 +71,14 @@ class Numbers:
             bytearray(2_000_000_000)
         if action == "bug":
             raise KeyError("a bug in the job")
+        if action == "damaged":
+            raise InputError("unit is damaged", "a hint")
+        if action == "full disk":
+            raise OSError(28, "No space left on device")
+        if action == "end of file":
+            raise EOFError("a file of the job's ended early")
+        if action == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         return action
 '''
 LIMITS = Limits(cpu_s=0.3, wall_s=2.0, memory_bytes=300_000_000)
@@ -145,6 +167,93 @@ def test_workers_that_cannot_start_are_an_error_and_no_bad_input(tmp_path: Path,
 def test_bug_in_a_job_is_reported_with_its_place(tmp_path: Path, job: Any) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)unit 0.*KeyError: 'a bug in the job'"):
         run_units(job, units(["bug"]), tmp_path / "units", local())
+
+
+def test_an_end_of_file_within_a_job_is_a_bug_like_others(tmp_path: Path, job: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)unit 0.*EOFError: a file of the job's"):
+        run_units(job, units(["end of file"]), tmp_path / "units", local())
+
+
+def test_a_full_disk_is_told_by_its_number(tmp_path: Path, job: Any) -> None:
+    with pytest.raises(OSError, match="in act") as error:
+        run_units(job, units(["full disk"]), tmp_path / "units", local())
+    assert error.value.errno == 28
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Clean input: no record is set aside
+
+
+def clean(n_workers: int, wall_s: float = 60.0) -> LocalProcesses:
+    limits = replace(CLEAN_INPUT, wall_s=wall_s)
+    return LocalProcesses(n_workers, limits, lambda _: None, lambda: False)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_an_error_reaches_the_caller_with_its_hint(
+    tmp_path: Path, job: Any, n_workers: int
+) -> None:
+    todo = units(["a"], ["damaged"], ["b"])
+    with pytest.raises(InputError, match="unit is damaged") as error:
+        run_units(job, todo, tmp_path / "units", clean(n_workers))
+    assert error.value.hint == "a hint"
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_commits_come_in_the_units_order(tmp_path: Path, job: Any, n_workers: int) -> None:
+    todo = units(["a"] * 9, ["b"], ["c"] * 3, ["d"] * 2)
+    commits = run_units(job, todo, tmp_path / "units", clean(n_workers))
+    assert [commit.record["n"] for commit in commits] == [9, 1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("action", "what", "hint"),
+    [
+        ("killed", "something killed it", "with fewer `--workers`"),
+        ("crash", "crashed, exit code -11", "finished units are kept"),
+    ],
+)
+def test_a_worker_that_ends_twice_ends_the_run_and_says_where(
+    tmp_path: Path, job: Any, action: str, what: str, hint: str
+) -> None:
+    todo = units(["a"], ["a", "b", action])
+    with pytest.raises(LlmpipeError, match=rf"twice in `unit 1`, near record 2: {what}") as error:
+        run_units(job, todo, tmp_path / "units", clean(2))
+    assert hint in str(error.value.hint)
+    assert not read_aside(unit_folder(tmp_path / "units", todo[1]))
+
+
+def test_a_worker_that_hangs_is_ended_and_reported(tmp_path: Path, job: Any) -> None:
+    todo = units(["a"], ["a", "sleep"])
+    with pytest.raises(LlmpipeError, match=r"`unit 1`, near record 1: it did not get any further"):
+        run_units(job, todo, tmp_path / "units", clean(2, wall_s=0.5))
+
+
+def test_in_place_a_stop_leaves_after_the_unit_in_hand(tmp_path: Path, job: Any) -> None:
+    stop, todo, seen = StopFlag(), units(["a"], ["b"], ["c"]), []
+
+    def note(n_done: int) -> None:
+        seen.append(n_done)
+        if n_done == 2:
+            stop.request()
+
+    executor = Stoppable(InPlace(note, lambda: stop.requested), stop.check)
+    with pytest.raises(Stopped):
+        run_units(job, todo, tmp_path / "units", executor)
+    done = [read_commit(tmp_path / "units", unit) is not None for unit in todo]
+    assert (seen, done) == ([1, 2], [True, True, False])
+
+
+def test_hashes_that_the_job_knows_are_taken_into_the_commit(tmp_path: Path) -> None:
+    folder, unit = tmp_path / "units", units(["a"])[0]
+    place = unit_folder(folder, unit)
+    place.mkdir(parents=True)
+    (place / "known.txt").write_text("a")
+    (place / "new.txt").write_text("b")
+    write_commit(place, {"n": 1, FILES: {"known.txt": "0" * 64}})
+    assert read_commit(folder, unit) is None  # for that is not the hash
+    trusted = read_commit(folder, unit, verify=False)
+    assert trusted is not None and trusted.record == {"n": 1}
 
 
 def test_stop_ends_the_workers(tmp_path: Path, job: Any) -> None:

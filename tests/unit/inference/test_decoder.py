@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llmpipe.inference import native
-from llmpipe.inference.decoder import Decoder, build_decoder
+from llmpipe.inference.decoder import TOLERANCE, Decoder, build_decoder, probe
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.graph import GraphDecoder
 from llmpipe.inference.int8 import quantize_int8
@@ -17,6 +24,8 @@ from llmpipe.inference.kv_cache import SlotCache
 from llmpipe.inference.native import NativeDecoder
 from llmpipe.inference.sampling import Sampling
 from llmpipe.model.config import ModelConfig, RopeScaling
+from llmpipe.model.norm import RMSNorm
+from llmpipe.model.rope import Rope
 from llmpipe.model.transformer import Transformer
 
 MAX_LEN = 48
@@ -208,14 +217,14 @@ def test_models_with_unknown_parts_take_the_step_through_torch() -> None:
     model = Transformer(SHAPES["qwen3"]).eval()
     assert native.supports(model, cache_of(model))
     half = copy.deepcopy(model).half()
-    assert build_decoder(half, cache_of(half)) is None
+    assert build_decoder(half, cache_of(half), pytest.fail) is None
 
     class Adapted(torch.nn.Linear):
         """A layer that computes something else."""
 
     adapted = Adapted(36, 40, bias=False)
     model.blocks[0].attn.q = adapted  # type: ignore[union-attr,assignment]
-    assert build_decoder(model, cache_of(model)) is None
+    assert build_decoder(model, cache_of(model), pytest.fail) is None
 
 
 def test_without_a_compiler_the_engine_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,16 +232,143 @@ def test_without_a_compiler_the_engine_writes_the_same(monkeypatch: pytest.Monke
     expected = Engine(model).generate([[1, 2], [3] * 9], GREEDY)
     monkeypatch.setattr("llmpipe.inference.native.shutil.which", lambda name: None)
     monkeypatch.setattr("llmpipe.inference.native.compiled", native.compiled.__wrapped__)
-    assert build_decoder(model, cache_of(model)) is None
+    assert build_decoder(model, cache_of(model), pytest.fail) is None
     assert Engine(model).generate([[1, 2], [3] * 9], GREEDY) == expected
 
 
 @needs_compiler
-def test_library_is_made_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setattr("llmpipe.inference.native.CACHE", tmp_path)
+def test_library_is_made_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = native.compiled.__wrapped__()
     assert isinstance(first, ctypes.CDLL)
-    made = [path.name for path in tmp_path.iterdir()]  # type: ignore[attr-defined]
+    made = [path.name for path in (tmp_path / "llmpipe").iterdir()]
     assert len(made) == 1 and made[0].startswith("decode-")
     monkeypatch.setattr("llmpipe.inference.native._compile", None)
     assert isinstance(native.compiled.__wrapped__(), ctypes.CDLL)
+
+
+@needs_compiler
+@pytest.mark.parametrize("cache", [None, "", "relative/path"])
+def test_engine_works_for_a_user_without_a_home(cache: str | None, tmp_path: Path) -> None:
+    """In a process of its own: what is made at import would otherwise be there already."""
+    program = """
+import pathlib
+
+def home():
+    raise RuntimeError("Could not determine home directory.")
+
+pathlib.Path.home = home
+import llmpipe.inference.engine
+from llmpipe.inference import native
+assert native.compiled() is not None
+"""
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    if cache is not None:
+        environment["XDG_CACHE_HOME"] = cache
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+# ----------------------------------------------------------------------------------------------
+# A model whose mathematics was changed, while decode.c stayed as it is
+
+
+def squared_relu(self: object, x: torch.Tensor) -> torch.Tensor:
+    """As in nanochat's models, in place of the gate's SiLU."""
+    return self.down(F.relu(self.gate(x)).square() * self.up(x))  # type: ignore[attr-defined]
+
+
+def rotate_neighbours(x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Pairs (x[2i], x[2i + 1]), as in the paper and in Meta's files."""
+    cos, sin = (part[..., : x.shape[-1] // 2] for part in rotation)
+    first, second = x[..., 0::2], x[..., 1::2]
+    turned = first * cos - second * sin, second * cos + first * sin
+    return torch.stack(turned, dim=-1).flatten(-2)
+
+
+def larger_eps(self: RMSNorm, x: torch.Tensor) -> torch.Tensor:
+    return F.rms_norm(x, self.normalized_shape, self.weight, 0.1)
+
+
+def half_scores(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: object) -> torch.Tensor:
+    return attention_of_torch(q / 2, k, v, **how)  # type: ignore[arg-type]
+
+
+attention_of_torch = F.scaled_dot_product_attention
+CHANGES: dict[str, tuple[str, Callable[..., torch.Tensor]]] = {
+    "activation": ("llmpipe.model.mlp.SwiGLU.forward", squared_relu),
+    "rotation": ("llmpipe.model.attention.rotate", rotate_neighbours),
+    "norm": ("llmpipe.model.norm.RMSNorm.forward", larger_eps),
+    "attention": ("torch.nn.functional.scaled_dot_product_attention", half_scores),
+}
+PROMPTS = [[1, 2, 3, 4], [5] * 9, [6, 7]]
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_changed_mathematics_is_noticed_and_computed_by_torch(
+    change: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change == "norm" and dtype != torch.float32:
+        pytest.skip("moves logits by less than rounding to 8 bits may")
+    model = trained_like("llama", dtype)
+    as_it_was = [one.ids for one in Engine(model).generate(PROMPTS, GREEDY)]
+    monkeypatch.setattr(*CHANGES[change])
+    said: list[str] = []
+    engine = Engine(model, warn=said.append)
+    assert len(said) == 1 and said[0].startswith(
+        "decoding with torch, which is slower: the step in C"
+    )
+    got = [one.ids for one in engine.generate(PROMPTS, GREEDY)]
+    assert got == [one.ids for one in Engine(model, is_compiled=False).generate(PROMPTS, GREEDY)]
+    assert got != as_it_was  # the change is one that text shows
+    with pytest.warns(UserWarning, match="the step in C gives other logits"):
+        Engine(model, max_batch=1)  # heard by default too
+
+
+@needs_compiler
+def test_angles_come_from_the_model_and_need_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another base of the rotation is followed by the step in C, which is handed the angles."""
+    model = trained_like("llama", torch.float32)
+    as_it_was = [one.ids for one in Engine(model).generate(PROMPTS, GREEDY)]
+    assert isinstance(model.rope, Rope)
+    model.rope._frequencies = model.rope._frequencies * 7
+    engine = Engine(model, warn=pytest.fail)
+    assert isinstance(engine._decoder, NativeDecoder)
+    got = [one.ids for one in engine.generate(PROMPTS, GREEDY)]
+    assert got == [one.ids for one in Engine(model, is_compiled=False).generate(PROMPTS, GREEDY)]
+    assert got != as_it_was
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("name", SHAPES)
+def test_unchanged_models_raise_no_alarm(name: str, dtype: torch.dtype) -> None:
+    """In deep models too, and wherever the probe is cut."""
+    for seed in range(5):
+        for n_layers, n_slots, max_len in ((2, 9, 48), (2, 1, 5), (2, 2, 1), (12, 3, 64)):
+            model = trained_like(name, dtype, seed, n_layers)
+            of, kept = model.config, next(model.parameters()).dtype
+            cache = SlotCache(of.n_layers, n_slots, max_len, of.n_kv_heads, of.head_dim, kept, torch.device("cpu"))  # fmt: skip
+            assert probe(model, cache, NativeDecoder(model, cache)) < TOLERANCE[dtype]
+
+
+def test_probe_tells_numbers_from_none() -> None:
+    model = trained_like("qwen3", torch.float32)
+    cache = cache_of(model)
+
+    def broken(ids: list[int], slots: list[int], lengths: list[int], wanted: range) -> torch.Tensor:
+        return torch.full((len(wanted), model.config.vocab_size), torch.nan)
+
+    assert probe(model, cache, broken) == float("inf")  # type: ignore[arg-type]
+
+
+def trained_like(name: str, dtype: torch.dtype, seed: int = 0, n_layers: int = 2) -> Transformer:
+    """Every matrix keeps the size of its input, so every part of each block matters."""
+    torch.manual_seed(seed)
+    model = Transformer(dataclasses.replace(SHAPES[name], n_layers=n_layers)).eval()
+    for weights in model.parameters():
+        if weights.dim() == 2:
+            weights.data.normal_(std=weights.shape[1] ** -0.5)
+    return quantize_int8(model) if dtype == torch.int8 else model.to(dtype)

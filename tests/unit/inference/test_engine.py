@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmpipe.core.errors import UserError
-from llmpipe.inference.engine import Engine, Token, generate
+from llmpipe.inference.engine import Engine, Token
 from llmpipe.inference.sampling import Sampling
 from llmpipe.model.config import ModelConfig
 from llmpipe.model.transformer import Transformer
@@ -131,16 +131,6 @@ def test_changed_weights_are_used_after_refresh(model: Transformer) -> None:
     finally:
         with torch.no_grad():
             model.embed.weight.copy_(original)
-
-
-def test_generate_keeps_the_mode_of_a_model_in_training(model: Transformer) -> None:
-    expected = Engine(model).generate([[1, 2]], GREEDY)[0].ids
-    model.train()
-    try:
-        assert generate(model, [1, 2], GREEDY) == expected
-        assert model.training
-    finally:
-        model.eval()
 
 
 def test_long_prompt_goes_through_in_pieces(

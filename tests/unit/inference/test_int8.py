@@ -31,6 +31,16 @@ def test_kernel_and_plain_way_agree() -> None:
     assert torch.allclose(fast.float(), quantized(x).float(), atol=0.05)
 
 
+def test_widths_that_the_kernel_cannot_read_take_the_plain_way() -> None:
+    """torch's kernel reads past the rows of such matrices: garbage, or a crash of the process."""
+    torch.manual_seed(0)
+    for n_in in (36, 50, 33):
+        linear = nn.Linear(n_in, 40, bias=False)
+        x = torch.randn(9, n_in, dtype=torch.bfloat16)
+        got, expected = Int8Linear(linear)(x).float(), linear(x.float())
+        assert (got - expected).std() < 0.03 * expected.std()  # 8 bits of weights, 8 of the rest
+
+
 def test_engine_generates_much_the_same_with_int8() -> None:
     torch.manual_seed(0)
     config = ModelConfig(

@@ -7,10 +7,17 @@ import random
 import numpy as np
 import pytest
 
-from llmpipe.stages.data.config import ExactDedupConfig, MinHashConfig, UrlDedupConfig
 from llmpipe.stages.data.document import Document, Text
 from llmpipe.stages.data.grouping import cluster, equal_pairs, union
-from llmpipe.stages.data.steps.dedup_keys import MinHashKeys, TextKey, UrlKey, normalize_url
+from llmpipe.stages.data.steps.dedup_keys import (
+    ExactDedupConfig,
+    MinHashConfig,
+    TextKey,
+    UrlDedupConfig,
+    UrlKey,
+    normalize_url,
+)
+from llmpipe.stages.data.steps.minhash import MinHash
 
 
 def words(n: int, seed: int) -> list[str]:
@@ -34,7 +41,7 @@ def pair(n_shared: int, n_own: int, seed: int) -> tuple[list[str], list[str]]:
 
 
 def test_signature_estimates_jaccard() -> None:
-    hasher = MinHashKeys(MinHashConfig())
+    hasher = MinHash(MinHashConfig())
     errors = []
     for seed in range(40):
         a, b = pair(120, 30, seed)
@@ -47,7 +54,7 @@ def test_signature_estimates_jaccard() -> None:
 
 @pytest.mark.parametrize(("n_shared", "n_own"), [(140, 10), (130, 22), (110, 45)])
 def test_pairs_are_found_at_the_rate_of_the_formula(n_shared: int, n_own: int) -> None:
-    hasher = MinHashKeys(MinHashConfig())
+    hasher = MinHash(MinHashConfig())
     found, expected, n = 0, 0.0, 150
     for seed in range(n):
         a, b = pair(n_shared, n_own, seed)
@@ -58,26 +65,26 @@ def test_pairs_are_found_at_the_rate_of_the_formula(n_shared: int, n_own: int) -
 
 
 def test_different_texts_share_no_band() -> None:
-    hasher = MinHashKeys(MinHashConfig())
+    hasher = MinHash(MinHashConfig())
     keys = np.stack([hasher.bands(" ".join(words(100, seed))) for seed in range(200)])
     assert all(len(np.unique(keys[:, band])) == 200 for band in range(14))
 
 
 def test_case_punctuation_and_numbers_do_not_count() -> None:
-    hasher = MinHashKeys(MinHashConfig())
+    hasher = MinHash(MinHashConfig())
     a = hasher.bands("On day 12, the Cat sat on the mat; it was 1,000 km from home.")
     b = hasher.bands("on day 7 the cat sat on the mat it was 2,500 km from home")
     assert (a == b).all()
 
 
 def test_short_texts_are_not_all_alike() -> None:
-    hasher = MinHashKeys(MinHashConfig())
+    hasher = MinHash(MinHashConfig())
     assert (hasher.bands("one two") != hasher.bands("three four")).all()
     assert (hasher.bands("one two") == hasher.bands("One two!")).all()
 
 
 def test_other_numbers_of_bands_and_rows() -> None:
-    assert MinHashKeys(MinHashConfig(bands=20, rows=5)).bands("a b c d e f").shape == (20,)
+    assert MinHash(MinHashConfig(bands=20, rows=5)).bands("a b c d e f").shape == (20,)
 
 
 def slow_components(n: int, pairs: list[tuple[int, int]]) -> list[int]:

@@ -13,7 +13,7 @@ import pytest
 
 from llmpipe.core import remote
 from llmpipe.core.errors import InputError
-from llmpipe.stages.data.sources import fetch
+from llmpipe.core.remote import local_copy
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +24,14 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_local_files_are_used_in_place(tmp_path: Path) -> None:
-    with fetch.local_copy(str(tmp_path / "a"), tmp_path) as path:
+    with local_copy(str(tmp_path / "a"), tmp_path) as path:
         assert path == tmp_path / "a"
 
 
 def test_remote_file_is_copied_and_deleted(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "work").mkdir()
-    with fetch.local_copy(f"file://{tmp_path}/a", tmp_path / "work") as path:
+    with local_copy(f"file://{tmp_path}/a", tmp_path / "work") as path:
         assert path.parent == tmp_path / "work"
         assert path.read_bytes() == b"content"
     assert not path.exists()
@@ -54,7 +54,7 @@ def test_failures_are_retried_with_longer_waits(
 ) -> None:
     flaky = Flaky(ConnectionError("busy"), TimeoutError("slow"))
     monkeypatch.setattr(fsspec, "url_to_fs", lambda url, **options: (flaky, url))
-    with fetch.local_copy("https://example.org/a", tmp_path) as path:
+    with local_copy("https://example.org/a", tmp_path) as path:
         assert path.read_bytes() == b"at last"
     assert no_waiting == [1, 4]
 
@@ -66,7 +66,7 @@ def test_hopeless_download_says_why(
     monkeypatch.setattr(fsspec, "url_to_fs", lambda url, **options: (flaky, url))
     with (
         pytest.raises(InputError, match=r"`https://example.org/a` cannot be read: no route"),
-        fetch.local_copy("https://example.org/a", tmp_path),
+        local_copy("https://example.org/a", tmp_path),
     ):
         pass
     assert len(no_waiting) == 4
@@ -75,7 +75,7 @@ def test_hopeless_download_says_why(
 def test_missing_file_is_not_tried_again(tmp_path: Path, no_waiting: list[float]) -> None:
     with (
         pytest.raises(InputError, match="there is no file"),
-        fetch.local_copy(f"file://{tmp_path}/none", tmp_path),
+        local_copy(f"file://{tmp_path}/none", tmp_path),
     ):
         pass
     assert no_waiting == []
@@ -116,7 +116,7 @@ def test_a_server_is_left_alone_as_long_as_it_asks(tmp_path: Path, no_waiting: l
     busy = [(503, {"Retry-After": "37"}, b""), (429, {}, b""), (503, {"Retry-After": "9999"}, b"")]
     with (
         server([*busy, (200, {}, b"at last")]) as (url, _),
-        fetch.local_copy(url, tmp_path) as path,
+        local_copy(url, tmp_path) as path,
     ):
         assert path.read_bytes() == b"at last"
     assert no_waiting == [37, 4, 600]
@@ -127,7 +127,7 @@ def test_a_date_to_retry_after_is_understood(
 ) -> None:
     monkeypatch.setattr(remote.time, "time", lambda: 1_000_000_000.0)
     busy = (503, {"Retry-After": "Sun, 09 Sep 2001 01:47:40 GMT"}, b"")  # 60 s later
-    with server([busy, (200, {}, b"x")]) as (url, _), fetch.local_copy(url, tmp_path):
+    with server([busy, (200, {}, b"x")]) as (url, _), local_copy(url, tmp_path):
         pass
     assert no_waiting == [60]
 
@@ -136,7 +136,7 @@ def test_a_refusal_is_not_tried_again(tmp_path: Path, no_waiting: list[float]) -
     with (
         server([(403, {}, b"")]) as (url, asked),
         pytest.raises(InputError, match="refused with status 403"),
-        fetch.local_copy(url, tmp_path),
+        local_copy(url, tmp_path),
     ):
         pass
     assert no_waiting == []
@@ -157,7 +157,7 @@ def test_a_busy_server_is_asked_again_for_the_size_too(no_waiting: list[float]) 
 def test_an_unknown_scheme_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match="nothing here can read `nosuch://`"),
-        fetch.local_copy("nosuch://a/b", tmp_path),
+        local_copy("nosuch://a/b", tmp_path),
     ):
         pass
 

@@ -10,22 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpipe.stages.data.config import (
-    C4Config,
-    FineWebConfig,
-    GopherQualityConfig,
-    GopherRepetitionConfig,
-)
 from llmpipe.stages.data.document import Document, Drop, Text
 from llmpipe.stages.data.splitting import count_sentences
-from llmpipe.stages.data.steps.c4 import C4
-from llmpipe.stages.data.steps.fineweb import FineWeb
-from llmpipe.stages.data.steps.gopher_quality import GopherQuality
+from llmpipe.stages.data.steps.c4 import C4, C4Config
+from llmpipe.stages.data.steps.fineweb import FineWeb, FineWebConfig
+from llmpipe.stages.data.steps.gopher_quality import GopherQuality, GopherQualityConfig
 from llmpipe.stages.data.steps.gopher_repetition import (
     GopherRepetition,
-    Ngrams,
+    GopherRepetitionConfig,
     count_repeated,
 )
+from llmpipe.stages.data.steps.ngrams import Ngrams
 
 PROSE = """The harbor of the old town wakes long before the sun. Fishermen carry their nets down the steps.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmpipe.stages.data.config import MinHashConfig
-from llmpipe.stages.data.steps.dedup_keys import MinHashKeys
+from llmpipe.stages.data.steps.dedup_keys import MinHashConfig
+from llmpipe.stages.data.steps.minhash import MinHash
 
 N_NGRAMS = 60
 NGRAM = 5
@@ -28,7 +28,7 @@ def planted_pair(rng: np.random.Generator, n_shared: int) -> tuple[str, str, flo
 @pytest.mark.slow
 @pytest.mark.parametrize("n_shared", [40, 50, 54, 60])
 def test_planted_pairs_are_found_at_the_rate_of_the_formula(n_shared: int) -> None:
-    keys, rng = MinHashKeys(MinHashConfig()), np.random.default_rng(n_shared)
+    keys, rng = MinHash(MinHashConfig()), np.random.default_rng(n_shared)
     found, n = 0, 1000
     for _ in range(n):
         one, other, similarity = planted_pair(rng, n_shared)
@@ -43,7 +43,7 @@ def test_no_false_pair_in_ten_thousand() -> None:
 
     The formula expects 14 * 0.18^8 * 10,011 = 0.15 false pairs.
     """
-    keys, rng = MinHashKeys(MinHashConfig()), np.random.default_rng(3)
+    keys, rng = MinHash(MinHashConfig()), np.random.default_rng(3)
     common = make_words(rng, 30 + NGRAM - 1)
     bands = []
     for _ in range(142):
@@ -61,7 +61,7 @@ def test_pairs_just_below_the_bound_are_found_no_more_often_than_the_formula_say
 
     More than 17 would happen to a right implementation once in 2,500 runs (Poisson).
     """
-    keys, rng = MinHashKeys(MinHashConfig()), np.random.default_rng(29)
+    keys, rng = MinHash(MinHashConfig()), np.random.default_rng(29)
     found = 0
     for _ in range(10_000):
         one, other, _ = planted_pair(rng, 27)

@@ -9,24 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.units import Unit
-from llmpipe.stages.data.config import (
-    DecontaminationConfig,
-    LineCleaningConfig,
-    QualityConfig,
-)
 from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.group_units import group_in_units, in_range
 from llmpipe.stages.data.grouping import cluster
-from llmpipe.stages.data.quality import train_classifier
-from llmpipe.stages.data.steps.decontamination import Decontamination, compile_evaluations
-from llmpipe.stages.data.steps.line_cleaning import LineCleaning
-from llmpipe.stages.data.steps.quality import Quality
+from llmpipe.stages.data.quality import read_texts, train_classifier
+from llmpipe.stages.data.steps.decontamination import (
+    DecontaminationConfig,
+    DecontaminationFilter,
+    compile_evaluations,
+)
+from llmpipe.stages.data.steps.line_cleaning import LineCleaning, LineCleaningConfig
+from llmpipe.stages.data.steps.quality import Quality, QualityConfig
 from llmpipe.stages.data.steps.quick_text import trusted_lines
 
 PROSE = "The harbor of the old town wakes long before the sun, and fishermen carry their nets down the steps."
@@ -99,6 +98,28 @@ def test_a_trained_classifier_tells_good_from_bad(tmp_path: Path) -> None:
         Quality(QualityConfig(model=str(out), label="fine"))
 
 
+def test_texts_are_read_whatever_the_file_and_nothing_is_passed_over(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b'\xef\xbb\xbf{"text": "one"}\n'))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"two\n\nthree"))
+    table = pa.table({"text": ["four", "five", "six"]})
+    packed = tmp_path / "c.parquet"
+    pq.write_table(
+        table, packed, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+    paths = [tmp_path / "a.jsonl.zst", tmp_path / "b.txt.gz", packed]
+    read = [text.strip() for text in read_texts(paths, "text")]
+    assert read == ["one", "two", "three", "four", "five", "six"]
+    packed.write_bytes(packed.read_bytes().replace(b"four", b"pour"))
+    with pytest.raises(InputError, match=r"c\.parquet` cannot be read: .*CRC"):
+        list(read_texts([packed], "text"))
+    (tmp_path / "d.jsonl").write_text('{"text": "one"}\n{"body": "x"}\n')
+    with pytest.raises(InputError, match=r"d\.jsonl:2: `text` is no text, it has body"):
+        list(read_texts([tmp_path / "d.jsonl"], "text"))
+
+
 def test_a_classifier_must_be_named_and_needs_two_sides(tmp_path: Path) -> None:
     pytest.importorskip("floret")
     with pytest.raises(UserError, match=r"data\.quality\.model"):
@@ -114,7 +135,7 @@ QUESTION = "What is the name of the small white dog that lives on the ship of th
 
 
 @pytest.fixture
-def decontamination(tmp_path: Path) -> Decontamination:
+def decontamination(tmp_path: Path) -> DecontaminationFilter:
     rows = [
         {"query": QUESTION, "choices": ["too short", "the third planet from the sun is the earth"]},
         {"gold": 1},
@@ -123,10 +144,10 @@ def decontamination(tmp_path: Path) -> Decontamination:
     path.write_text("\n".join(map(json.dumps, rows)))
     config = DecontaminationConfig(files=(str(path),))
     compile_evaluations(config, tmp_path / "evaluations.npy")
-    return Decontamination(config, tmp_path / "evaluations.npy")
+    return DecontaminationFilter(config, tmp_path / "evaluations.npy")
 
 
-def test_runs_of_evaluation_texts_are_found(decontamination: Decontamination) -> None:
+def test_runs_of_evaluation_texts_are_found(decontamination: DecontaminationFilter) -> None:
     inside = f"{PROSE} Somebody asked, {QUESTION.upper()} {PROSE}"
     drop = decontamination(document(inside))
     assert drop is not None
@@ -135,7 +156,7 @@ def test_runs_of_evaluation_texts_are_found(decontamination: Decontamination) ->
     assert short is not None and short.threshold == "9 words"
 
 
-def test_other_texts_pass(decontamination: Decontamination) -> None:
+def test_other_texts_pass(decontamination: DecontaminationFilter) -> None:
     assert decontamination(document(PROSE * 5)) is None
     assert decontamination(document(QUESTION[:50])) is None
     assert decontamination(document("")) is None
@@ -148,7 +169,7 @@ def test_evaluation_files_must_hold_something(tmp_path: Path) -> None:
         compile_evaluations(
             DecontaminationConfig(files=(str(tmp_path / "a.jsonl"),)), tmp_path / "t"
         )
-    with pytest.raises(InputError, match=r"b\.jsonl:2: no JSON"):
+    with pytest.raises(InputError, match=r"b\.jsonl:2: not JSON"):
         compile_evaluations(
             DecontaminationConfig(files=(str(tmp_path / "b.jsonl"),)), tmp_path / "t"
         )
@@ -202,25 +223,16 @@ def test_grouping_in_units_equals_grouping_at_once(tmp_path: Path) -> None:
         for b in range(3)
     }
     members = rng.random(n) < 0.7
-    table = pa.table(columns)
-    paths = []
-    for i in range(3):
-        paths.append(tmp_path / f"segment-{i}.parquet")
-        pq.write_table(table.slice(i * 1000, 1000), paths[-1])
-    grouped = group_in_units(
-        list(columns), tuple(paths), members, tmp_path / "g", Here(), unit_rows=500
-    )
+    paths = tuple(tmp_path / f"{i}.npy" for i in range(3))
+    for path, keys in zip(paths, np.split(np.stack([*columns.values()]), 3, axis=1), strict=True):
+        np.save(path, keys)
+    on_disk = [Column(name, paths, i, "") for i, name in enumerate(columns)]
+    grouped = group_in_units(on_disk, members, tmp_path / "g", Here(), unit_rows=500)
     assert np.array_equal(grouped.first, cluster(n, columns.values(), members).first)
     assert grouped.is_duplicate.sum() > 500
     # The components, too, in units: what is done beyond a billion documents.
     by_stars = group_in_units(
-        ["minhash_000"],
-        tuple(paths),
-        members,
-        tmp_path / "s",
-        Here(),
-        unit_rows=1500,
-        union_rows=10,
+        on_disk[:1], members, tmp_path / "s", Here(), unit_rows=1500, union_rows=10
     )
     expected = cluster(n, [columns["minhash_000"]], members)
     assert np.array_equal(by_stars.first, expected.first)

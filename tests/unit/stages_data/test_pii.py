@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from llmpipe.stages.data.config import PiiConfig
 from llmpipe.stages.data.document import Document, Text
-from llmpipe.stages.data.steps.pii import Pii, is_card, is_iban, luhn_sum
+from llmpipe.stages.data.steps.pii import Pii, PiiConfig, is_card, is_iban, luhn_sum
 
 REPLACE = Pii(PiiConfig())
 

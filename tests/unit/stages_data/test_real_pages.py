@@ -144,10 +144,9 @@ def test_legacy_encodings_are_decoded_as_their_label_says(gold: Any, test_data: 
 def test_filters_decide_as_datatrove_does(gold: Any) -> None:
     from _data_parity import compare  # type: ignore[import-not-found]
 
-    from llmpipe.stages.data.config import ExtractionConfig
     from llmpipe.stages.data.document import Document
     from llmpipe.stages.data.sources.charset import decode_page
-    from llmpipe.stages.data.steps.extraction import Extraction
+    from llmpipe.stages.data.steps.extraction import Extraction, ExtractionConfig
 
     step = Extraction(ExtractionConfig(mode="fast"))
     texts = []

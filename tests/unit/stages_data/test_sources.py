@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.compression import open_pieces
 from llmpipe.core.stage import SourceFile
 from llmpipe.stages.data.config import ReadConfig
 from llmpipe.stages.data.document import Document, Drop
 from llmpipe.stages.data.sources.charset import decode_page
 from llmpipe.stages.data.sources.http import (
     BadBody,
-    Response,
+    StoredResponse,
     decode_body,
     join_chunks,
     parse_response,
@@ -31,7 +32,7 @@ from llmpipe.stages.data.sources.records import (
     read_records,
     starts_record,
 )
-from llmpipe.stages.data.sources.stream import Stream, open_pieces
+from llmpipe.stages.data.sources.stream import Stream
 
 
 def block(i: int) -> bytes:
@@ -409,6 +410,44 @@ def test_parquet(tmp_path: Path) -> None:
     assert [f.reason for f in items(path) if isinstance(f, Bad)] == ["damaged_parquet"]
 
 
+def test_parquet_texts_in_bytes_and_bytes_that_are_no_text(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "test.parquet"
+    texts = pa.array([b"one", b"caf\xe9", "drei\u00df".encode()])
+    pq.write_table(pa.table({"text": texts}), path)
+    assert [x.text for item in items(path) if isinstance(x := load(item), Document)] == [
+        "one",
+        "caf\u00e9",  # of another encoding, which is told as for pages
+        "drei\u00df",
+    ]
+    pq.write_table(pa.table({"text": texts.view(pa.string())}), path)
+    found = items(path)
+    assert [f.reason for f in found if isinstance(f, Bad)] == ["not_utf8"]
+    assert sum(isinstance(f, Raw) for f in found) == 2
+
+
+def test_parquet_without_a_text_names_its_columns(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "test.parquet"
+    pq.write_table(pa.table({"page": [{"text": "one"}], "n": [1]}), path)
+    with pytest.raises(InputError, match="no column `text` or `html`, there are page, n"):
+        items(path)
+
+
+def test_jsonl_with_a_byte_order_mark_and_long_windows(tmp_path: Path) -> None:
+    import zstandard
+
+    parameters = zstandard.ZstdCompressionParameters(window_log=31)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path = tmp_path / "test.jsonl.zst"
+    path.write_bytes(packer.compress(b'\xef\xbb\xbf{"text": "one"}\n') + packer.flush())
+    assert [x.text for item in items(path) if isinstance(x := load(item), Document)] == ["one"]
+
+
 def test_html_file_names_its_own_address(tmp_path: Path) -> None:
     path = tmp_path / "a.html"
     path.write_text('<html><head><link rel="canonical" href="https://example.org/a"></head><p>x')
@@ -421,8 +460,8 @@ def test_html_file_names_its_own_address(tmp_path: Path) -> None:
 # HTTP bodies
 
 
-def encoded(encoding: str, body: bytes) -> Response:
-    return Response(200, {"content-encoding": encoding}, body)
+def encoded(encoding: str, body: bytes) -> StoredResponse:
+    return StoredResponse(200, {"content-encoding": encoding}, body)
 
 
 def brotli(data: bytes) -> bytes:

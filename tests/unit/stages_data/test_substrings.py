@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from llmpipe.core.errors import UserError
 from llmpipe.core.units import InPlace
-from llmpipe.stages.data.config import SubstringsConfig
-from llmpipe.stages.data.steps.substrings import POSITION_BITS, TOKEN, cut
+from llmpipe.stages.data.steps.substrings import SubstringsConfig
 from llmpipe.stages.data.steps.table import check_steps
+from llmpipe.stages.data.steps.windows import POSITION_BITS, TOKEN, cut
 from llmpipe.stages.data.substring_units import Cutter, Part, find_repeats
 
 

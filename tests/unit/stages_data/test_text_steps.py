@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from llmpipe.stages.data.config import ExtractionConfig, LanguageConfig, LanguagePrefilterConfig
 from llmpipe.stages.data.document import Document, Drop, Text
-from llmpipe.stages.data.steps.extraction import Extraction, clean_text
-from llmpipe.stages.data.steps.language import Language, LanguagePrefilter
+from llmpipe.stages.data.steps.extraction import Extraction, ExtractionConfig, clean_text
+from llmpipe.stages.data.steps.language import (
+    Language,
+    LanguageConfig,
+    LanguagePrefilter,
+    LanguagePrefilterConfig,
+)
 
 ENGLISH = (
     "The council decided on Monday that the old bridge will be repaired before the winter comes."

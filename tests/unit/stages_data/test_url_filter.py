@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from llmpipe.core.errors import InputError
-from llmpipe.stages.data.config import UrlFilterConfig
 from llmpipe.stages.data.document import Document, Drop
-from llmpipe.stages.data.steps.url_filter import UrlFilter, compile_lists, list_files
+from llmpipe.stages.data.steps.url_filter import (
+    UrlFilter,
+    UrlFilterConfig,
+    compile_lists,
+    list_files,
+)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import PythonCall, Text, ToolOutput
 from llmpipe.assistant.tools.python import PythonTool
-from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.generators.arithmetic import make_arithmetic, make_multiplication
 from llmpipe.stages.sft.generators.dates import make_dates
 from llmpipe.stages.sft.generators.documents import (

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.lint import RULES, count_findings, lint
 
 LONG = (

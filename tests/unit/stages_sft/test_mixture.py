@@ -3,12 +3,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.stages.sft.clean import deduplicate
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.mixture import (
     MAX_JOINED,
-    Source,
+    MixtureSource,
     join,
     mix,
     split_held_out,
@@ -20,7 +20,7 @@ def pool(name: str, n: int) -> Pool:
 
 
 def source(name: str, n: int, weight: float, max_epochs: float = 100.0) -> Source:
-    return Source(name, pool(name, n), weight, max_epochs, is_own=True)
+    return MixtureSource(name, pool(name, n), weight, max_epochs, is_own=True)
 
 
 def test_weights_decide_the_counts() -> None:
@@ -61,8 +61,8 @@ def test_joining_loses_no_question() -> None:
 
 
 def test_duplicates_go_over_all_sources() -> None:
-    first = Source("a", Pool([ask("Hi", "Hello", "a")] * 3, []), 1.0, 1.0, is_own=True)
-    second = Source("b", Pool([ask("Hi", "Hello", "b")], []), 1.0, 1.0, is_own=True)
+    first = MixtureSource("a", Pool([ask("Hi", "Hello", "a")] * 3, []), 1.0, 1.0, is_own=True)
+    second = MixtureSource("b", Pool([ask("Hi", "Hello", "b")], []), 1.0, 1.0, is_own=True)
     kept, n_dropped = deduplicate([first, second])
     assert [len(s.pool.train) for s in kept] == [1, 0]
     assert n_dropped == 3
@@ -70,8 +70,8 @@ def test_duplicates_go_over_all_sources() -> None:
 
 def test_what_is_held_out_is_not_trained() -> None:
     conversation = ask("Hi", "Hello", "a")
-    examined = Source("a", Pool([], [conversation]), 1.0, 1.0, is_own=True)
-    trained = Source("b", Pool([conversation], []), 1.0, 1.0, is_own=True)
+    examined = MixtureSource("a", Pool([], [conversation]), 1.0, 1.0, is_own=True)
+    trained = MixtureSource("b", Pool([conversation], []), 1.0, 1.0, is_own=True)
     kept, n_dropped = deduplicate([trained, examined])
     assert (kept[0].pool.train, n_dropped) == ([], 1)
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, render
-from llmpipe.core.distributed import runtime
+from llmpipe.core.distributed import open_runtime
 from llmpipe.model.transformer import Transformer
 from llmpipe.stages.sft import loop, packing
-from llmpipe.stages.sft.loop import Rows
+from llmpipe.stages.sft.loop import ConversationRows
 from llmpipe.stages.sft.packing import (
-    Sample,
+    MaskedSequence,
     fit_length,
     make_batch,
     make_sample,
@@ -66,7 +66,7 @@ def test_every_conversation_is_packed_once_and_rows_hold() -> None:
 @given(st.lists(st.integers(1, 1024), min_size=1, max_size=60))
 @settings(max_examples=60, deadline=None)
 def test_folding_keeps_every_conversation_in_a_row_that_holds_it(lengths: list[int]) -> None:
-    samples = [Sample(np.full(n, i), np.ones(n, bool), "x") for i, n in enumerate(lengths)]
+    samples = [MaskedSequence(np.full(n, i), np.ones(n, bool), "x") for i, n in enumerate(lengths)]
     folded = refold(samples, 1024)
     assert set(folded) <= {256, 512, 1024}
     assert list(folded) == sorted(folded, reverse=True)
@@ -80,7 +80,7 @@ def test_folding_keeps_every_conversation_in_a_row_that_holds_it(lengths: list[i
 
 
 def test_folding_leaves_short_rows_as_long_as_they_are() -> None:
-    samples = [Sample(np.arange(9), np.ones(9, bool), "x")] * 3
+    samples = [MaskedSequence(np.arange(9), np.ones(9, bool), "x")] * 3
     assert list(refold(samples, 256)) == [256]
     assert list(refold(samples, 300)) == [300]
     assert list(refold(samples, 512)) == [256]
@@ -93,22 +93,22 @@ def test_folded_rows_train_the_same(
     """Over all processes the loss of folded rows is that of the rows as they were."""
     samples = conversations(tokenizer) * 2
     rows = [samples[:3], samples[3:]]
-    expected = float(batch_loss(model, make_batch(rows, 256, tokenizer.pad_id)).detach())
+    expected = float(batch_loss(model, make_batch(rows, 256, tokenizer.pad_id)).total.detach())
     for module in (packing, loop):
         monkeypatch.setattr(module, "SHORTEST_ROW", 64)
     total, shapes = 0.0, set()
-    with runtime("cpu") as where:
+    with open_runtime("cpu") as runtime:
         for rank in range(n_processes):
-            ranks = dataclasses.replace(where.ranks, rank=rank, world_size=n_processes)
-            mine = dataclasses.replace(where, ranks=ranks)
-            for batch in Rows(rows, {}, 256, tokenizer.pad_id).batches(rows, 2, mine):
-                total += float(batch_loss(model, batch).detach())
+            ranks = dataclasses.replace(runtime.ranks, rank=rank, world_size=n_processes)
+            mine = dataclasses.replace(runtime, ranks=ranks)
+            for batch in ConversationRows(rows, {}, 256, tokenizer.pad_id).batches(rows, 2, mine):
+                total += float(batch_loss(model, batch).total.detach())
                 shapes.add(batch.ids.shape[1])
     assert shapes < {64, 128, 256}
     assert total == pytest.approx(expected, rel=1e-5)
 
 
-def conversations(tokenizer: Tokenizer) -> list[Sample]:
+def conversations(tokenizer: Tokenizer) -> list[MaskedSequence]:
     answers = [
         (Message("user", "Hi"), Message("assistant", "Hello!")),
         (
@@ -126,8 +126,10 @@ def test_loss_of_a_packed_row_is_the_sum_of_its_conversations_losses(
     model: Transformer, tokenizer: Tokenizer
 ) -> None:
     samples = conversations(tokenizer)
-    together = batch_loss(model, make_batch([samples], 256, tokenizer.pad_id))
-    alone = [batch_loss(model, make_batch([[s]], len(s.ids), tokenizer.pad_id)) for s in samples]
+    together = batch_loss(model, make_batch([samples], 256, tokenizer.pad_id)).total
+    alone = [
+        batch_loss(model, make_batch([[s]], len(s.ids), tokenizer.pad_id)).total for s in samples
+    ]
     # Sums of about 100 float32 losses, added in another order: seven digits.
     torch.testing.assert_close(together, sum(alone), rtol=1e-5, atol=1e-5)
 
@@ -137,11 +139,11 @@ def test_gradient_of_packed_rows_is_that_of_separate_ones(
 ) -> None:
     samples = conversations(tokenizer)
 
-    def gradient(rows: list[list[Sample]]) -> torch.Tensor:
+    def gradient(rows: list[list[MaskedSequence]]) -> torch.Tensor:
         model.zero_grad()
         for row in rows:
             n_time = sum(len(sample.ids) for sample in row) + 3
-            batch_loss(model, make_batch([row], n_time, tokenizer.pad_id)).backward()
+            batch_loss(model, make_batch([row], n_time, tokenizer.pad_id)).total.backward()
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         return torch.cat(gradients)
 
@@ -154,7 +156,7 @@ def test_padding_does_not_change_the_loss(model: Transformer, tokenizer: Tokeniz
     samples = conversations(tokenizer)
     short = sum(len(sample.ids) for sample in samples)
     losses = [
-        batch_loss(model, make_batch([samples], n_time, tokenizer.pad_id))
+        batch_loss(model, make_batch([samples], n_time, tokenizer.pad_id)).total
         for n_time in (short, short + 1, 256)
     ]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-5)
@@ -172,7 +174,7 @@ def test_only_the_assistants_tokens_are_targets(tokenizer: Tokenizer) -> None:
 
 def test_no_conversation_predicts_the_start_of_its_neighbor(tokenizer: Tokenizer) -> None:
     ids = np.array([7, 8, 9])
-    sample = Sample(ids, np.array([True, True, True]), "x")
+    sample = MaskedSequence(ids, np.array([True, True, True]), "x")
     batch = make_batch([[sample, sample]], 7, pad_id=0)
     assert batch.targets[0].tolist() == [8, 9, IGNORE, 8, 9, IGNORE, IGNORE]
     assert batch.segments is not None
@@ -182,7 +184,7 @@ def test_no_conversation_predicts_the_start_of_its_neighbor(tokenizer: Tokenizer
 @pytest.mark.parametrize("over_long", ["cut", "drop"])
 def test_over_long_conversations(over_long: str) -> None:
     mask = np.array([False] * 6 + [True] * 4)
-    sample = Sample(np.arange(10), mask, "x")
+    sample = MaskedSequence(np.arange(10), mask, "x")
     assert fit_length(sample, 10, over_long) is sample
     fitted = fit_length(sample, 8, over_long)
     if over_long == "drop":
@@ -194,5 +196,5 @@ def test_over_long_conversations(over_long: str) -> None:
 
 
 def test_a_conversation_without_a_trained_token_is_dropped() -> None:
-    sample = Sample(np.arange(10), np.array([False] * 6 + [True] * 4), "x")
+    sample = MaskedSequence(np.arange(10), np.array([False] * 6 + [True] * 4), "x")
     assert fit_length(sample, 6, "cut") is None

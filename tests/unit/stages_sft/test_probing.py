@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
+from llmpipe.assistant.conversation import ask
 from llmpipe.stages.sft.config import Probing
-from llmpipe.stages.sft.conversation import ask
-from llmpipe.stages.sft.probing import REFUSALS, is_same_answer, probe, teach
+from llmpipe.stages.sft.probing import REFUSALS, probe, teach
+from llmpipe.tasks.overlap import is_same_answer
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import render_for_training
-from llmpipe.core.distributed import Runtime, runtime
+from llmpipe.core.distributed import Runtime, open_runtime
 from llmpipe.model.transformer import Transformer
-from llmpipe.stages.sft.conversation import Conversation
-from llmpipe.stages.sft.loop import Rows
+from llmpipe.stages.sft.loop import ConversationRows
 from llmpipe.stages.sft.packing import fit_length, make_batch, make_sample, pack
 from llmpipe.stages.sft.sources import read_conversations
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -56,15 +56,16 @@ def test_loss_is_finite_and_every_row_trains_something_at_any_length(
     batch = make_batch(rows, n_time, tokenizer.pad_id)
     assert bool((batch.targets != IGNORE).any(dim=1).all())
     model.zero_grad()
-    loss = batch_loss(model, batch, scale=1 / sum(s.n_trained for s in samples))
+    loss = batch_loss(model, batch, scale=1 / sum(s.n_trained for s in samples)).total
     loss.backward()
     assert bool(torch.isfinite(loss))
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
     with torch.no_grad():
         alone = [
-            batch_loss(model, make_batch([[s]], len(s.ids), tokenizer.pad_id)) for s in samples
+            batch_loss(model, make_batch([[s]], len(s.ids), tokenizer.pad_id)).total
+            for s in samples
         ]
-        together = batch_loss(model, batch)
+        together = batch_loss(model, batch).total
     torch.testing.assert_close(together, sum(alone), rtol=1e-5, atol=1e-5)
 
 
@@ -76,18 +77,18 @@ def test_no_process_gets_a_batch_without_a_trained_token(
     samples = [sample for sample in fitted if sample is not None]
     packed = [[samples[i] for i in row] for row in pack([len(s.ids) for s in samples], 200)]
     assert len(packed) > 5
-    rows = Rows(packed, {}, 200, tokenizer.pad_id)
-    with runtime("cpu") as where:
+    rows = ConversationRows(packed, {}, 200, tokenizer.pad_id)
+    with open_runtime("cpu") as runtime:
         for n_processes in (1, 2, 3):
             for rank in range(n_processes):
-                mine = _as_process(where, rank, n_processes)
+                mine = _as_process(runtime, rank, n_processes)
                 for batch in rows.batches(packed[:5], 2, mine):
                     assert bool((batch.targets != IGNORE).any())
 
 
-def _as_process(where: Runtime, rank: int, n_processes: int) -> Runtime:
-    ranks = dataclasses.replace(where.ranks, rank=rank, world_size=n_processes)
-    return dataclasses.replace(where, ranks=ranks)
+def _as_process(runtime: Runtime, rank: int, n_processes: int) -> Runtime:
+    ranks = dataclasses.replace(runtime.ranks, rank=rank, world_size=n_processes)
+    return dataclasses.replace(runtime, ranks=ranks)
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, SearchCall, Text, Thought, ToolOutput
 from llmpipe.core.errors import InputError
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators.arithmetic import solve
 from llmpipe.stages.sft.sources import read_conversations, source_files
-from llmpipe.tasks.arithmetic import Problem
+from llmpipe.tasks.arithmetic import Calculation
 
 MESSAGES = {
     "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
@@ -120,7 +120,7 @@ def test_a_missing_split_and_a_folder_without_rows_are_named(tmp_path: Path) -> 
     with pytest.raises(InputError, match="has no split `train`, only test"):
         read_conversations(tmp_path / "g", "x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="has no JSON or Parquet files"):
+    with pytest.raises(InputError, match="holds no input"):
         read_conversations(tmp_path / "empty", "x")
 
 
@@ -229,7 +229,7 @@ def test_bad_rows_are_named_with_their_line_and_reason(tmp_path: Path) -> None:
     assert len(errors) == len(BAD_ROWS)
     for number, (error, (_, reason)) in enumerate(zip(errors, BAD_ROWS, strict=True), start=2):
         assert error.where == f"{path}:{number}"
-        assert reason in error.reason
+        assert reason in error.said
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\x1f\x8bnot gzip"])
@@ -248,7 +248,10 @@ def test_a_broken_array_is_an_error_with_its_line(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    written = [solve(Problem(37, 45), "What is 37 + 45?"), ask("Hi\u2028", "Hello!", "arithmetic")]
+    written = [
+        solve(Calculation(37, 45), "What is 37 + 45?"),
+        ask("Hi\u2028", "Hello!", "arithmetic"),
+    ]
     path = tmp_path / "conversations.jsonl"
     path.write_text("".join(c.to_json() + "\n" for c in written), encoding="utf-8")
     read, errors = read_conversations(path, "arithmetic")

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import random
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import Message, PythonCall, SearchCall, Text, ToolOutput
-from llmpipe.stages.sft.conversation import Conversation, ask
-from llmpipe.stages.sft.tools_told import WITHOUT, called, tell_tools
+from llmpipe.assistant.tool_list import called
+from llmpipe.stages.sft.tools_told import WITHOUT, tell_tools
 
 SUM = ask("1+1?", (PythonCall("1+1"), ToolOutput("2"), Text("2.")), "arithmetic")
 FIND = ask("What is X?", (SearchCall("X"), ToolOutput("X is Y"), Text("Y.")), "lookups")
@@ -22,8 +23,8 @@ def test_lists_are_obeyed() -> None:
     told = tell_tools([SUM, FIND, TALK] * 100, 1.0, random.Random(1))
     n_refused = 0
     for before, after in zip([SUM, FIND, TALK] * 100, told, strict=True):
-        calls = {name for m in after.messages for p in m.parts if (name := called(p))}
-        wanted = {name for m in before.messages for p in m.parts if (name := called(p))}
+        calls = {call[0] for m in after.messages for p in m.parts if (call := called(p))}
+        wanted = {call[0] for m in before.messages for p in m.parts if (call := called(p))}
         assert calls <= set(listed(after))
         if wanted - calls:
             n_refused += 1

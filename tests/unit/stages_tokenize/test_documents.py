@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from llmpipe.core.errors import InputError
 from llmpipe.stages.tokenize.config import TokenizeConfig
 from llmpipe.stages.tokenize.documents import (
-    Unit,
+    InputRange,
     expand_inputs,
-    plan_units,
-    read_unit,
+    plan_ranges,
+    read_range,
     split_text,
 )
 
@@ -33,8 +33,8 @@ def jsonl(texts: list[str]) -> bytes:
     return ("\n".join(rows) + "\n").encode()
 
 
-def texts_of(units: list[Unit], config: TokenizeConfig = CONFIG) -> list[str | None]:
-    return [document.text for unit in units for document in read_unit(unit, config)]
+def texts_of(units: list[InputRange], config: TokenizeConfig = CONFIG) -> list[str | None]:
+    return [document.text for unit in units for document in read_range(unit, config)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_json_lines_are_read_plain_and_compressed(
 ) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(pack(jsonl(TEXTS)))
-    documents = list(read_unit(Unit(0, str(path), 0, None), CONFIG))
+    documents = list(read_range(InputRange(str(path), 0, None), CONFIG))
     assert [document.text for document in documents] == TEXTS
     assert [document.id for document in documents] == ["d0", "d1", "d2", "d3", "d4"]
 
@@ -59,14 +59,14 @@ def test_zstd_frames_one_after_the_other_are_all_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
     pack = zstandard.ZstdCompressor().compress
     path.write_bytes(pack(jsonl(TEXTS)) + pack(jsonl(["more"])))
-    assert texts_of(plan_units([str(path)], 10)) == [*TEXTS, "more"]
+    assert texts_of(plan_ranges([str(path)], 10)) == [*TEXTS, "more"]
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 7, 40, 41, 64, 100_000])
 def test_every_line_belongs_to_exactly_one_range(tmp_path: Path, unit_bytes: int) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(jsonl(TEXTS)[:-1] + b"\n\n" + jsonl(["last"])[:-1])  # no final line break
-    assert texts_of(plan_units([str(path)], unit_bytes)) == [*TEXTS, "last"]
+    assert texts_of(plan_ranges([str(path)], unit_bytes)) == [*TEXTS, "last"]
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 100, 100_000])
@@ -74,7 +74,7 @@ def test_every_row_group_belongs_to_exactly_one_unit(tmp_path: Path, unit_bytes:
     path = tmp_path / "a.parquet"
     texts = [f"text {i}" for i in range(100)]
     pq.write_table(pa.table({"text": texts, "n": range(100)}), path, row_group_size=13)
-    units = plan_units([str(path)], unit_bytes)
+    units = plan_ranges([str(path)], unit_bytes)
     assert texts_of(units) == texts
     assert len(units) == {1: 8, 100_000: 1}.get(unit_bytes, len(units))
 
@@ -83,7 +83,7 @@ def test_a_document_longer_than_allowed_has_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(jsonl(["short", "é" * 60, "y" * 70_000, "end"]))
     config = TokenizeConfig(max_document_bytes=100)
-    documents = list(read_unit(plan_units([str(path)], 10**6)[0], config))
+    documents = list(read_range(plan_ranges([str(path)], 10**6)[0], config))
     assert [(d.text, d.n_bytes) for d in documents] == [
         ("short", 0),
         (None, 120),
@@ -93,36 +93,74 @@ def test_a_document_longer_than_allowed_has_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "reason"),
     [
-        (b'{"text": "caf\xe9"}', "a.jsonl:2: not UTF-8"),
-        (b'{"text": "x"', "a.jsonl:2: not a line of JSON"),
-        (b'{"body": "x"}', "a.jsonl:2: a JSON object with the key `text` is needed"),
-        (b'["x"]', "a.jsonl:2: a JSON object with the key `text` is needed"),
-        (b'{"text": null}', "a.jsonl:2: `text` must be a text, NoneType came"),
+        (b'{"text": "caf\xe9"}', "not UTF-8 (invalid continuation byte at byte 13 of the line)"),
+        (b'{"text": "x"', "not JSON: Expecting ',' delimiter"),
+        (b'["x"]', "expected an object, got list"),
+        (b'{"text": null}', "`text` must be a text, NoneType came"),
+        (b'{"body": "x"}', "`text` must be a text, NoneType came"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
+def test_a_bad_line_is_set_aside_with_its_reason(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"text": "good"}\n' + line + b"\n")
-    with pytest.raises(InputError) as error:
-        texts_of(plan_units([str(path)], 10**6))
-    assert str(error.value).startswith(message)
+    path.write_bytes(b'{"text": "good"}\n' + line + b'\n{"text": "end"}\n')
+    (unit,) = plan_ranges([str(path)], 10**6)
+    good, bad, end = read_range(unit, CONFIG)
+    assert (good.text, bad.text, end.text) == ("good", None, "end")
+    assert (bad.id, bad.reason) == ("a.jsonl:2", reason)
+
+
+def test_a_file_without_the_key_is_an_error_that_names_the_keys(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"body": "x", "n": 1}\n' * 3)
+    with pytest.raises(InputError, match=r"a\.jsonl:1: no key `text`, there are body, n"):
+        texts_of(plan_ranges([str(path)], 10**6))
+
+
+def test_a_byte_order_mark_is_passed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + jsonl(TEXTS))
+    assert texts_of(plan_ranges([str(path)], 50)) == TEXTS
+
+
+def test_a_packed_file_is_told_by_its_content_and_never_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(gzip.compress(jsonl(TEXTS)))
+    assert texts_of(plan_ranges([str(path)], 10)) == TEXTS
 
 
 def test_a_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"body": ["x"], "n": [1]}), path)
     with pytest.raises(InputError, match="no column `text`, there are body, n"):
-        texts_of(plan_units([str(path)], 10**6))
+        texts_of(plan_ranges([str(path)], 10**6))
 
 
-def test_parquet_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+def test_a_row_of_parquet_that_is_not_utf8_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    bad = pa.array([b"good", b"caf\xe9"]).cast(pa.binary()).view(pa.string())
+    bad = pa.array([b"good", b"caf\xe9", b"end"]).view(pa.string())
     pq.write_table(pa.table({"text": bad}), path)
-    with pytest.raises(InputError, match="row 1 from row group 0: not UTF-8"):
-        texts_of(plan_units([str(path)], 10**6))
+    documents = list(read_range(plan_ranges([str(path)], 10**6)[0], CONFIG))
+    assert [document.text for document in documents] == ["good", None, "end"]
+    assert (documents[1].id, documents[1].reason) == ("a.parquet: row 2", "not_utf8")
+
+
+def test_rows_of_later_row_groups_bear_the_numbers_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": list("abcdef")}), path, row_group_size=2)
+    units = plan_ranges([str(path)], 1)
+    ids = [document.id for unit in units for document in read_range(unit, CONFIG)]
+    assert ids == [f"a.parquet: row {i}" for i in range(1, 7)]
+
+
+def test_a_flipped_bit_in_parquet_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["one", "two", "zoo"]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    path.write_bytes(path.read_bytes().replace(b"two", b"twp", 1))
+    with pytest.raises(InputError, match=r"a\.parquet` cannot be read: .*CRC"):
+        texts_of(plan_ranges([str(path)], 10**6))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
@@ -137,7 +175,7 @@ def test_a_cut_off_file_is_an_error(tmp_path: Path, name: str) -> None:
         pq.write_table(pa.table({"text": texts}), path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=name):
-        texts_of(plan_units([str(path)], 10**6))
+        texts_of(plan_ranges([str(path)], 10**6))
 
 
 def test_folders_and_globs_are_expanded(tmp_path: Path) -> None:
@@ -146,9 +184,9 @@ def test_folders_and_globs_are_expanded(tmp_path: Path) -> None:
     found = [str(tmp_path / "a.jsonl.gz"), str(tmp_path / "b.jsonl")]
     assert expand_inputs([str(tmp_path)]) == found
     assert expand_inputs([str(tmp_path / "*.jsonl*"), found[0]]) == found
-    with pytest.raises(InputError, match=r"c\.txt: the kinds of file read here are"):
+    with pytest.raises(InputError, match=r"c\.txt`: the kinds of file read here are"):
         expand_inputs([str(tmp_path / "c.txt")])
-    with pytest.raises(InputError, match="matches no file"):
+    with pytest.raises(InputError, match="no file fits"):
         expand_inputs([str(tmp_path / "none*.jsonl")])
 
 
@@ -158,8 +196,8 @@ def test_urls_are_read_through_fsspec(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl(TEXTS))
     found = expand_inputs([f"file://{tmp_path}/*.jsonl*", f"file://{tmp_path}/b.parquet"])
     assert found == [f"file://{tmp_path}/{name}" for name in ("a.jsonl", "a.jsonl.gz", "b.parquet")]
-    assert texts_of(plan_units(found, 10**6)) == TEXTS * 3
-    with pytest.raises(InputError, match="matches no file"):
+    assert texts_of(plan_ranges(found, 10**6)) == TEXTS * 3
+    with pytest.raises(InputError, match="no file fits"):
         expand_inputs([f"file://{tmp_path}/*.parquets"])
 
 

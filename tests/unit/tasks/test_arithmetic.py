@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llmpipe.tasks.arithmetic import (
-    Problem,
+    Calculation,
     is_held_out,
     is_right_with_tool,
     sum_examples,
@@ -62,10 +62,10 @@ def test_examples_follow_from_the_seed() -> None:
 @pytest.mark.parametrize(
     ("problem", "expression", "result"),
     [
-        (Problem(37, 45), "37+45", 82),
-        (Problem(3, 45, "-"), "3-45", -42),
-        (Problem(12, 12, "*"), "12*12", 144),
+        (Calculation(37, 45), "37+45", 82),
+        (Calculation(3, 45, "-"), "3-45", -42),
+        (Calculation(12, 12, "*"), "12*12", 144),
     ],
 )
-def test_problem(problem: Problem, expression: str, result: int) -> None:
+def test_problem(problem: Calculation, expression: str, result: int) -> None:
     assert (problem.expression, problem.result) == (expression, result)

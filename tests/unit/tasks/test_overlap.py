@@ -57,5 +57,5 @@ def test_every_string_of_a_line_is_text(tmp_path: Path) -> None:
 def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     path.write_text('{"q": "a"}\nno\n')
-    with pytest.raises(InputError, match=r"set\.jsonl:2: no JSON"):
+    with pytest.raises(InputError, match=r"set\.jsonl:2: not JSON"):
         list(strings_of(path))

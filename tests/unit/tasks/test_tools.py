@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpipe.assistant.tool_list import tool_line
+from llmpipe.assistant.tools import tool_line
 from llmpipe.tasks.arithmetic import is_held_out, is_right, product_examples
 from llmpipe.tasks.base import Answer, Example, Facts
 from llmpipe.tasks.tools import (

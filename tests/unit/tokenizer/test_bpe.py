@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,13 +87,6 @@ def test_lone_surrogates_become_replacement_characters_and_are_counted() -> None
 def test_empty_text_has_no_ids() -> None:
     assert TOKENIZER.encode("") == []
     assert TOKENIZER.decode([]) == ""
-
-
-def test_batch_gives_the_ids_of_each_text() -> None:
-    texts = ["hello", "", "hello wo"]
-    batch = TOKENIZER.encode_batch(texts)
-    assert [ids.tolist() for ids in batch] == [TOKENIZER.encode(text) for text in texts]
-    assert all(ids.dtype == np.uint32 for ids in batch)
 
 
 def test_a_pickled_tokenizer_is_the_same() -> None:

@@ -57,6 +57,13 @@ def test_a_pattern_that_the_fast_encoder_cannot_take_falls_back(
     assert "no such syntax" in why
 
 
+def test_a_gigatoken_with_other_names_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gigatoken.gigatoken_rs.BPETokenizer", object)
+    encoder, why = choose_encoder(RANKS, PATTERNS["qwen2"])
+    assert encoder.name == "tiktoken"
+    assert "has no attribute 'from_tiktoken'" in why
+
+
 def test_a_vocabulary_with_tokens_that_no_merge_makes_is_left_to_the_reference() -> None:
     encoder, why = choose_encoder(RANKS, PATTERNS["llama3"], is_merged=False)
     assert encoder.name == "tiktoken"

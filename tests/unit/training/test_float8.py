@@ -63,7 +63,7 @@ def test_model_learns_in_8_bits_and_keeps_its_names() -> None:
     losses = []
     for _ in range(30):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = batch_loss(model, Batch(ids[:, :-1], ids[:, 1:]), 1 / 32)
+            loss = batch_loss(model, Batch(ids[:, :-1], ids[:, 1:]), 1 / 32).total
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()

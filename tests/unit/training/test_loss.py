@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from llmpipe.training import loss as loss_module
-from llmpipe.training.loss import IGNORE, chunked_cross_entropy, token_losses
+from llmpipe.training.loss import IGNORE, chunked_cross_entropy, chunked_log_probs, token_losses
 
 VOCAB, ROWS = 37, 40  # three rows of padding
 
@@ -60,9 +60,15 @@ def assert_equal_as_on_a_gpu(
 ) -> None:
     hidden, weight, targets = parts
 
-    def run() -> tuple[torch.Tensor, ...]:
-        loss = chunked_cross_entropy(hidden, weight, targets, VOCAB, torch.tensor(0.25), z_loss=0.1)
-        return loss, *torch.autograd.grad(loss, (hidden, weight))
+    def run() -> list[torch.Tensor]:
+        found = []
+        for weights in (None, torch.linspace(-1, 1, targets.numel()).view(targets.shape)):
+            scale = torch.tensor(0.25)
+            loss = chunked_cross_entropy(
+                hidden, weight, targets, VOCAB, scale, z_loss=0.1, weights=weights
+            )
+            found += [loss, *torch.autograd.grad(loss, (hidden, weight))]
+        return found
 
     expected = run()
     monkeypatch.setattr(loss_module, "COMPILED_ON", ("cpu",))
@@ -121,3 +127,73 @@ def test_half_precision_is_close_to_full(
     assert hidden.grad is not None and hidden.grad.dtype == torch.float32
     # bfloat16 has 3 digits
     torch.testing.assert_close(ours, expected, rtol=1e-2, atol=0)
+
+
+def test_log_probabilities_and_gradients_equal_the_plain_ones(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    """Under a loss that treats every token in its own way; in float64, so only rounding is left."""
+    hidden, weight, targets = (part.detach() for part in parts)
+    hidden, weight = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    of_each = torch.randn(targets.shape, dtype=torch.float64)
+
+    def loss_of(log_probs: torch.Tensor) -> torch.Tensor:
+        return (of_each * (log_probs + 3.0).exp()).sum() + log_probs.sum(dim=1).sigmoid().sum()
+
+    ours = chunked_log_probs(hidden, weight, targets, VOCAB)
+    everything = (hidden @ weight.T)[..., :VOCAB].log_softmax(dim=-1)
+    index = targets.clamp(min=0)[..., None]
+    expected = everything.gather(2, index)[..., 0].masked_fill(targets == IGNORE, 0.0)
+    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=1e-12)
+    grads = torch.autograd.grad(loss_of(ours), (hidden, weight))
+    expected_grads = torch.autograd.grad(loss_of(expected), (hidden, weight))
+    torch.testing.assert_close(grads, expected_grads, atol=1e-10, rtol=1e-10)
+    assert grads[0][2].count_nonzero() == 0  # a row without targets: exactly 0
+    assert grads[1][VOCAB:].count_nonzero() == 0  # rows of padding
+
+
+def test_log_probabilities_are_the_losses_of_tokens(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    hidden, weight, targets = parts
+    with torch.no_grad():
+        found = chunked_log_probs(hidden, weight, targets, VOCAB)
+    torch.testing.assert_close(-found, token_losses(hidden, weight, targets, VOCAB))
+
+
+@pytest.mark.parametrize("is_as_on_a_gpu", [False, True])
+def test_weighted_loss_equals_the_plain_one_token_by_token(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    is_as_on_a_gpu: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if is_as_on_a_gpu:
+        rule = loss_module.logits_to_gradient
+        monkeypatch.setattr(loss_module, "_one_kernel", lambda: rule)
+        monkeypatch.setattr(loss_module, "COMPILED_ON", ("cpu",))
+    hidden, weight, targets = parts
+    weights = torch.randn(targets.shape)
+    weights[1, ::2] = 0.0
+    loss = chunked_cross_entropy(hidden, weight, targets, VOCAB, scale=0.25, weights=weights)
+    grads = torch.autograd.grad(loss, (hidden, weight))
+    logits = (hidden @ weight.T)[..., :VOCAB]
+    each = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
+    )
+    expected = 0.25 * (weights.flatten() * each).sum()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected, (hidden, weight)))
+    assert grads[0][1, ::2].count_nonzero() == 0  # weight 0: exactly 0
+
+
+def test_weights_of_one_change_no_bit(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    hidden, weight, targets = parts
+    found = []
+    for weights in (None, torch.ones(targets.shape)):
+        scale = torch.tensor(1 / 3)
+        loss = chunked_cross_entropy(hidden, weight, targets, VOCAB, scale, 0.1, weights=weights)
+        found.append((loss, *torch.autograd.grad(loss, (hidden, weight))))
+    for plain_one, weighted in zip(*found, strict=True):
+        assert torch.equal(plain_one, weighted)

@@ -34,7 +34,14 @@ from llmpipe.training.evaluate import evaluate
 from llmpipe.training.fsdp import reshard, shard_model
 from llmpipe.training.optim import Optimizer, build_optimizer, deal_matrices
 from llmpipe.training.parallel import my_share, tree_sum
-from llmpipe.training.step import Batch, SpikeGuard, train_step
+from llmpipe.training.step import (
+    Batch,
+    BatchLoss,
+    SpikeGuard,
+    log_probs,
+    sum_of_weights,
+    train_step,
+)
 
 CONFIG = ModelConfig("qwen3", 32, 3, 4, 2, 8, 48, 61, 32)
 TIED = replace(CONFIG, family="gpt2", n_kv_heads=4, tied_embeddings=True)
@@ -82,19 +89,19 @@ def train(
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(whole(parameter.detach()).numpy().tobytes())
-    for name, memory in sorted(whole_state(optimizer, runtime).items()):
-        digest.update(name.encode() + memory.numpy().tobytes())
+    for name, value in sorted(whole_state(optimizer, runtime).items()):
+        digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest(), losses
 
 
 def whole_state(optimizer: Optimizer, runtime: Runtime) -> dict[str, Tensor]:
     """Put together what the processes keep."""
-    mine = {name: whole(memory) for name, memory in optimizer.state().items()}
+    mine = {name: whole(value) for name, value in optimizer.state().items()}
     if runtime.ranks.is_alone:
         return mine
     everyone: list[dict[str, Tensor]] = [{}] * runtime.ranks.world_size
     torch.distributed.all_gather_object(everyone, mine)
-    return {name: memory for part in everyone for name, memory in part.items()}
+    return {name: value for part in everyone for name, value in part.items()}
 
 
 def write_several_files(runtime: Runtime, folder: Path) -> tuple[str, list[float]]:
@@ -131,6 +138,52 @@ def share_with_an_idle_process(
     return "", [result.loss for result in results]
 
 
+def policy_loss(model: Transformer, batch: Batch, scale: Tensor) -> BatchLoss:
+    """A loss that is no sum of log-probabilities, with a number to log."""
+    assert batch.weights is not None
+    chosen = log_probs(model, batch)
+    probabilities = chosen.exp()
+    total = -(batch.weights * probabilities).sum() * scale
+    return BatchLoss(total, {"probability": probabilities.sum()})
+
+
+def learn_by_policy(runtime: Runtime, mode: str, n_busy: int) -> tuple[str, list[float]]:
+    """Train with that loss; only the first `n_busy` processes have micro-batches, each of another weight."""
+    is_spread = "fsdp" in mode and not runtime.ranks.is_alone
+    with torch.device("meta" if is_spread else "cpu"):
+        model = Transformer(CONFIG)
+    if is_spread:
+        shard_model(model, runtime)
+    initialize(model, torch.Generator().manual_seed(1))
+    optimizer = build_optimizer(model, Muon(max_norm=0.5), runtime.ranks)
+    numbers: list[float] = []
+    for step in range(4):
+        generator, batches = torch.Generator().manual_seed(step), []
+        for i in range(N_MICRO):
+            ids = torch.randint(61, (2, 13), generator=generator)
+            weights = (1.0 + i) * torch.rand((2, 12), generator=generator)
+            batches.append(Batch(ids[:, :-1], ids[:, 1:], weights=weights))
+        n_each = N_MICRO // min(n_busy, runtime.ranks.world_size)
+        mine = batches[runtime.ranks.rank * n_each :][:n_each]
+        result = train_step(
+            model,
+            optimizer,
+            mine,
+            1.0,
+            SpikeGuard(),
+            runtime,
+            is_exact="exact" in mode,
+            loss=policy_loss,
+            normalizer=sum_of_weights,
+            logged=("probability",),
+        )
+        numbers += [result.loss, result.grad_norm, result.numbers["probability"]]
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(whole(parameter.detach()).numpy().tobytes())
+    return digest.hexdigest(), numbers
+
+
 def fail_to_write(runtime: Runtime, folder: Path) -> tuple[str, list[float]]:
     """Write a checkpoint where one process's disk fails: all must hear of it, and nothing must count."""
     folder = folder / "broken"
@@ -160,6 +213,10 @@ SPECIAL = {
     "broken": fail_to_write,
     "several": write_several_files,
     "idle": share_with_an_idle_process,
+    "policy exact": lambda runtime, folder: learn_by_policy(runtime, "exact", 2),
+    "policy": lambda runtime, folder: learn_by_policy(runtime, "plain", 2),
+    "policy idle": lambda runtime, folder: learn_by_policy(runtime, "plain", 1),
+    "policy fsdp": lambda runtime, folder: learn_by_policy(runtime, "fsdp", 2),
 }
 
 
@@ -215,9 +272,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list
             (0, 1, "broken", "broken"),
             (0, 1, "several", "several"),
             (0, 1, None, "idle"),
+            *((0, 1, None, mode) for mode in SPECIAL if mode.startswith("policy")),
         ],
         folder,
     )
+    policies = dict(zip((m for m in SPECIAL if m.startswith("policy")), two[9:], strict=True))
     shutil.copytree(folder / "fsdp", folder / "fsdp-again")
     legs = [
         (0, 6, None, "exact"),
@@ -227,6 +286,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list
     ]
     four = run_on(4, legs, folder)
     return {
+        **policies,
+        "policy alone": learn_by_policy(alone, "exact", 1),
         "1": train(alone, 0, 6, None, "exact"),
         "2": two[0],
         "4": four[0],
@@ -307,6 +368,19 @@ def test_a_process_without_a_micro_batch_takes_part(
     ended: dict[str, tuple[str, list[float]]],
 ) -> None:
     assert ended["idle"][1] == pytest.approx(ended["not idle"][1], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["exact", "", "idle", "fsdp"])
+def test_two_processes_learn_by_a_policy_as_one_does(
+    ended: dict[str, tuple[str, list[float]]], mode: str
+) -> None:
+    """Loss, gradient and logged numbers are over the weights of the whole global batch."""
+    digest, numbers = ended[f"policy {mode}".strip()]
+    assert numbers == pytest.approx(ended["policy alone"][1], abs=1e-6)
+    assert len(set(numbers)) == 4 * 3
+    if mode == "exact":
+        assert digest == ended["policy alone"][0]
 
 
 def test_tree_adds_by_halves() -> None:

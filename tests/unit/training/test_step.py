@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -18,10 +19,13 @@ from llmpipe.training.loss import IGNORE
 from llmpipe.training.optim import Optimizer, build_optimizer
 from llmpipe.training.step import (
     Batch,
+    BatchLoss,
     SpikeGuard,
     batch_loss,
     document_mask,
     document_starts,
+    log_probs,
+    sum_of_weights,
     train_step,
 )
 
@@ -87,7 +91,7 @@ def test_what_is_counted_on_the_way_to_a_gpu_changes_nothing() -> None:
     assert counted.starts is not None and counted.trained is not None
     assert counted.starts.tolist() == [0, 5, 10, 15, 16, 21, 26, 31, 32]
     assert counted.trained.tolist() == [*range(6, 16), *range(22, 32)]
-    assert torch.equal(batch_loss(model, counted), batch_loss(model, batch))
+    assert torch.equal(batch_loss(model, counted).total, batch_loss(model, batch).total)
 
 
 def test_update_that_is_not_finite_is_skipped_and_counted() -> None:
@@ -205,10 +209,10 @@ def test_documents_without_a_mask_equal_those_with_one(
     for known_starts in (None, starts):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             packed = Batch(batch.ids, batch.targets, segments, known_starts)
-            losses.append(batch_loss(model, packed))
+            losses.append(batch_loss(model, packed).total)
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        unmasked = batch_loss(model, Batch(batch.ids, batch.targets))
+        unmasked = batch_loss(model, Batch(batch.ids, batch.targets)).total
     assert unmasked.item() != pytest.approx(losses[1].item(), rel=1e-3)
 
 
@@ -221,3 +225,167 @@ def test_masked_documents_equal_documents_alone() -> None:
         # Rotary positions count distances alone, so the second document may start at 2.
         alone = model(ids[:, 2:])
     torch.testing.assert_close(together[:, 2:], alone, atol=1e-4, rtol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------
+# Other losses
+
+
+def gradients_of(
+    batches: list[Batch], **how: object
+) -> tuple[dict[str, Tensor], object, Transformer]:
+    """Take one step, and catch the gradients on their way to the optimizer."""
+    model = Transformer(CONFIG)
+    initialize(model, torch.Generator().manual_seed(1))
+    perturb(model)
+    found: dict[str, Tensor] = {}
+
+    class Catcher:
+        def clip(self) -> None:
+            found.update(
+                {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            )
+
+        def step(self, lr_factor: float, is_taken: Tensor) -> None:
+            pass
+
+    catcher, guard = Catcher(), SpikeGuard(n_sigma=None)
+    result = train_step(model, catcher, batches, 1.0, guard, ALONE, **how)  # type: ignore[arg-type]
+    return found, result, model
+
+
+def weighted(batch: Batch, seed: int) -> Batch:
+    weights = torch.randn(batch.ids.shape, generator=torch.Generator().manual_seed(seed))
+    weights[:, ::3] = 0.0
+    return replace(batch, weights=weights)
+
+
+def packed(batch: Batch) -> Batch:
+    return replace(batch, segments=(torch.arange(batch.ids.shape[1]) // 5).expand_as(batch.ids))
+
+
+def slow_log_probs(model: Transformer, batch: Batch) -> Tensor:
+    """With all logits, by torch alone; packed documents one at a time."""
+    found = torch.zeros(batch.ids.shape)
+    for row in range(len(batch.ids)):
+        segments = torch.zeros(16) if batch.segments is None else batch.segments[row]
+        for number in segments.unique():
+            of_document = (segments == number).nonzero()[:, 0]
+            logits = model(batch.ids[row, of_document][None])[0]
+            for i, place in enumerate(of_document.tolist()):
+                target = int(batch.targets[row, place])
+                if target != IGNORE:
+                    found[row, place] = logits[i].log_softmax(-1)[target]
+    return found
+
+
+def policy_loss(model: Transformer, batch: Batch, scale: Tensor) -> BatchLoss:
+    """A clipped ratio to the policy that wrote the tokens, as in PPO and GRPO."""
+    assert isinstance(batch, Rollouts) and batch.weights is not None and batch.old is not None
+    return clipped(log_probs(model, batch), batch.old, batch.weights, batch.targets, scale)
+
+
+def clipped(
+    new: Tensor, old: Tensor, advantages: Tensor, targets: Tensor, scale: Tensor
+) -> BatchLoss:
+    ratio = (new - old).exp()
+    gain = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    is_asked = targets != IGNORE
+    was_clipped = ((ratio - ratio.clamp(0.8, 1.2)).abs() > 0) & is_asked
+    return BatchLoss(-(gain * is_asked).sum() * scale, {"clipped": was_clipped.sum()})
+
+
+@dataclass(frozen=True)
+class Rollouts(Batch):
+    """Batches with more of each token than the step knows of."""
+
+    old: Tensor | None = None
+
+
+def rollouts(seed: int, change: Callable[[Batch], Batch]) -> Rollouts:
+    batch = change(weighted(random_batch(2, seed=seed, n_ignored=4), seed))
+    old = -4.1 + 0.5 * torch.randn(batch.ids.shape, generator=torch.Generator().manual_seed(seed))
+    return Rollouts(batch.ids, batch.targets, batch.segments, weights=batch.weights, old=old)
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+@pytest.mark.parametrize("change", [lambda batch: batch, packed], ids=["rows", "packed"])
+def test_policy_gradient_equals_the_one_through_all_logits(
+    is_exact: bool, change: Callable[[Batch], Batch]
+) -> None:
+    batches = [rollouts(1, change), rollouts(2, change)]
+    found, result, model = gradients_of(
+        list(batches), loss=policy_loss, logged=("clipped",), is_exact=is_exact
+    )
+    n = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+    total, n_clipped = torch.zeros(()), 0.0
+    for batch in batches:
+        assert batch.weights is not None and batch.old is not None
+        new = slow_log_probs(model, batch)
+        slow = clipped(new, batch.old, batch.weights, batch.targets, torch.tensor(1 / n))
+        total = total + slow.total
+        n_clipped += float(slow.numbers["clipped"])
+    expected = torch.autograd.grad(total, list(model.parameters()))
+    for (name, gradient), by_torch in zip(found.items(), expected, strict=True):
+        # float32 sums in another order, of gradients of about 0.1
+        torch.testing.assert_close(gradient, by_torch, atol=1e-6, rtol=1e-4, msg=name)
+    assert result.loss == pytest.approx(float(total.detach()), abs=1e-6)  # type: ignore[attr-defined]
+    assert n / 10 < n_clipped < n
+    assert result.numbers["clipped"] == pytest.approx(n_clipped / n)  # type: ignore[attr-defined]
+    assert result.n_trained == n  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("change", [lambda batch: batch, packed], ids=["rows", "packed"])
+def test_weighted_step_is_averaged_over_the_weights_of_all_micro_batches(
+    change: Callable[[Batch], Batch],
+) -> None:
+    batches = [change(weighted(random_batch(2, seed, 4), seed)) for seed in (1, 2)]
+    batches = [replace(b, weights=b.weights.abs() / 50) for b in batches]  # type: ignore[union-attr]
+    found, result, model = gradients_of(batches, normalizer=sum_of_weights)
+    weights = [torch.where(b.targets == IGNORE, 0.0, b.weights) for b in batches]
+    n = float(sum(w.sum() for w in weights))
+    assert 0 < n < 1  # less than a token's worth is divided by, too
+    total = sum(
+        -(w * slow_log_probs(model, b)).sum() / n for b, w in zip(batches, weights, strict=True)
+    )
+    expected = torch.autograd.grad(total, list(model.parameters()))  # type: ignore[arg-type]
+    for (name, gradient), by_torch in zip(found.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, by_torch, atol=1e-6, rtol=1e-4, msg=name)
+    assert result.loss == pytest.approx(total.item(), rel=1e-5)  # type: ignore[union-attr]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+@pytest.mark.parametrize("change", [lambda batch: batch, packed], ids=["rows", "packed"])
+def test_weights_of_one_are_the_plain_step_to_the_bit(
+    is_exact: bool, change: Callable[[Batch], Batch]
+) -> None:
+    batches = [change(random_batch(2, seed, 4)) for seed in (1, 2)]
+    plain, result, _ = gradients_of(batches, is_exact=is_exact)
+    batches = [replace(batch, weights=torch.ones(2, 16)) for batch in batches]
+    ones, other, _ = gradients_of(batches, is_exact=is_exact, normalizer=sum_of_weights)
+    assert result == other
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, ones[name]), name
+
+
+def test_tokens_of_weight_zero_take_no_part_at_all() -> None:
+    batch = weighted(random_batch(2), 1)
+    assert batch.weights is not None
+    masked = replace(batch, targets=torch.where(batch.weights == 0, IGNORE, batch.targets))
+    found, _, _ = gradients_of([batch], normalizer=lambda batch: 1.0)
+    without, _, _ = gradients_of([masked], normalizer=lambda batch: 1.0)
+    for name, gradient in found.items():
+        assert torch.equal(gradient, without[name]), name
+    nothing, result, _ = gradients_of(
+        [replace(batch, weights=torch.zeros(2, 16))], normalizer=sum_of_weights
+    )
+    assert all(gradient.count_nonzero() == 0 for gradient in nothing.values())
+    assert (result.loss, result.grad_norm) == (0.0, 0.0)  # type: ignore[attr-defined]
+
+
+def test_tensors_of_a_subclass_travel_with_the_batch() -> None:
+    batch = rollouts(1, packed)
+    moved = batch.to(torch.device("meta"))
+    assert isinstance(moved, Rollouts) and moved.old is not None and moved.weights is not None
+    assert moved.old.device.type == moved.weights.device.type == "meta"
+    assert isinstance(batch.counted(), Rollouts) and batch.counted().starts is not None

@@ -11,8 +11,8 @@ from llmpipe.apps.chat.probabilities import answer_choices, probability_table
 from llmpipe.apps.chat.state import Chat, ThinkMode
 from llmpipe.apps.chat.terminal import PATH
 from llmpipe.apps.chat.token_view import raw_view, token_view
-from llmpipe.apps.chat.tools import tool_names
 from llmpipe.assistant.render import Message
+from llmpipe.assistant.tools import TOOL_NAMES, parse_tool_names
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError, did_you_mean
 from llmpipe.inference.sampling import Sampling
@@ -197,7 +197,7 @@ def think_mode(word: str) -> ThinkMode:
 
 def _tools(chat: Chat, argument: str, console: Console) -> Next:
     if argument:
-        names = tuple(chat.tools) if argument == "all" else tuple(tool_names(argument))
+        names = tuple(chat.tools) if argument == "all" else parse_tool_names(argument)
         if missing := [name for name in names if name not in chat.tools]:
             raise UserError(
                 f"the tool `{missing[0]}` was not opened",
@@ -259,7 +259,7 @@ COMMANDS: dict[str, Command] = {
         "[NAMES|all|none]",
         "show or choose what may be called",
         _tools,
-        ("python", "search", "all", "none"),
+        (*TOOL_NAMES, "all", "none"),
     ),
     "stats": Command("", "show context used and speed", _stats),
     "quit": Command("", "leave", _quit),

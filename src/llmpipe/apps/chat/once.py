@@ -10,8 +10,10 @@ from llmpipe.apps.chat.state import Chat, read_messages
 from llmpipe.apps.chat.terminal import Interrupts
 from llmpipe.apps.chat.token_view import token_view
 from llmpipe.apps.printable import printable
-from llmpipe.assistant.render import Message, PythonCall, SearchCall, Thought, ToolOutput
-from llmpipe.assistant.reply import Reply, TextDelta, ThinkDelta, ToolCall, ToolResult
+from llmpipe.assistant.events import TextDelta, ThinkDelta, ToolCall, ToolResult
+from llmpipe.assistant.render import Message, Thought, ToolOutput
+from llmpipe.assistant.reply import Reply
+from llmpipe.assistant.tool_list import called
 from llmpipe.core.console import Console
 from llmpipe.core.errors import InputError, Interrupted, UserError
 
@@ -27,7 +29,7 @@ def read_questions(prompt: str | None, is_json: bool) -> list[list[Message]]:
     if not text.strip():
         raise UserError("there is no message to answer", hint="give one with `-p`, or on stdin")
     if prompt is None and is_json and text.lstrip().startswith('{"messages"'):
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
         conversations = [read_messages(line, f"line {n}") for n, line in lines]
         for (n, _), messages in zip(lines, conversations, strict=True):
             if not messages or messages[-1].role == "assistant":
@@ -42,7 +44,7 @@ def answer_once(chat: Chat, console: Console) -> None:
     Raises:
         Interrupted: by Ctrl-C.
     """
-    reply = Reply(chat.loaded.tokenizer)
+    reply = chat.new_reply()
     with Interrupts() as interrupts, contextlib.closing(chat.reply(reply)) as events:
         for event in events:
             if isinstance(event, TextDelta) and not console.json_output:
@@ -70,15 +72,12 @@ def _as_json(chat: Chat, reply: Reply) -> dict[str, object]:
     tools: list[dict[str, str]] = []
     thoughts = []
     for part in reply.message.parts:
-        match part:
-            case PythonCall(text):
-                tools.append({"tool": "python", "input": text})
-            case SearchCall(text):
-                tools.append({"tool": "search", "input": text})
-            case ToolOutput(text) if tools:
-                tools[-1]["output"] = text
-            case Thought(text):
-                thoughts.append(text)
+        if call := called(part):
+            tools.append({"tool": call[0], "input": call[1]})
+        elif isinstance(part, ToolOutput) and tools:
+            tools[-1]["output"] = part.text
+        elif isinstance(part, Thought):
+            thoughts.append(part.text)
     document: dict[str, object] = {
         "answer": reply.message.text,
         "tools": tools,

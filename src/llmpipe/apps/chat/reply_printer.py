@@ -8,8 +8,8 @@ from llmpipe.apps.chat.state import Chat, ThinkMode
 from llmpipe.apps.chat.terminal import Interrupts
 from llmpipe.apps.chat.token_view import token_view
 from llmpipe.apps.printable import printable
+from llmpipe.assistant.events import Done, Event, TextDelta, ThinkDelta, ToolCall, ToolResult
 from llmpipe.assistant.render import Message
-from llmpipe.assistant.reply import Done, Event, Reply, TextDelta, ThinkDelta, ToolCall, ToolResult
 from llmpipe.core.console import Console
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -102,7 +102,7 @@ def print_reply(chat: Chat, console: Console) -> bool:
     """
     if n_dropped := chat.make_room():
         console.info(f"the context is full: the {n_dropped} oldest messages are forgotten")
-    reply = Reply(chat.loaded.tokenizer, chat.raw)
+    reply = chat.new_reply(chat.raw)
     printer = ReplyPrinter(console, chat.think, has_tools=not chat.raw)
     try:
         with Interrupts() as interrupts, contextlib.closing(chat.reply(reply)) as events:

@@ -53,7 +53,7 @@ def run_chat(
     questions = [] if is_terminal else read_questions(prompt, console.json_output)
     if is_terminal:
         console.info(f"loading {folder}")
-    loaded = load(folder, device)
+    loaded = load(folder, device, warn=console.warn)
     frame = frame_for(loaded.tokenizer)
     for name in (frame.start, frame.end):
         if name not in loaded.tokenizer.special:

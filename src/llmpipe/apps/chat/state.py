@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from llmpipe.apps.load import Loaded
+from llmpipe.assistant.conversation import Conversation, forget_oldest, messages_from_json
+from llmpipe.assistant.events import Done, Event
 from llmpipe.assistant.generate import Tools, stream_reply
 from llmpipe.assistant.render import Message, Rendered, render
-from llmpipe.assistant.reply import OPENINGS, Done, Event, Reply
+from llmpipe.assistant.reply import Reply
+from llmpipe.assistant.rules import ReplyRules
 from llmpipe.assistant.tool_list import with_tool_list
-from llmpipe.assistant.tools import TOOL_NAMES, ToolName
+from llmpipe.assistant.tools import ToolName
 from llmpipe.core.artifact import write_atomic
 from llmpipe.core.errors import InputError, LlmpipeError, UserError
 from llmpipe.inference.sampling import Sampling
-from llmpipe.stages.sft.conversation import Conversation, part_from_json
 
 MIN_ANSWER_TOKENS = 32
 """Room that is kept free for the answer when old turns are dropped."""
@@ -83,21 +84,22 @@ class Chat:
     def make_room(self) -> int:
         """Drop the oldest turns until an answer fits; return how many messages went.
 
-        The system message and the last message stay. Whole turns go: what is left begins with a
-        user's message.
+        The system message and the last message stay.
         """
         max_len = self.loaded.engine.max_len
-        wanted = min(MIN_ANSWER_TOKENS, max_len // 4)
-        n_dropped = 0
-        while len(self.messages) > 1:
-            if len(self.rendered(add_generation_prompt=True).ids) + wanted <= max_len:
-                break
-            del self.messages[0]
-            n_dropped += 1
-            while len(self.messages) > 1 and self.messages[0].role != "user":
-                del self.messages[0]
-                n_dropped += 1
-        return n_dropped
+        most = max_len - min(MIN_ANSWER_TOKENS, max_len // 4)
+        return forget_oldest(
+            self.messages, lambda: len(self.rendered(add_generation_prompt=True).ids) <= most
+        )
+
+    def new_reply(self, show_special: bool = False) -> Reply:
+        """Return an empty reply that may do what the chat allows: use its tools, think so long."""
+        rules = ReplyRules(
+            runs=frozenset(self.usable_tools),
+            max_thought=0 if self.think == "off" else self.max_thought,
+            ends=self.loaded.stop_ids,
+        )
+        return Reply(self.loaded.tokenizer, rules, show_special)
 
     def reply(self, reply: Reply) -> Generator[Event, None, None]:
         """Yield the answer to the last message; `reply` holds what is there of it at any time."""
@@ -105,10 +107,9 @@ class Chat:
             self.loaded.engine,
             self.loaded.tokenizer,
             self.prompt_messages(),
-            self._sampling(),
+            self.sampling,
             self.usable_tools,
             reply,
-            max_thought=0 if self.think == "off" else self.max_thought,
         )
         with contextlib.closing(events):
             for event in events:
@@ -117,15 +118,6 @@ class Chat:
                     self.n_replies += 1
                     self.n_tokens += event.n_tokens
                 yield event
-
-    def _sampling(self) -> Sampling:
-        """Return the settings, with calls of tools ruled out that were taken away."""
-        if self.offered is None:
-            return self.sampling
-        special = self.loaded.tokenizer.special
-        openings = [OPENINGS[name] for name in TOOL_NAMES if name not in self.usable_tools]
-        bias = tuple((special[name], -math.inf) for name in openings if name in special)
-        return replace(self.sampling, logit_bias=self.sampling.logit_bias + bias)
 
     def undo(self) -> Message:
         """Take back the last message of the user and what came after it, and return that message.
@@ -199,19 +191,10 @@ def read_messages(text: str, where: str) -> list[Message]:
         InputError: if it is something else.
     """
     try:
-        row = json.loads(text)
-        return [Message(item["role"], _content(item["content"])) for item in row["messages"]]
+        # Here the mask says what the assistant has said, and not what somebody wants to train.
+        return [replace(one, is_trained=True) for one in messages_from_json(json.loads(text))]
     except (ValueError, KeyError, TypeError, AttributeError, LlmpipeError) as error:
         raise InputError(
             f"{where} holds no conversation: {error}",
             hint='expected one line {"messages": [{"role": "user", "content": "..."}, ...]}',
         ) from error
-
-
-def _content(value: Any) -> Any:
-    """Return a message's content: a string, or a list of parts."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return [part_from_json(part) for part in value]
-    raise ValueError(f"content is {type(value).__name__} and must be a string or a list of parts")

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmpipe.assistant.tools import TOOL_NAMES, Tool, ToolName, open_tools
+from llmpipe.assistant.tools import Tool, ToolName, open_tools, parse_tool_names
 from llmpipe.assistant.tools.policy import examine_kernel
 from llmpipe.core.console import Console
-from llmpipe.core.errors import UserError, did_you_mean
+from llmpipe.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ def open_chat_tools(
     if corpus is None and (own_corpus / "manifest.json").is_file():
         corpus = own_corpus
     if options.names is None:
-        names: Sequence[ToolName] = ["python"]
+        names: Sequence[ToolName] = ("python",)
         if not options.unsafe and not examine_kernel().is_enough:
             console.info("no python tool: this system has no sandbox for it")
-            names = []
+            names = ()
         if corpus is not None or options.search_url is not None:
-            names = [*names, "search"]
+            names = (*names, "search")
     else:
-        names = tool_names(options.names)
+        names = parse_tool_names(options.names)
         if options.has_search and "search" not in names:
             raise UserError("something to search is named, and the tool `search` is not")
     with open_tools(
@@ -69,20 +69,3 @@ def open_chat_tools(
         unsafe=options.unsafe,
     ) as tools:
         yield tools
-
-
-def tool_names(text: str) -> list[ToolName]:
-    """Return the tools of a list such as `python,search`; `none` is an empty one.
-
-    Raises:
-        UserError: if one is unknown.
-    """
-    names: list[ToolName] = []
-    for word in text.replace(",", " ").split():
-        for name in TOOL_NAMES:
-            if word == name and name not in names:
-                names.append(name)
-        if word not in (*TOOL_NAMES, "none"):
-            hint = did_you_mean(word, TOOL_NAMES) or f"tools are {', '.join(TOOL_NAMES)}"
-            raise UserError(f"unknown tool `{word}`", hint=hint)
-    return names

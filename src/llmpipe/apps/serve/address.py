@@ -7,6 +7,8 @@ from pathlib import Path
 
 from llmpipe.core.errors import UserError
 
+LOOPBACK = "127.0.0.1"
+
 
 def model_name(folder: Path) -> str:
     """Return what clients call a model: its run and folder."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,13 +20,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmpipe.apps.serve.chat import chat_completions
 from llmpipe.apps.serve.completions import completions
 from llmpipe.apps.serve.errors import ApiError, json_response
-from llmpipe.apps.serve.page import info, page, preferences
+from llmpipe.apps.serve.limits import RequestLimits
+from llmpipe.apps.serve.metrics import Counters
+from llmpipe.apps.serve.page import info, page, preferences, token_views
 from llmpipe.apps.serve.service import Service
 from llmpipe.apps.serve.tokenize import detokenize, tokenize, tokenizer_info
+from llmpipe.tokenizer.bpe import Tokenizer
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
-Handler = Callable[[Service, Request], Awaitable[Response]]
+Handler = Callable[[Request, dict[str, Any]], Awaitable[Response]]
+"""Answers a request; gets the JSON of its body, which is empty for GET."""
+
+ServiceHandler = Callable[[Service, Request, dict[str, Any]], Awaitable[Response]]
 
 
 def build_app(
@@ -43,25 +52,55 @@ def build_app(
         yield
         service.close()
 
+    def route(path: str, handler: ServiceHandler, method: str) -> Route:
+        return _route(path, partial(handler, service), method, service.limits, service.metrics)
+
     routes = [
-        Route("/health", _handled(service, _health), methods=["GET"]),
-        Route("/metrics", _handled(service, _metrics), methods=["GET"]),
-        Route("/v1/models", _handled(service, _models), methods=["GET"]),
-        Route("/v1/models/{id:path}", _handled(service, _model), methods=["GET"]),
-        Route("/v1/chat/completions", _handled(service, chat_completions), methods=["POST"]),
-        Route("/v1/completions", _handled(service, completions), methods=["POST"]),
-        Route("/tokenize", _handled(service, tokenize), methods=["POST"]),
-        Route("/detokenize", _handled(service, detokenize), methods=["POST"]),
-        Route("/tokenizer_info", _handled(service, tokenizer_info), methods=["GET"]),
-        Route("/", _handled(service, page), methods=["GET"]),
-        Route("/page/{name}", _handled(service, page), methods=["GET"]),
-        Route("/info", _handled(service, info), methods=["GET"]),
-        Route("/preferences", _handled(service, preferences), methods=["POST"]),
+        route("/health", _health, "GET"),
+        route("/metrics", _metrics, "GET"),
+        route("/v1/models", _models, "GET"),
+        route("/v1/models/{id:path}", _model, "GET"),
+        route("/v1/chat/completions", chat_completions, "POST"),
+        route("/v1/completions", completions, "POST"),
+        route("/tokenize", tokenize, "POST"),
+        route("/detokenize", detokenize, "POST"),
+        route("/tokenizer_info", tokenizer_info, "GET"),
+        route("/info", info, "GET"),
+        route("/preferences", preferences, "POST"),
+        *_page_routes("page.html", "/", service.limits, service.metrics),
+        *_tokens_routes({service.model: service.tokenizer}, service.limits, service.metrics),
     ]
     app = Starlette(
         routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error}
     )
     return _Guard(app, key, hosts)
+
+
+def build_tokens_app(tokenizers: Mapping[str, Tokenizer], limits: RequestLimits) -> ASGIApp:
+    """Return an application that has no model, and shows texts as tokens alone."""
+    counters = Counters()
+    routes = [
+        *_page_routes("tokenizer.html", "/", limits, counters),
+        *_tokens_routes(tokenizers, limits, counters),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    return _Guard(app, None, LOOPBACK_NAMES)
+
+
+def _tokens_routes(
+    tokenizers: Mapping[str, Tokenizer], limits: RequestLimits, counters: Counters
+) -> list[Route]:
+    return [
+        _route("/tokens", partial(page, "tokenizer.html"), "GET", limits, counters),
+        _route("/tokens", partial(token_views, tokenizers), "POST", limits, counters),
+    ]
+
+
+def _page_routes(start: str, path: str, limits: RequestLimits, counters: Counters) -> list[Route]:
+    return [
+        _route(path, partial(page, start), "GET", limits, counters),
+        _route("/page/{name}", partial(page, start), "GET", limits, counters),
+    ]
 
 
 class _Guard:
@@ -90,16 +129,16 @@ class _Guard:
             _, _, sender = origin.rpartition(b"//")
             if sender.lower() != headers.get(b"host", b"").lower():
                 return ApiError(403, "this page may not use this server", "origin_not_allowed")
-        if self._key is not None and not _is_open(scope["path"]):
+        if self._key is not None and not _is_open(scope["method"], scope["path"]):
             given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
             if not hmac.compare_digest(given, self._key):
                 return ApiError(401, "the API key is missing or wrong", "invalid_api_key")
         return None
 
 
-def _is_open(path: str) -> bool:
-    """Tell whether a path needs no key: health, and the page's files, which ask for the key."""
-    return path in ("/health", "/") or path.startswith("/page/")
+def _is_open(method: str, path: str) -> bool:
+    """Tell whether a request needs no key: health, and the pages, which ask for the key."""
+    return method != "POST" and (path in ("/health", "/", "/tokens") or path.startswith("/page/"))
 
 
 def _without_port(host: str) -> str:
@@ -107,19 +146,52 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdigit() else host.lower()
 
 
-def _handled(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Turn our errors into answers, and count both."""
+def _route(
+    path: str, handler: Handler, method: str, limits: RequestLimits, counters: Counters
+) -> Route:
+    """Read the body, turn our errors into answers, and count both."""
 
     async def endpoint(request: Request) -> Response:
         try:
-            response = await handler(service, request)
+            body = await _read_json(request, limits) if request.method == "POST" else {}
+            response = await handler(request, body)
         except ApiError as error:
             response = error.response()
         # The pattern and not the path: a path could hold anything.
-        service.metrics.request(request.scope["route"].path, response.status_code)
+        counters.request(path, response.status_code)
         return response
 
-    return endpoint
+    return Route(path, endpoint, methods=[method])
+
+
+async def _read_json(request: Request, limits: RequestLimits) -> dict[str, Any]:
+    """Return the JSON object in a request's body, read within the limits on its size and time."""
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            data = await _read_body(request, limits.max_body_bytes)
+    except TimeoutError:
+        message = f"the body did not come within {limits.body_timeout_s:g} s"
+        raise ApiError(408, message) from None
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {type(error).__name__}") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    return value
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    too_large = ApiError(413, f"the body is larger than {most} bytes", "body_too_large")
+    stated = request.headers.get("content-length", "0")
+    if not stated.isascii() or not stated.isdigit() or int(stated) > most:
+        raise too_large
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > most:
+            raise too_large
+    return bytes(data)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -127,11 +199,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return ApiError(error.status_code, str(error.detail)).response()
 
 
-async def _health(service: Service, request: Request) -> Response:
+async def _health(service: Service, request: Request, body: dict[str, Any]) -> Response:
     return json_response({"status": "ok"})
 
 
-async def _metrics(service: Service, request: Request) -> Response:
+async def _metrics(service: Service, request: Request, body: dict[str, Any]) -> Response:
     text = service.metrics.text(service.worker)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
@@ -146,10 +218,10 @@ def _card(service: Service) -> dict[str, Any]:
     }
 
 
-async def _models(service: Service, request: Request) -> Response:
+async def _models(service: Service, request: Request, body: dict[str, Any]) -> Response:
     return json_response({"object": "list", "data": [_card(service)]})
 
 
-async def _model(service: Service, request: Request) -> Response:
+async def _model(service: Service, request: Request, body: dict[str, Any]) -> Response:
     service.check_model(request.path_params["id"])
     return json_response(_card(service))

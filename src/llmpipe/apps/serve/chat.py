@@ -1,190 +1,411 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions: OpenAI's messages to a prompt of ours, and what happens in replies to OpenAI's shapes.
+
+OpenAI's API puts a tool's call and its result into messages of their own. In our protocol both stand
+inside the assistant's turn, so these messages are joined, and a conversation that ends with a tool's result
+is an assistant's turn that goes on.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmpipe.apps.serve.choice import Choice, Piece
-from llmpipe.apps.serve.conversation import render_request
 from llmpipe.apps.serve.errors import ApiError
-from llmpipe.apps.serve.logprobs import chat_logprobs, token_fields
-from llmpipe.apps.serve.offered import Offered
+from llmpipe.apps.serve.logprobs import chat_logprobs, own_logprobs, token_fields
 from llmpipe.apps.serve.parse import (
     CHAT_FIELDS,
+    Settings,
     answer_tokens,
-    parse_common,
-    parse_json,
+    parse_settings,
     refuse,
     token_ids,
 )
 from llmpipe.apps.serve.parse import field as body_field
-from llmpipe.apps.serve.service import Answer, Service
-from llmpipe.apps.serve.worker import MIN_FORCED, Task
-from llmpipe.assistant.frames import stop_ids
-from llmpipe.assistant.reply import TOOL_CLOSINGS, TOOL_OPENINGS
-from llmpipe.inference.sampling import Sampling
+from llmpipe.apps.serve.service import Service
+from llmpipe.apps.serve.worker import Exchange, PromptGroup
+from llmpipe.assistant.events import (
+    AddedTokens,
+    Done,
+    Event,
+    TextDelta,
+    ThinkDelta,
+    ToolCall,
+    ToolResult,
+)
+from llmpipe.assistant.frames import can_chat
+from llmpipe.assistant.render import (
+    Message,
+    Part,
+    Rendered,
+    Text,
+    Thought,
+    ToolOutput,
+    part_ids,
+    render,
+)
+from llmpipe.assistant.reply import Reply
+from llmpipe.assistant.rules import MIN_OUTPUT_TOKENS, ReplyRules
+from llmpipe.assistant.tool_list import TOOLS, called, signatures, with_tool_list
+from llmpipe.assistant.tools import TOOL_NAMES, ToolName
+from llmpipe.tokenizer.bpe import Tokenizer
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_NO_FORMAT = "answers are text: this server does not force them into JSON or a schema"
 
 
-async def chat_completions(service: Service, request: Request) -> Response:
+async def chat_completions(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Answer a conversation."""
-    body = parse_json(await service.read_body(request))
     service.check_model(body.get("model"))
     refuse(body, "response_format", {"type": "text"}, why=_NO_FORMAT)
     tokenizer = service.tokenizer
-    rendered, offered = render_request(body, tokenizer, service.tool_names)
+    rendered, rules = read_prompt(body, tokenizer, service.tool_names)
     ids = rendered.ids
     service.check_prompt(ids, "messages")
     wants_logprobs = body_field(body, "logprobs", bool, False)
     n_top = body_field(body, "top_logprobs", int, 0)
     n_room = service.worker.engine.max_len
     max_tokens = answer_tokens(body, n_room, "max_completion_tokens", "max_tokens")
-    common = parse_common(
+    settings = parse_settings(
         body, CHAT_FIELDS, service.limits, max(max_tokens, 1), n_top if wants_logprobs else None
     )
-    choices = [
-        Choice(tokenizer, common.stops, True, offered.by_server, common.wants_ids)
-        for _ in common.samplings
-    ]
-    ids += await _begun(service, body, choices, n_room - 1 - len(ids))
+    rules = replace(rules, stops=settings.stops, ends=service.stop_ids)
+    replies = [Reply(tokenizer, rules) for _ in settings.samplings]
+    given = await _begin(service, body, replies, n_room - 1 - len(ids))
+    ids = [*ids, *replies[0].ids]
     service.check_prompt(ids, "messages")
-
-    task = _task(service, ids, common.samplings, offered)
-    answer = Answer(service, "chat", common, [task], choices)
+    exchange = Exchange(service, settings, [PromptGroup(ids, settings.samplings, replies)], given)
     head = {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
-        "object": "chat.completion.chunk" if common.stream else "chat.completion",
+        "object": "chat.completion.chunk" if settings.stream else "chat.completion",
         "created": int(time.time()),
         "model": service.model,
     }
-    shape = _Shape(wants_logprobs)
-    prompt = token_fields(common, "prompt_", ids, tokenizer)
-    return await answer.respond(request, head, shape.whole, shape.chunks, prompt)
+    prompt = token_fields(settings, "prompt_", ids, tokenizer)
+    return await exchange.respond(
+        request, head, ChatShape(replies, settings, wants_logprobs), prompt
+    )
 
 
-_NO_FORMAT = "answers are text: this server does not force them into JSON or a schema"
+# -- from messages to a prompt -----------------------------------------------------------------
 
 
-async def _begun(
-    service: Service, body: dict[str, Any], choices: Sequence[Choice], room: int
-) -> list[int]:
-    """Return what the assistant's turn begins with, and tell it to the choices.
+def read_prompt(
+    body: Mapping[str, Any], tokenizer: Tokenizer, own_tools: Sequence[ToolName]
+) -> tuple[Rendered, ReplyRules]:
+    """Return the ids that the model goes on from, and what it may do.
+
+    A request that says which tools there are has them listed in the system message.
+
+    Args:
+        body: with `messages`, and what else says how they are to be read.
+        tokenizer: of the model.
+        own_tools: names of those that run here.
+    """
+    if not can_chat(tokenizer):
+        raise ApiError(400, "this model cannot chat; use /v1/completions", "unsupported_value")
+    messages = body_field(body, "messages", list, [])
+    if not messages:
+        raise ApiError(400, "`messages` is empty", param="messages")
+    continue_final = body_field(body, "continue_final_message", bool, False)
+    add_generation_prompt = body_field(body, "add_generation_prompt", bool, True)
+    rules = _offered_tools(body, own_tools)
+    turns, is_open = _joined_turns(messages)
+    if continue_final and turns[-1][0] == "assistant":
+        is_open = True
+    whole = [Message(role, parts) for role, parts in (turns[:-1] if is_open else turns)]
+    if body.get("tools") is not None or body.get("tool_choice") == "none":
+        allowed = rules.runs | rules.hands_over
+        whole = with_tool_list(whole, [name for name in TOOL_NAMES if name in allowed])
+    rendered = render(whole, tokenizer, add_generation_prompt=is_open or add_generation_prompt)
+    if is_open:
+        for part in turns[-1][1]:
+            rendered.add(part_ids(part, tokenizer), trained=not isinstance(part, ToolOutput))
+    return rendered, rules
+
+
+def _joined_turns(messages: Sequence[Any]) -> tuple[list[tuple[Any, list[Part]]], bool]:
+    """Return (role, parts) of the turns, and whether the last one waits to be gone on with."""
+    turns: list[tuple[Any, list[Part]]] = []
+    is_open = False
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        if not isinstance(message, dict):
+            raise ApiError(400, f"{where} must be an object", param=where)
+        role = message.get("role")
+        if role == "tool":
+            if not turns or not called(turns[-1][1][-1]):
+                raise ApiError(400, f"{where} answers no tool call", param=where)
+            turns[-1][1].append(ToolOutput(_text(message, where)))
+            is_open = True
+            continue
+        if not isinstance(role, str) or role not in _ROLES:
+            known = ", ".join((*_ROLES, "tool"))
+            raise ApiError(400, f"{where}.role must be one of {known}", param=f"{where}.role")
+        parts = _thoughts(message, where)
+        parts += [Text(_text(message, where))] if message.get("content") else []
+        parts += _calls(message, where)
+        if is_open and role == "assistant":
+            turns[-1][1].extend(parts)
+        else:
+            turns.append((_ROLES[role], parts or [Text("")]))
+        is_open = False
+    return turns, is_open
+
+
+def _text(message: Mapping[str, Any], where: str) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    ):
+        return "".join(part["text"] for part in content)
+    raise ApiError(
+        400, f"{where}.content must be a string or a list of texts", param=f"{where}.content"
+    )
+
+
+def _thoughts(message: Mapping[str, Any], where: str) -> list[Part]:
+    text = message.get("reasoning_content")
+    if not text or message["role"] != "assistant":
+        return []
+    if not isinstance(text, str):
+        where = f"{where}.reasoning_content"
+        raise ApiError(400, f"{where} must be a string", param=where)
+    return [Thought(text)]
+
+
+def _calls(message: Mapping[str, Any], where: str) -> list[Part]:
+    calls: list[Part] = []
+    given = message.get("tool_calls") or []
+    where = f"{where}.tool_calls"
+    if not isinstance(given, list) or (given and message["role"] != "assistant"):
+        raise ApiError(400, f"{where} must be a list, of an assistant", param=where)
+    for call in given:
+        try:
+            form = TOOLS[call["function"]["name"]]
+            text = json.loads(call["function"]["arguments"])[form.argument]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            message_ = (
+                f"{where}: this call cannot be shown to the model, which knows {signatures()}"
+            )
+            raise ApiError(400, message_, param=where) from None
+        if not isinstance(text, str):
+            raise ApiError(400, f"{where}: the argument must be a string", param=where)
+        calls.append(form.part(text))
+    return calls
+
+
+def _offered_tools(body: Mapping[str, Any], own: Sequence[ToolName]) -> ReplyRules:
+    """Return which tools a request offers.
+
+    Without `tools` these are all of the server's own. In the list, `{"type": "function", …}` is a tool
+    of the client, and `{"type": "python"}` one of the server. An empty list is none.
+
+    Raises:
+        ApiError: if a tool is not one that the model was trained to call, or does not run here.
+    """
+    choice = body.get("tool_choice")
+    if choice not in (None, "auto", "none"):
+        message = "`tool_choice` can be `auto` or `none`"
+        raise ApiError(400, message, "unsupported_value", "tool_choice")
+    tools = body_field(body, "tools", list, None)
+    by_client: set[ToolName] = set()
+    by_server: set[ToolName] = set(own) if tools is None else set()
+    for tool in tools or ():
+        kind = tool.get("type", "function") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind in TOOLS:
+            if kind not in own:
+                message = f"this server runs no tool `{kind}`; start it with `--tools {kind}`"
+                raise ApiError(400, message, "unsupported_value", "tools")
+            by_server.add(kind)
+        else:
+            by_client.add(_function_name(tool))
+    if by_client & by_server:
+        raise ApiError(400, "a tool is offered twice", "unsupported_value", "tools")
+    if choice == "none":
+        return ReplyRules(runs=frozenset())
+    return ReplyRules(runs=frozenset(by_server), hands_over=frozenset(by_client))
+
+
+def _function_name(tool: Any) -> ToolName:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    for known in TOOL_NAMES:
+        if name == known:
+            return known
+    message = f"this model was trained to call {signatures()} and nothing else"
+    raise ApiError(400, message, "unsupported_value", "tools")
+
+
+async def _begin(
+    service: Service, body: dict[str, Any], replies: Sequence[Reply], room: int
+) -> list[list[Event]]:
+    """Put the ids that the turn begins with into the replies; return what a client is told of them.
 
     A turn that ends with a call to one of the server's tools gets the tool's output here: nothing
     will be sampled that could pause for it.
     """
     ids = token_ids(body, "continue_token_ids", service.tokenizer.vocab_size)
-    if set(ids) & {*service.stop_ids, *stop_ids(service.tokenizer)}:
+    if set(ids) & {*replies[0].rules.ends, *ReplyRules().stop_ids(service.tokenizer)}:
         raise ApiError(400, "these ids end the turn", param="continue_token_ids")
     echo = body_field(body, "echo", bool, False)
-    for choice in choices:
-        choice.begin(ids, echo)
-    if call := choices[0].waits_for:
-        output = await service.run_tool(*call)
+    given: list[list[Event]] = []
+    for reply in replies:
+        # The client knows the ids. A call that waits for its output has not been carried out: it is news.
+        told: list[Event] = [one for one in reply.begin(ids) if not isinstance(one, AddedTokens)]
+        if not echo:
+            told = [reply.call] if reply.call else []
+        given.append(told)
+    if call := replies[0].call:
         room -= len(ids)
-        if room < MIN_FORCED:
+        if room < MIN_OUTPUT_TOKENS:
             raise ApiError(400, "no room for the tool's output", "context_length_exceeded")
-        output = output if len(output) <= room else [*output[: room - 1], output[-1]]
-        for choice in choices:
-            choice.given.append(choice.push_output(output))
-        ids = [*ids, *output]
-    return ids
+        output = await service.run_tool(call)
+        for reply, events in zip(replies, given, strict=True):
+            events += reply.give(output, room)
+    for reply in replies:
+        reply.take_injected()  # these ids are part of the prompt
+    return given
 
 
-def _task(
-    service: Service, ids: list[int], samplings: Sequence[Sampling], offered: Offered
-) -> Task:
-    """Return the work for the engine: what may be written, where it ends, where it waits."""
-    special = service.tokenizer.special
-    # A tool that may not be called gets no probability for its opening token.
-    forbidden = tuple(
-        (special[name], float("-inf"))
-        for name, tool in TOOL_OPENINGS.items()
-        if tool not in offered.all and name in special
-    )
-    pauses = [name for name, tool in TOOL_CLOSINGS.items() if tool in offered.by_server]
-    stops = [special[name] for name in TOOL_CLOSINGS if name not in pauses and name in special]
-    return Task(
-        ids,
-        [replace(own, logit_bias=(*own.logit_bias, *forbidden)) for own in samplings],
-        stop_ids=tuple({*service.stop_ids, *stop_ids(service.tokenizer), *stops}),
-        pause_ids=tuple(special[name] for name in pauses if name in special),
-    )
+# -- from what happens to choices --------------------------------------------------------------
 
 
 @dataclass
-class _Shape:
-    """How an answer is written down."""
+class _Choice:
+    """What one reply has come to so far, as the whole answer tells it.
 
+    Attributes:
+        tool_calls: that the client is to carry out.
+        tool_runs: of the server.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    tool_runs: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[AddedTokens] = field(default_factory=list)
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
+
+
+@dataclass
+class ChatShape:
+    """How an answer is written down: `delta` for `delta` in a stream, or as one message."""
+
+    replies: Sequence[Reply]
+    settings: Settings
     wants_logprobs: bool
-    begun: set[int] = field(default_factory=set)
 
-    def whole(self, answer: Answer) -> list[dict[str, Any]]:
-        """Return the finished choices."""
-        return [self._choice(answer, i) for i in range(len(answer.choices))]
+    def __post_init__(self) -> None:
+        self._choices = [_Choice() for _ in self.replies]
+        self._begun: set[int] = set()
 
-    def _choice(self, answer: Answer, i: int) -> dict[str, Any]:
-        choice = answer.choices[i]
-        whole = choice.whole
-        message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
-        if whole.reasoning:
-            message["reasoning_content"] = whole.reasoning
-        if whole.tool_runs:
-            message["tool_runs"] = whole.tool_runs
-        if whole.tool_calls:
-            message |= {"tool_calls": whole.tool_calls, "content": whole.text or None}
-        return {
-            "index": i,
-            "message": message,
-            "logprobs": self._logprobs(answer, whole),
-            "finish_reason": choice.finish_reason,
-            **self._ids(answer, whole),
-        }
-
-    def chunks(self, answer: Answer, i: int, piece: Piece) -> list[dict[str, Any]]:
-        """Return the events of one piece: the role first, what was written, the end by itself."""
+    def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
+        """Return the role first, then what was written, and the end by itself."""
 
         def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-            return {"index": i, "delta": delta, "logprobs": None, "finish_reason": reason}
+            return {"index": i_reply, "delta": delta, "logprobs": None, "finish_reason": reason}
 
         found = []
-        if i not in self.begun:
-            self.begun.add(i)
+        if i_reply not in self._begun:
+            self._begun.add(i_reply)
             found.append(chunk({"role": "assistant", "content": ""}))
-        choice = answer.choices[i]
-        delta: dict[str, Any] = {}
-        if piece.text or (piece.logprobs and self.wants_logprobs):
-            delta["content"] = piece.text
-        if piece.reasoning:
-            delta["reasoning_content"] = piece.reasoning
-        if piece.tool_runs:
-            delta["tool_runs"] = piece.tool_runs
-        if piece.tool_calls:
-            n_before = len(choice.whole.tool_calls) - len(piece.tool_calls)
-            delta["tool_calls"] = [
-                {"index": n_before + k, **call} for k, call in enumerate(piece.tool_calls)
-            ]
-        ids = self._ids(answer, piece) if piece.ids else {}
+        choice = self._choices[i_reply]
+        delta = self._delta(i_reply, events)
+        tokens = [event for event in events if isinstance(event, AddedTokens)]
+        choice.tokens += tokens
+        ids = self._ids(tokens) if tokens else {}
+        logprobs = self._logprobs(tokens)
+        has_logprobs = logprobs is not None and logprobs["content"]
+        if has_logprobs:
+            delta.setdefault("content", "")
         if delta or ids:
-            found.append(chunk(delta) | ids)
-            if piece.logprobs:
-                found[-1]["logprobs"] = self._logprobs(answer, piece)
+            found.append(chunk(delta) | ids | ({"logprobs": logprobs} if has_logprobs else {}))
         if choice.finish_reason:
             found.append(chunk({}, choice.finish_reason))
         return found
 
-    def _logprobs(self, answer: Answer, piece: Piece) -> dict[str, Any] | None:
+    def _delta(self, i_reply: int, events: Sequence[Event]) -> dict[str, Any]:
+        """Return what events add to a message, and note it in the choice."""
+        choice = self._choices[i_reply]
+        delta: dict[str, Any] = {}
+        rules = self.replies[i_reply].rules
+        has_ended = bool(events) and isinstance(events[-1], Done)
+        for event in events:
+            match event:
+                case TextDelta(text):
+                    choice.text += text
+                    delta["content"] = delta.get("content", "") + text
+                case ThinkDelta(text):
+                    choice.reasoning += text
+                    delta["reasoning_content"] = delta.get("reasoning_content", "") + text
+                case ToolCall(tool, text) if has_ended and tool in rules.hands_over:
+                    call = _tool_call(tool, text)
+                    n = len(choice.tool_calls)
+                    choice.tool_calls.append(call)
+                    delta.setdefault("tool_calls", []).append({"index": n, **call})
+                case ToolCall(tool, text):
+                    run = {"name": tool, "input": text}
+                    n = len(choice.tool_runs)
+                    choice.tool_runs.append(run | {"output": None})
+                    delta.setdefault("tool_runs", []).append({"index": n, **run})
+                case ToolResult(_, text):
+                    n = len(choice.tool_runs) - 1
+                    choice.tool_runs[n]["output"] = text
+                    delta.setdefault("tool_runs", []).append({"index": n, "output": text})
+                case Done(reason):
+                    choice.finish_reason = "stop" if reason == "stop" else "length"
+                    if choice.tool_calls:
+                        choice.finish_reason = "tool_calls"
+        return delta
+
+    def whole(self) -> list[dict[str, Any]]:
+        """Return the finished choices."""
+        return [self._whole(i, choice) for i, choice in enumerate(self._choices)]
+
+    def _whole(self, i: int, choice: _Choice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.reasoning:
+            message["reasoning_content"] = choice.reasoning
+        if choice.tool_runs:
+            message["tool_runs"] = choice.tool_runs
+        if choice.tool_calls:
+            message |= {"tool_calls": choice.tool_calls, "content": choice.text or None}
+        return {
+            "index": i,
+            "message": message,
+            "logprobs": self._logprobs(choice.tokens),
+            "finish_reason": choice.finish_reason,
+            **self._ids(choice.tokens),
+        }
+
+    def _logprobs(self, tokens: Sequence[AddedTokens]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
             return None
-        tokenizer, with_ids = answer.service.tokenizer, answer.common.wants_ids
-        return chat_logprobs(piece.logprobs, tokenizer, with_ids)
+        with_ids = self.settings.wants_ids
+        logprobs = own_logprobs(tokens, keeps_end=with_ids)
+        return chat_logprobs(logprobs, self.replies[0].tokenizer, with_ids)
 
-    def _ids(self, answer: Answer, piece: Piece) -> dict[str, Any]:
-        fields = token_fields(answer.common, "", piece.ids, answer.service.tokenizer)
-        return fields | {"token_mask": piece.mask} if fields else {}
+    def _ids(self, tokens: Sequence[AddedTokens]) -> dict[str, Any]:
+        ids = [id for event in tokens for id in event.ids]
+        fields = token_fields(self.settings, "", ids, self.replies[0].tokenizer)
+        mask = [event.is_sampled for event in tokens for _ in event.ids]
+        return fields | {"token_mask": mask} if fields else {}
+
+
+def _tool_call(tool: ToolName, text: str) -> dict[str, Any]:
+    arguments = json.dumps({TOOLS[tool].argument: text})
+    return {
+        "id": f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": {"name": tool, "arguments": arguments},
+    }

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmpipe.apps.serve.choice import Choice, Piece
 from llmpipe.apps.serve.errors import ApiError
-from llmpipe.apps.serve.logprobs import chat_logprobs, completion_logprobs, token_fields
+from llmpipe.apps.serve.logprobs import (
+    chat_logprobs,
+    completion_logprobs,
+    own_logprobs,
+    token_fields,
+)
 from llmpipe.apps.serve.parse import (
     COMPLETION_FIELDS,
+    Settings,
     answer_tokens,
     field,
-    parse_common,
-    parse_json,
+    parse_settings,
     refuse,
 )
-from llmpipe.apps.serve.service import Answer, Service
-from llmpipe.apps.serve.worker import Task
+from llmpipe.apps.serve.service import Service
+from llmpipe.apps.serve.worker import Exchange, PromptGroup
+from llmpipe.assistant.events import AddedTokens, Done, Event, TextDelta
+from llmpipe.assistant.reply import Reply
+from llmpipe.assistant.rules import ReplyRules
 from llmpipe.inference.engine import LogProb
 
 DEFAULT_MAX_TOKENS = 16  # Source: OpenAI's API reference, completions, `max_tokens`
@@ -36,9 +44,8 @@ class _Prompt:
     n_hidden: int
 
 
-async def completions(service: Service, request: Request) -> Response:
+async def completions(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Go on with one or several prompts."""
-    body = parse_json(await service.read_body(request))
     service.check_model(body.get("model"))
     refuse(body, "suffix", "")
     refuse(body, "best_of", field(body, "n", int, 1))
@@ -48,33 +55,40 @@ async def completions(service: Service, request: Request) -> Response:
     max_tokens = answer_tokens(body, DEFAULT_MAX_TOKENS, "max_tokens")
     if max_tokens == 0 and not echo:
         raise ApiError(400, "`max_tokens` is 0, which needs `echo`", param="max_tokens")
-    common = parse_common(body, COMPLETION_FIELDS, service.limits, max(max_tokens, 1), n_logprobs)
-    n_choices = len(prompts) * len(common.samplings)
+    settings = parse_settings(
+        body, COMPLETION_FIELDS, service.limits, max(max_tokens, 1), n_logprobs
+    )
+    n_choices = len(prompts) * len(settings.samplings)
     if n_choices > service.limits.max_choices:
         message = f"{n_choices} answers, and {service.limits.max_choices} are allowed at once"
         raise ApiError(400, message, param="n")
-    if echo and common.stream and n_logprobs is not None:
+    if echo and settings.stream and n_logprobs is not None:
         raise ApiError(
             400, "`echo` with `logprobs` cannot be streamed", "unsupported_value", "stream"
         )
     scores_prompt = echo and n_logprobs is not None
-    tasks = [
-        Task(p.ids, common.samplings, service.stop_ids, prompt_logprobs=scores_prompt)
-        for p in prompts
+    rules = ReplyRules(stops=settings.stops, ends=service.stop_ids, is_plain=True)
+    groups = [
+        PromptGroup(
+            prompt.ids,
+            settings.samplings,
+            [Reply(service.tokenizer, rules) for _ in settings.samplings],
+            scores_prompt,
+        )
+        for prompt in prompts
     ]
-    choices = [
-        Choice(service.tokenizer, common.stops, has_parts=False, keeps_end=common.wants_ids)
-        for _ in range(n_choices)
-    ]
-    answer = Answer(service, "completions", common, tasks, choices)
-    asked = _Asked(prompts, echo, max_tokens, n_logprobs is not None)
+    exchange = Exchange(service, settings, groups)
+    of_each = [prompt for prompt in prompts for _ in settings.samplings]
+    shape = _TextShape(
+        exchange.replies, of_each, settings, echo, max_tokens == 0, n_logprobs is not None
+    )
     head = {
         "id": f"cmpl-{secrets.token_hex(12)}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": service.model,
     }
-    return await answer.respond(request, head, asked.whole, asked.chunks)
+    return await exchange.respond(request, head, shape, {})
 
 
 def _prompts(service: Service, given: Any) -> list[_Prompt]:
@@ -106,72 +120,92 @@ def _prompts(service: Service, given: Any) -> list[_Prompt]:
 
 
 @dataclass
-class _Asked:
-    """How the answers are to be written down."""
+class _TextShape:
+    """How the answers are written down."""
 
-    prompts: list[_Prompt]
+    replies: Sequence[Reply]
+    prompts: Sequence[_Prompt]
+    """Of each reply."""
+    settings: Settings
     echo: bool
-    max_tokens: int
+    """Whether the prompt belongs to the answer."""
+    is_empty: bool
+    """Whether nothing was to be written: a client wants to know about its own text."""
     wants_logprobs: bool
 
-    def whole(self, answer: Answer) -> list[dict[str, Any]]:
-        """Return the finished choices."""
-        return [self._choice(answer, i) for i in range(len(answer.choices))]
+    def __post_init__(self) -> None:
+        self._tokenizer = self.replies[0].tokenizer
+        self._texts = ["" for _ in self.replies]
+        self._tokens: list[list[AddedTokens]] = [[] for _ in self.replies]
+        self._reasons: list[str | None] = [None for _ in self.replies]
 
-    def _choice(self, answer: Answer, i: int) -> dict[str, Any]:
-        choice, prompt = answer.choices[i], self._prompt(answer, i)
-        tokenizer = answer.service.tokenizer
-        text = choice.whole.text if self.max_tokens else ""
+    def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
+        """Return the event of one token of a streamed answer, if it shows anything."""
+        tokens = [event for event in events if isinstance(event, AddedTokens)]
+        text = "".join(event.text for event in events if isinstance(event, TextDelta))
+        offset = len(self._texts[i_reply])
+        is_first = not self._tokens[i_reply]
+        self._tokens[i_reply] += tokens
+        self._texts[i_reply] += text
+        for event in events:
+            if isinstance(event, Done):
+                self._reasons[i_reply] = "stop" if event.reason == "stop" else "length"
+        if not self.settings.stream:
+            return []
+        entries = own_logprobs(tokens, self.settings.wants_ids)
+        text = "" if self.is_empty else text
+        if self.echo and is_first:
+            text = self._prompt_text(i_reply) + text
+        reason = self._reasons[i_reply]
+        if not (text or entries or reason or self.settings.wants_ids):
+            return []
+        made = {
+            "index": i_reply,
+            "text": text,
+            "logprobs": self._logprobs(entries, None, offset) if self.wants_logprobs else None,
+            "finish_reason": reason,
+        }
+        return [made | self._ids(i_reply, tokens, with_prompt=is_first)]
+
+    def whole(self) -> list[dict[str, Any]]:
+        """Return the finished choices."""
+        return [self._whole(i) for i in range(len(self.replies))]
+
+    def _whole(self, i: int) -> dict[str, Any]:
+        prompt, reply = self.prompts[i], self.replies[i]
+        tokens = [] if self.is_empty else self._tokens[i]
+        text = "" if self.is_empty else self._texts[i]
+        entries: list[LogProb | None] = []
         if self.echo:
-            text = tokenizer.decode(prompt.ids[prompt.n_hidden :]) + text
-        logprobs = None
-        if self.wants_logprobs:
-            entries: list[LogProb | None] = []
-            if self.echo:
-                entries += [None] if not prompt.n_hidden else []
-                entries += answer.prompt_logprobs.get(i, ())
-            entries += choice.whole.logprobs if self.max_tokens else []
-            logprobs = completion_logprobs(entries, prompt.ids[0], tokenizer, 0)
-            if answer.common.wants_ids:
-                known = [entry for entry in entries if entry is not None]
-                logprobs |= chat_logprobs(known, tokenizer, with_ids=True)
+            text = self._prompt_text(i) + text
+            entries += [None] if not prompt.n_hidden else []
+            entries += reply.prompt_logprobs
+        entries += own_logprobs(tokens, self.settings.wants_ids)
         made = {
             "index": i,
             "text": text,
-            "logprobs": logprobs,
-            "finish_reason": choice.finish_reason if self.max_tokens else "length",
+            "logprobs": self._logprobs(entries, prompt.ids[0], 0) if self.wants_logprobs else None,
+            "finish_reason": "length" if self.is_empty else self._reasons[i],
         }
-        piece = choice.whole if self.max_tokens else Piece()
-        return made | self._ids(answer, i, piece, with_prompt=True)
+        return made | self._ids(i, tokens, with_prompt=True)
 
-    def _ids(self, answer: Answer, i: int, piece: Piece, with_prompt: bool) -> dict[str, Any]:
+    def _prompt_text(self, i: int) -> str:
+        prompt = self.prompts[i]
+        return self._tokenizer.decode(prompt.ids[prompt.n_hidden :])
+
+    def _logprobs(
+        self, entries: Sequence[LogProb | None], first_id: int | None, offset: int
+    ) -> dict[str, Any]:
+        logprobs = completion_logprobs(list(entries), first_id, self._tokenizer, offset)
+        if self.settings.wants_ids:
+            known = [entry for entry in entries if entry is not None]
+            logprobs |= chat_logprobs(known, self._tokenizer, with_ids=True)
+        return logprobs
+
+    def _ids(self, i: int, tokens: Sequence[AddedTokens], with_prompt: bool) -> dict[str, Any]:
         """Return the fields of `return_token_ids`."""
-        fields = token_fields(answer.common, "", piece.ids, answer.service.tokenizer)
+        ids = [id for event in tokens for id in event.ids]
+        fields = token_fields(self.settings, "", ids, self._tokenizer)
         if fields and with_prompt:
-            prompt = self._prompt(answer, i).ids
-            fields |= token_fields(answer.common, "prompt_", prompt, answer.service.tokenizer)
+            fields |= token_fields(self.settings, "prompt_", self.prompts[i].ids, self._tokenizer)
         return fields
-
-    def chunks(self, answer: Answer, i: int, piece: Piece) -> list[dict[str, Any]]:
-        """Return the events of one piece of a streamed answer."""
-        choice = answer.choices[i]
-        text = piece.text if self.max_tokens else ""
-        is_first = choice.n_tokens == 1
-        if self.echo and is_first:
-            prompt = self._prompt(answer, i)
-            text = answer.service.tokenizer.decode(prompt.ids[prompt.n_hidden :]) + text
-        if not (text or piece.logprobs or choice.finish_reason or answer.common.wants_ids):
-            return []
-        logprobs = None
-        if self.wants_logprobs:
-            offset = len(choice.whole.text) - len(piece.text)
-            entries: list[LogProb | None] = list(piece.logprobs)
-            logprobs = completion_logprobs(entries, None, answer.service.tokenizer, offset)
-            if answer.common.wants_ids:
-                logprobs |= chat_logprobs(piece.logprobs, answer.service.tokenizer, with_ids=True)
-        reason = choice.finish_reason
-        made = {"index": i, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        return [made | self._ids(answer, i, piece, with_prompt=is_first)]
-
-    def _prompt(self, answer: Answer, i: int) -> _Prompt:
-        return self.prompts[i // len(answer.common.samplings)]

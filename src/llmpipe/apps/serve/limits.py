@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Bounds on requests; the answer to more is 400, 408, 413 or 429.
 
     Attributes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmpipe.apps.serve.parse import Common
+from llmpipe.apps.serve.parse import Settings
+from llmpipe.assistant.events import AddedTokens
 from llmpipe.inference.engine import LogProb
 from llmpipe.tokenizer.bpe import Tokenizer
 
@@ -42,19 +43,29 @@ def chat_logprobs(
     return {"content": content, "refusal": None}
 
 
+def own_logprobs(tokens: Sequence[AddedTokens], keeps_end: bool) -> list[LogProb]:
+    """Return the log-probabilities of the tokens that the model chose.
+
+    Args:
+        tokens: of an answer, or of a piece of it.
+        keeps_end: whether the stop token has its log-probability too. OpenAI leaves it out.
+    """
+    return [one.logprob for one in tokens if one.logprob and (keeps_end or not one.is_end)]
+
+
 def token_strings(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     """Spell tokens out; bytes that are no whole character come as a backslash, x and two digits."""
     return [_bytes(tokenizer, id).decode(errors="backslashreplace") for id in ids]
 
 
 def token_fields(
-    common: Common, prefix: str, ids: Sequence[int], tokenizer: Tokenizer
+    settings: Settings, prefix: str, ids: Sequence[int], tokenizer: Tokenizer
 ) -> dict[str, Any]:
     """Return the fields that `return_token_ids` asks for: none, ids, or ids and spellings."""
-    if not common.wants_ids:
+    if not settings.wants_ids:
         return {}
     fields: dict[str, Any] = {f"{prefix}token_ids": list(ids)}
-    if common.wants_strings:
+    if settings.wants_strings:
         fields[f"{prefix}token_strs"] = token_strings(ids, tokenizer)
     return fields
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from llmpipe.apps.serve.worker import Worker
 
 
-class Metrics:
+class Counters:
     """What has happened since the start; touched by the event loop alone."""
 
     def __init__(self) -> None:

@@ -1,37 +1,62 @@
-"""What `llmpipe serve` was asked for, and which server answers to it."""
+"""What `llmpipe serve` was asked for, and which server answers to it; light, so that help is quick."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from llmpipe.apps.serve.address import check_key, model_name
+from llmpipe.apps.serve.address import LOOPBACK, check_key, model_name
 from llmpipe.apps.serve.vllm import become_vllm, vllm_launch
-from llmpipe.assistant.tools import TOOL_NAMES, ToolName
+from llmpipe.assistant.tools import ToolName, parse_tool_names
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError, did_you_mean
 
 BACKENDS = ("llmpipe", "vllm")
-DEFAULT_MAX_BATCH = 16
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """The options of the command, as they came; None where one was not given."""
+    """The options of the command.
+
+    Attributes:
+        folder: of the model.
+        host: address to listen on. One that other machines can reach needs a key.
+        port: 0 takes a free one.
+        key: that clients send as `Authorization: Bearer KEY`; it covers every route but /health.
+        allowed_hosts: more names that this server may be called by.
+        name: of the model for clients; by default that of its run and folder.
+        tools: those that run here, within answers, joined by commas. By default `python` where only
+            this machine can reach the server, and none elsewhere.
+        preferences: file for orders of answers; by default `preferences.jsonl` in the run's folder.
+        max_batch: answers written at the same time.
+        max_len: tokens of prompt and answer together; by default the model's own limit.
+        backend: `llmpipe` or `vllm`.
+        device: `auto`, `cpu` or `cuda`.
+    """
 
     folder: Path
-    host: str
-    port: int
-    key: str | None
-    allowed_hosts: tuple[str, ...]
-    name: str | None
-    tools: str | None
-    preferences: Path | None
-    max_batch: int | None
-    max_len: int | None
-    backend: str
-    device: str
+    host: str = LOOPBACK
+    port: int = 8000
+    key: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    name: str | None = None
+    tools: str | None = None
+    preferences: Path | None = None
+    max_batch: int | None = None
+    max_len: int | None = None
+    backend: str = "llmpipe"
+    device: str = "auto"
+
+    @property
+    def tool_names(self) -> tuple[ToolName, ...] | None:
+        """The tools that were asked for; None if nothing was said.
+
+        Raises:
+            UserError: if a name stands for no tool.
+        """
+        return None if self.tools is None else parse_tool_names(self.tools)
 
 
 def run_serve(options: ServeOptions, console: Console) -> int:
@@ -43,48 +68,47 @@ def run_serve(options: ServeOptions, console: Console) -> int:
     if options.backend not in BACKENDS:
         close = did_you_mean(options.backend, BACKENDS)
         raise UserError(f"unknown backend `{options.backend}`", hint=close or "llmpipe or vllm")
-    tools = parse_tools(options.tools)
     if options.backend == "vllm":
         return _run_vllm(options, console)
-    from llmpipe.apps.serve.server import serve
-
-    return serve(
-        options.folder,
-        host=options.host,
-        port=options.port,
-        key=options.key,
-        allowed_hosts=options.allowed_hosts,
-        name=options.name,
-        device=options.device,
-        max_batch=options.max_batch or DEFAULT_MAX_BATCH,
-        max_len=options.max_len,
-        tools=tools,
-        preferences=options.preferences,
-        console=console,
-    )
+    code: int = _server().serve(options, console)
+    return code
 
 
-def parse_tools(text: str | None) -> tuple[ToolName, ...] | None:
-    """Return the names in `python,search` or `none`; None if nothing was given.
+def run_tokens_page(names: tuple[str, ...], port: int, console: Console) -> None:
+    """Serve the page of `llmpipe tokens --web` until the end.
+
+    Args:
+        names: of tokenizers, see `find_tokenizer`; none means `ours`.
+        port: 0 takes a free one.
+        console: says where the page is.
 
     Raises:
-        UserError: if a name stands for no tool.
+        UserError: if the port is taken, or a name stands for nothing.
     """
-    if text is None:
-        return None
-    if text == "none":
-        return ()
-    asked = [part.strip() for part in text.split(",")]
-    for name in asked:
-        if name not in TOOL_NAMES:
-            close = did_you_mean(name, (*TOOL_NAMES, "none"))
-            raise UserError(f"unknown tool `{name}`", hint=close or "tools are python and search")
-    return tuple(name for name in TOOL_NAMES if name in asked)
+    from llmpipe.apps.tokens.find import OURS, find_tokenizer
+
+    server = _server()
+    server.serve_tokens({name: find_tokenizer(name) for name in names or (OURS,)}, port, console)
+
+
+def _server() -> ModuleType:
+    """Import the server.
+
+    Raises:
+        UserError: if what it needs is not installed.
+    """
+    try:
+        from llmpipe.apps.serve import server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the server needs {error.name}", hint="install it: `pip install 'llmpipe[serve]'`"
+        ) from None
+    return server
 
 
 def _run_vllm(options: ServeOptions, console: Console) -> int:
     unused = {
-        "--tools": options.tools not in (None, "none"),
+        "--tools": bool(options.tool_names),
         "--preferences": options.preferences is not None,
         "--allow-host": bool(options.allowed_hosts),
         "--device": options.device != "auto",

@@ -1,22 +1,24 @@
-"""The chat page: a few plain files, and what they need to know of the server."""
+"""The pages, for chats and of tokens: a few plain files, and what they need to know of the server."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmpipe.apps.serve.conversation import can_chat
 from llmpipe.apps.serve.errors import ApiError, json_response
-from llmpipe.apps.serve.parse import parse_json
+from llmpipe.apps.serve.parse import field
 from llmpipe.apps.serve.preferences import parse_preference
 from llmpipe.apps.serve.service import Service
-from llmpipe.assistant.frames import stop_ids
-
-START = "page.html"
+from llmpipe.apps.tokens.view import view_tokens
+from llmpipe.assistant.frames import can_chat, stop_ids
+from llmpipe.tokenizer.bpe import Tokenizer
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
@@ -46,16 +48,30 @@ def page_files() -> dict[str, bytes]:
     }
 
 
-async def page(service: Service, request: Request) -> Response:
-    """Answer with one of the files; they hold no secret and need no key."""
-    name = request.path_params.get("name", START)
+async def page(start: str, request: Request, body: dict[str, Any]) -> Response:
+    """Answer with one of the files, `start` by default; they hold no secret and need no key."""
+    name = request.path_params.get("name", start)
     data = page_files().get(name)
     if data is None:
         raise ApiError(404, "there is no such file")
     return Response(data, headers=_HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
 
 
-async def info(service: Service, request: Request) -> Response:
+async def token_views(
+    tokenizers: Mapping[str, Tokenizer], request: Request, body: dict[str, Any]
+) -> Response:
+    """Answer with a text's tokens, of each tokenizer."""
+    text = field(body, "text", str, None)
+    if text is None:
+        raise ApiError(400, 'a body like {"text": "…"} is needed', param="text")
+
+    def views() -> list[dict[str, Any]]:
+        return [asdict(view_tokens(name, text, one)) for name, one in tokenizers.items()]
+
+    return json_response(await asyncio.to_thread(views))  # a long text must not hold up answers
+
+
+async def info(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Answer with what the page has to know about the model."""
     special = service.tokenizer.special
     return json_response(
@@ -71,9 +87,8 @@ async def info(service: Service, request: Request) -> Response:
     )
 
 
-async def preferences(service: Service, request: Request) -> Response:
+async def preferences(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Write an order of answers down."""
-    body = parse_json(await service.read_body(request))
     if service.preferences is None:
         raise ApiError(404, "this server keeps no preferences; start it with `--preferences FILE`")
     line = parse_preference(body, service.model)

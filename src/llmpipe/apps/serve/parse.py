@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llmpipe.apps.serve.errors import ApiError
-from llmpipe.apps.serve.limits import Limits
+from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.core.errors import LlmpipeError
 from llmpipe.inference.sampling import Sampling
 
@@ -29,7 +28,7 @@ COMPLETION_FIELDS = _SHARED | {"prompt", "echo", "best_of", "suffix"}
 
 
 @dataclass(frozen=True)
-class Common:
+class Settings:
     """What both kinds of completion share.
 
     Attributes:
@@ -49,17 +48,6 @@ class Common:
     ignored: list[str]
     wants_ids: bool
     wants_strings: bool
-
-
-def parse_json(data: bytes) -> dict[str, Any]:
-    """Return the object in a request's body."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {type(error).__name__}") from None
-    if not isinstance(value, dict):
-        raise ApiError(400, "the body must be a JSON object")
-    return value
 
 
 def field(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
@@ -87,13 +75,13 @@ def refuse(body: Mapping[str, Any], name: str, *allowed: Any, why: str = "") -> 
         raise ApiError(400, message, "unsupported_value", name)
 
 
-def parse_common(
+def parse_settings(
     body: Mapping[str, Any],
     known: set[str],
-    limits: Limits,
+    limits: RequestLimits,
     max_tokens: int,
     n_logprobs: int | None,
-) -> Common:
+) -> Settings:
     """Read the fields that both kinds share.
 
     Args:
@@ -128,7 +116,7 @@ def parse_common(
     except (LlmpipeError, OverflowError) as error:
         raise ApiError(400, str(error), param=str(error).split(" ")[0]) from None
     options = field(body, "stream_options", dict, {})
-    return Common(
+    return Settings(
         samplings=[replace(sampling, seed=first + i) for i in range(n)],
         stops=_stops(body, limits),
         stream=field(body, "stream", bool, False),
@@ -152,7 +140,7 @@ def _logit_bias(values: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
     return tuple((id, float("-inf") if bias == -100 else bias) for id, bias in pairs)
 
 
-def _stops(body: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
+def _stops(body: Mapping[str, Any], limits: RequestLimits) -> tuple[str, ...]:
     stops = field(body, "stop", (str, list), [])
     stops = [stops] if isinstance(stops, str) else stops
     is_fine = len(stops) <= limits.max_stops and all(

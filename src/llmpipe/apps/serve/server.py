@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmpipe.apps.load import load
-from llmpipe.apps.serve.address import check_key, is_loopback, model_name
-from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app
-from llmpipe.apps.serve.limits import Limits
+from llmpipe.apps.serve.address import LOOPBACK, check_key, is_loopback, model_name
+from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app, build_tokens_app
+from llmpipe.apps.serve.limits import RequestLimits
+from llmpipe.apps.serve.options import ServeOptions
 from llmpipe.apps.serve.preferences import Preferences
 from llmpipe.apps.serve.service import Service
 from llmpipe.apps.serve.tools import ToolRunner
@@ -25,78 +27,77 @@ from llmpipe.apps.serve.worker import Worker
 from llmpipe.assistant.tools import ToolName, open_tools
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
+from llmpipe.tokenizer.bpe import Tokenizer
 
 PREFERENCES_FILE = "preferences.jsonl"
+MAX_BATCH = 16
+"""Answers written at the same time, unless the command says otherwise."""
 
 
-def serve(
-    folder: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    key: str | None = None,
-    allowed_hosts: Collection[str] = (),
-    name: str | None = None,
-    device: str = "auto",
-    max_batch: int = 16,
-    max_len: int | None = None,
-    int8: bool = False,
-    tools: tuple[ToolName, ...] | None = None,
-    preferences: Path | None = None,
-    limits: Limits | None = None,
-    console: Console,
-) -> int:
+def serve(options: ServeOptions, console: Console) -> int:
     """Serve a model until SIGTERM or Ctrl-C; answers that are being written are finished first.
 
     Args:
-        folder: of the model.
-        host: address to listen on. One that other machines can reach needs a key.
-        port: 0 takes a free one.
-        key: that clients send as `Authorization: Bearer KEY`; it covers every route but /health.
-        allowed_hosts: more names that this server may be called by.
-        name: of the model for clients; by default that of its run and folder.
-        device: `auto`, `cpu` or `cuda`.
-        max_batch: answers written at the same time.
-        max_len: tokens of prompt and answer together; by default the model's own limit.
-        int8: turn the matrices into 8 bits.
-        tools: names of those that run here, within answers. By default `python` where only this
-            machine can reach the server, and none elsewhere.
-        preferences: file for orders of answers; by default `preferences.jsonl` in the run's folder.
-        limits: on requests.
+        options: of the command.
         console: told the address; never a prompt or an answer.
 
     Raises:
         UserError: if the address is not loopback and there is no key, or the port is taken.
     """
-    limits = limits or Limits()
+    folder, host = options.folder, options.host
+    limits = RequestLimits()
     is_local = is_loopback(host)
-    check_key(host, key)
-    if tools is None:
-        tool_runner = default_tools(folder, console) if is_local else None
+    check_key(host, options.key)
+    names = options.tool_names
+    if names is None:
+        tools = default_tools(folder, console) if is_local else None
     else:
-        tool_runner = _tool_runner(folder, tools)
-    listener = listen(host, port)
-    with listener:
-        loaded = load(folder, device, max_batch=max_batch, max_len=max_len, int8=int8)
+        tools = _tool_runner(folder, names)
+    run = folder.resolve().parent
+    with listen(host, options.port) as listener:
+        max_batch = options.max_batch or MAX_BATCH
+        loaded = load(folder, options.device, max_batch, options.max_len, warn=console.warn)
         service = Service(
-            model=name or model_name(folder),
+            model=options.name or model_name(folder),
             tokenizer=loaded.tokenizer,
             worker=Worker(loaded.engine),
             stop_ids=loaded.stop_ids,
             limits=limits,
-            tools=tool_runner,
-            preferences=Preferences(preferences or folder.resolve().parent / PREFERENCES_FILE),
+            tools=tools,
+            preferences=Preferences(options.preferences or run / PREFERENCES_FILE),
         )
         # With a key, a foreign page that gets here by rebinding a name has nothing to show.
-        hosts = {*LOOPBACK_NAMES, *allowed_hosts} if is_local or allowed_hosts else None
-        server = make_server(build_app(service, key, hosts), limits)
+        own_names = {*LOOPBACK_NAMES, *options.allowed_hosts}
+        hosts = own_names if is_local or options.allowed_hosts else None
         address = f"http://{host}:{listener.getsockname()[1]}"
         console.info(f"{service.model}: chat at {address}/, API at {address}/v1; Ctrl-C ends")
-        # It would warn about every client that leaves in the middle of an answer.
-        logging.getLogger("asyncio").setLevel(logging.ERROR)
-        asyncio.run(server.serve(sockets=[listener]))
+        _run(build_app(service, options.key, hosts), limits, listener)
     console.info("all answers are finished")
     return 0
+
+
+def serve_tokens(tokenizers: Mapping[str, Tokenizer], port: int, console: Console) -> None:
+    """Serve the page of tokens on this machine until SIGTERM or Ctrl-C, without a model.
+
+    Args:
+        tokenizers: that are shown beside each other, by their names.
+        port: 0 takes a free one.
+        console: says where the page is.
+
+    Raises:
+        UserError: if the port is taken.
+    """
+    limits = RequestLimits(max_body_bytes=200_000)
+    with listen(LOOPBACK, port) as listener:
+        console.out(f"http://{LOOPBACK}:{listener.getsockname()[1]}/")
+        console.info("Ctrl-C ends it")
+        _run(build_tokens_app(tokenizers, limits), limits, listener)
+
+
+def _run(app: ASGIApp, limits: RequestLimits, listener: socket.socket) -> None:
+    # It would warn about every client that leaves in the middle of an answer.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    asyncio.run(make_server(app, limits).serve(sockets=[listener]))
 
 
 def default_tools(folder: Path, console: Console) -> ToolRunner | None:
@@ -144,7 +145,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(app: Any, limits: Limits) -> uvicorn.Server:
+def make_server(app: Any, limits: RequestLimits) -> uvicorn.Server:
     """Return a server that logs no requests and waits for no slow ones."""
 
     class Protocol(_DeadlineProtocol):

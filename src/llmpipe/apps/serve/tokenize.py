@@ -7,27 +7,26 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmpipe.apps.serve.conversation import can_chat, render_request
+from llmpipe.apps.serve.chat import read_prompt
 from llmpipe.apps.serve.errors import ApiError, json_response
 from llmpipe.apps.serve.logprobs import token_strings
-from llmpipe.apps.serve.parse import field, parse_json, token_ids
+from llmpipe.apps.serve.parse import field, token_ids
 from llmpipe.apps.serve.service import Service
-from llmpipe.assistant.frames import frame_for
+from llmpipe.assistant.frames import can_chat, frame_for
 from llmpipe.assistant.template import chat_template
 
 
-async def tokenize(service: Service, request: Request) -> Response:
+async def tokenize(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Return the ids of a text, in which special tokens are ordinary characters, or of a conversation.
 
     `mask` says which tokens of a conversation a model is trained to write.
     """
-    body = parse_json(await service.read_body(request))
     service.check_model(body.get("model"))
     tokenizer = service.tokenizer
     messages, text = field(body, "messages", list, None), field(body, "prompt", str, None)
     answer: dict[str, Any]
     if messages is not None:
-        rendered, _ = render_request(body, tokenizer, service.tool_names)
+        rendered, _ = read_prompt(body, tokenizer, service.tool_names)
         tokens = rendered.ids
         answer = {"mask": rendered.mask}
     elif text is not None:
@@ -47,7 +46,7 @@ async def tokenize(service: Service, request: Request) -> Response:
     return json_response(answer)
 
 
-async def tokenizer_info(service: Service, request: Request) -> Response:
+async def tokenizer_info(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Return the names of control tokens and the chat template: lm-eval asks for them."""
     tokenizer = service.tokenizer
     names = {id: name for name, id in tokenizer.special.items()}
@@ -61,9 +60,8 @@ async def tokenizer_info(service: Service, request: Request) -> Response:
     return json_response(answer)
 
 
-async def detokenize(service: Service, request: Request) -> Response:
+async def detokenize(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Return the text of ids."""
-    body = parse_json(await service.read_body(request))
     service.check_model(body.get("model"))
     ids = token_ids(body, "tokens", service.tokenizer.vocab_size)
     return json_response({"prompt": service.tokenizer.decode(ids)})

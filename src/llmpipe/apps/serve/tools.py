@@ -11,9 +11,6 @@ from contextlib import AbstractContextManager
 
 from llmpipe.assistant.tools import Tool, ToolName
 
-MAX_OUTPUT_TOKENS = 256
-"""Of one tool output, so that a single call cannot fill the context."""
-
 N_THREADS = 4
 """Tools running at the same time; a tool that takes its whole time limit blocks one of them."""
 

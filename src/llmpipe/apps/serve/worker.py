@@ -1,7 +1,9 @@
 """The engine in a thread of its own, and the bridge between it and the event loop.
 
-HTTP handlers put commands (new requests, cancellations) into an inbox; the thread takes them between two
-steps and hands each token to the event loop of the request it belongs to. Nobody else touches the
+HTTP handlers put commands (new requests, tool outputs, cancellations) into an inbox; the thread takes them
+between two steps of the engine. Each token goes through its reply's state machine right there, because what that
+decides (to end, to wait for a tool, to put ids in) has to reach the engine before its next step. What
+came of it goes to the event loop, where it is written down for the client. Nobody else touches the
 engine, so it needs no locks.
 """
 
@@ -9,70 +11,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from llmpipe.apps.serve.errors import ApiError, json_response
+from llmpipe.assistant.events import Done, Event, ToolCall
+from llmpipe.assistant.reply import Reply, room, settle
 from llmpipe.core.errors import LlmpipeError
-from llmpipe.inference.engine import Engine, Token
+from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
 
-MIN_FORCED = 3  # a tool's output: two control tokens and one of text
+if TYPE_CHECKING:
+    from llmpipe.apps.serve.parse import Settings
+    from llmpipe.apps.serve.service import Service
 
 
 @dataclass(frozen=True)
-class Task:
-    """One prompt and the answers wanted for it.
+class PromptGroup:
+    """One prompt and the replies wanted to it.
 
     Attributes:
         prompt: ids.
-        samplings: one per answer.
-        stop_ids: that end an answer.
-        pause_ids: after which an answer waits for `Worker.force`.
+        samplings: one per reply.
+        replies: empty ones, with the same rules.
         prompt_logprobs: whether the prompt's log-probabilities are wanted.
     """
 
     prompt: Sequence[int]
     samplings: Sequence[Sampling]
-    stop_ids: Sequence[int]
-    pause_ids: Sequence[int] = ()
+    replies: Sequence[Reply]
     prompt_logprobs: bool = False
 
 
-@dataclass(frozen=True)
-class Forced:
-    """Ids were put into an answer.
-
-    Attributes:
-        ids: as many as there was room for.
-        is_over: there was no room, and the answer has ended.
-    """
-
-    ids: Sequence[int]
-    is_over: bool = False
-
-
-Item = Token | Forced
-
-
-@dataclass
-class Job:
-    """The answers to one HTTP request, numbered over all of its prompts."""
-
-    loop: asyncio.AbstractEventLoop
-    items: asyncio.Queue[tuple[int, Item] | BaseException] = field(default_factory=asyncio.Queue)
-    requests: list[int] = field(default_factory=list)
-    """The engine's number of each answer's request; touched by the thread alone."""
-
-    def deliver(self, item: tuple[int, Item] | BaseException) -> None:
-        """Hand something to the event loop (from the thread)."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self.items.put_nowait, item)
-
-
 class Worker:
-    """Runs an engine for many jobs.
+    """Runs an engine for many exchanges.
 
     Args:
         engine: given over to the thread; nobody else may use it afterwards.
@@ -83,63 +63,30 @@ class Worker:
         self.n_generated = 0
         self.n_prompt = 0
         self.n_failures = 0
+        self.n_open = 0
+        """Replies being written or waiting, as the event loop sees it."""
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._jobs: dict[int, tuple[Job, int]] = {}  # request -> job, number of the answer
+        self._rows: dict[int, tuple[Exchange, int]] = {}  # request -> exchange, number of the reply
         self._is_idle = True  # nothing can go on until a command comes
-        self._n_open = 0  # answers asked for and not ended, as the event loop sees it
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    @property
-    def n_open(self) -> int:
-        """Answers being written or waiting."""
-        return self._n_open
+    def begin(self, exchange: Exchange) -> None:
+        """Start to write the replies of an exchange."""
+        self.n_open += len(exchange.replies)
+        self._inbox.put(lambda: self._submit(exchange))
 
-    def new_job(self) -> Job:
-        """Return a job for the running event loop."""
-        return Job(asyncio.get_running_loop())
+    def give(self, exchange: Exchange, i_reply: int, output: str) -> None:
+        """Give a reply the tool output that it waits for."""
+        self._inbox.put(lambda: self._give(exchange, i_reply, output))
 
-    async def answer(
-        self, job: Job, tasks: Sequence[Task]
-    ) -> AsyncGenerator[tuple[int, Item], None]:
-        """Yield what comes into all answers as it comes, each with its answer's number.
-
-        Closing the iterator cancels what is unfinished.
-
-        Raises:
-            LlmpipeError: if the engine refuses a prompt.
-            RuntimeError: if the engine fails.
-        """
-        n_choices = sum(len(task.samplings) for task in tasks)
-        self._n_open += n_choices
-        n_left = n_choices
-        self._inbox.put(lambda: self._submit(job, tasks))
-        try:
-            while n_left:
-                item = await job.items.get()
-                if isinstance(item, BaseException):
-                    raise item
-                n_left -= _is_last(item[1])
-                yield item
-        finally:
-            self._n_open -= n_choices
-            if n_left:
-                self._inbox.put(lambda: self._cancel(job))
-
-    def force(self, job: Job, i_answer: int, ids: Sequence[int]) -> None:
-        """Put ids into an answer that waits for them, and let it go on.
-
-        They are cut to the room in the context, all but the last one. Without room for `MIN_FORCED` of
-        them the answer ends. What was put in comes as `Forced`.
-        """
-        self._inbox.put(lambda: self._force(job, i_answer, ids))
-
-    def drop(self, job: Job, i_answer: int) -> None:
-        """Write no more of one answer."""
-        self._inbox.put(lambda: self._drop(job.requests[i_answer]))
+    def end(self, exchange: Exchange) -> None:
+        """Write no more of an exchange."""
+        self.n_open -= len(exchange.replies)
+        self._inbox.put(lambda: self._cancel(exchange))
 
     def close(self) -> None:
-        """End the thread; unfinished answers get an error."""
+        """End the thread; unfinished replies get an error."""
         self._inbox.put(None)
         self._thread.join(timeout=60)
 
@@ -147,18 +94,14 @@ class Worker:
 
     def _run(self) -> None:
         while True:
-            if not self._take_commands():
-                self._fail(RuntimeError("the server is shutting down"))
-                return
             try:
-                tokens = self.engine.step()
+                if not self._take_commands():
+                    self._fail_all("the server is shutting down")
+                    return
+                self._step()
             except Exception as error:  # one broken step must not end the server
                 self.n_failures += 1
-                self._fail(RuntimeError(f"the engine failed: {type(error).__name__}"))
-                tokens = []
-            self._is_idle = not tokens
-            for token in tokens:
-                self._deliver(token)
+                self._fail_all(f"the engine failed: {type(error).__name__}")
 
     def _take_commands(self) -> bool:
         """Carry out what is in the inbox, waiting for something if there is nothing else to do."""
@@ -172,65 +115,246 @@ class Worker:
             command()
             self._is_idle = False
 
-    def _submit(self, job: Job, tasks: Sequence[Task]) -> None:
+    def _submit(self, exchange: Exchange) -> None:
+        """Hand the prompts of an exchange to the engine; each is computed once for all its replies."""
         try:
-            for task in tasks:
-                self.n_prompt += len(task.prompt)
-                for request in self._submit_task(task):
-                    self._jobs[request] = (job, len(job.requests))
-                    job.requests.append(request)
+            for group in exchange.groups:
+                self.n_prompt += len(group.prompt)
+                rules, tokenizer = group.replies[0].rules, group.replies[0].tokenizer
+                samplings = [rules.applied_to(own, tokenizer) for own in group.samplings]
+                ends = rules.stop_ids(tokenizer), rules.pause_ids(tokenizer)
+                if group.prompt_logprobs:
+                    requests = [
+                        self.engine.submit(group.prompt, own, *ends, prompt_logprobs=True)
+                        for own in samplings
+                    ]
+                else:
+                    requests = self.engine.submit_group(group.prompt, samplings, *ends)
+                for request in requests:
+                    self._rows[request] = (exchange, len(exchange.requests))
+                    exchange.requests.append(request)
         except LlmpipeError as error:
-            self._cancel(job)
-            job.deliver(error)
+            self._fail(exchange, error)
         except Exception as error:  # one strange request must not end the server
             self.n_failures += 1
-            self._cancel(job)
-            job.deliver(RuntimeError(f"the engine refused: {type(error).__name__}"))
+            self._fail(exchange, RuntimeError(f"the engine refused: {type(error).__name__}"))
 
-    def _submit_task(self, task: Task) -> list[int]:
-        engine, stops, pauses = self.engine, task.stop_ids, task.pause_ids
-        if not task.prompt_logprobs:
-            return engine.submit_group(task.prompt, task.samplings, stops, pauses)
-        return [
-            engine.submit(task.prompt, own, stops, pauses, prompt_logprobs=True)
-            for own in task.samplings
-        ]
+    def _step(self) -> None:
+        """Let the engine write one token of each reply, and pass on what it brings about."""
+        tokens = self.engine.step()
+        self._is_idle = not tokens
+        for token in tokens:
+            self.n_generated += 1
+            exchange, i_reply = self._rows[token.request]
+            reply = exchange.replies[i_reply]
+            events = reply.push(token, room(self.engine, token))
+            settle(self.engine, token.request, reply)
+            if reply.done:
+                del self._rows[token.request]
+            exchange.deliver((i_reply, events))
 
-    def _force(self, job: Job, i_answer: int, ids: Sequence[int]) -> None:
-        request = job.requests[i_answer]
-        if request not in self._jobs:  # its client has gone while the tool ran
+    def _give(self, exchange: Exchange, i_reply: int, output: str) -> None:
+        request, reply = exchange.requests[i_reply], exchange.replies[i_reply]
+        if request not in self._rows:  # its client has gone while the tool ran
             return
-        room = self.engine.room(request)
-        if ids and room < MIN_FORCED:
-            self._drop(request)
-            job.deliver((i_answer, Forced((), is_over=True)))
-            return
-        if len(ids) > room:
-            ids = [*ids[: room - 1], ids[-1]]
-        self.engine.feed(request, ids)
-        job.deliver((i_answer, Forced(ids)))
+        events = reply.give(output, self.engine.room(request))
+        settle(self.engine, request, reply)
+        if reply.done:
+            del self._rows[request]
+        exchange.deliver((i_reply, events))
 
-    def _deliver(self, token: Token) -> None:
-        self.n_generated += 1
-        job, i_answer = self._jobs[token.request]
-        job.deliver((i_answer, token))
-        if token.reason:
-            del self._jobs[token.request]
+    def _cancel(self, exchange: Exchange) -> None:
+        for request in exchange.requests:
+            if self._rows.pop(request, None):
+                self.engine.cancel(request)
 
-    def _cancel(self, job: Job) -> None:
-        for request in job.requests:
-            self._drop(request)
+    def _fail(self, exchange: Exchange, error: BaseException) -> None:
+        self._cancel(exchange)
+        exchange.deliver(error)
 
-    def _drop(self, request: int) -> None:
-        if self._jobs.pop(request, None):
-            self.engine.cancel(request)
-
-    def _fail(self, error: BaseException) -> None:
-        for request, (job, _) in list(self._jobs.items()):
-            self.engine.cancel(request)
-            job.deliver(error)
-        self._jobs.clear()
+    def _fail_all(self, message: str) -> None:
+        while self._rows:
+            exchange, _ = next(iter(self._rows.values()))
+            self._fail(exchange, RuntimeError(message))
 
 
-def _is_last(item: Item) -> bool:
-    return item.is_over if isinstance(item, Forced) else item.reason is not None
+class Shape(Protocol):
+    """How the answers of one kind of request are written down."""
+
+    def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
+        """Note what has happened in a reply; return the `choices` of the events that a client is sent."""
+        ...
+
+    def whole(self) -> list[dict[str, Any]]:
+        """Return the `choices` of the finished answer."""
+        ...
+
+
+class Exchange:
+    """One HTTP request on the event loop's side: all its replies while they are written.
+
+    Args:
+        service: whose worker writes them.
+        settings: of the request.
+        groups: prompts and empty replies.
+        given: what has happened in each reply before its first token.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        groups: Sequence[PromptGroup],
+        given: Sequence[Sequence[Event]] = (),
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._given = given
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[tuple[int, list[Event]] | BaseException] = asyncio.Queue()
+        self._running: set[asyncio.Task[None]] = set()
+        self.groups = groups
+        self.replies = [reply for group in groups for reply in group.replies]
+        self.requests: list[int] = []
+        """The engine's number of each reply's request; touched by the thread alone."""
+
+    def deliver(self, item: tuple[int, list[Event]] | BaseException) -> None:
+        """Hand something to the event loop (from the thread)."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+    async def respond(
+        self, request: Request, head: dict[str, Any], shape: Shape, extra: Mapping[str, Any]
+    ) -> Response:
+        """Return the answer, streamed if that was asked for.
+
+        Args:
+            request: whose connection ends the work when it closes.
+            head: fields of every object sent.
+            shape: makes `choices` of what happens.
+            extra: fields of the whole answer, or of the first event.
+        """
+        headers = {}
+        if self._settings.ignored:
+            headers["x-llmpipe-ignored"] = ascii(", ".join(self._settings.ignored))[1:-1][:1000]
+        if not self._settings.stream:
+            await self._finish_or_leave(request, shape)
+            whole = head | {"choices": shape.whole(), "usage": self._usage()} | dict(extra)
+            return json_response(whole, headers=headers)
+        chunks = self._chunks(shape)
+        # The first chunk is waited for: errors up to here still have a status.
+        try:
+            first = await anext(chunks)
+        except BaseException:
+            await chunks.aclose()
+            raise
+        with_usage = self._settings.include_usage
+
+        async def server_sent() -> AsyncGenerator[str, None]:
+            """Yield the lines of the stream; closing this (the client has gone) ends the work."""
+            every = head | ({"usage": None} if with_usage else {})
+            async with contextlib.aclosing(chunks):
+                try:
+                    yield _event(every | {"choices": [first]} | dict(extra))
+                    async for chunk in chunks:
+                        yield _event(every | {"choices": [chunk]})
+                except ApiError as error:
+                    yield _event(error.body())
+                    return
+                if with_usage:
+                    yield _event(every | {"choices": [], "usage": self._usage()})
+                yield "data: [DONE]\n\n"
+
+        headers |= {"cache-control": "no-store"}
+        return StreamingResponse(server_sent(), headers=headers, media_type="text/event-stream")
+
+    async def _chunks(self, shape: Shape) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the `choices` of events as replies are written, until all of them have ended.
+
+        Raises:
+            ApiError: if the queue is full, the time is over, or the engine refuses or fails.
+        """
+        worker, limits = self._service.worker, self._service.limits
+        n_left = len(self.replies)
+        if worker.n_open + n_left > limits.max_requests:
+            raise ApiError(429, "too many requests are waiting", "queue_full", retry_after_s=1)
+        started, is_first = time.monotonic(), True
+        worker.begin(self)
+        try:
+            async with asyncio.timeout(limits.answer_timeout_s):
+                while n_left:
+                    item = await self._items.get()
+                    if isinstance(item, BaseException):
+                        raise item
+                    items = [item]
+                    if is_first:
+                        self._service.metrics.first_token(time.monotonic() - started)
+                        items = [*((i, list(given)) for i, given in enumerate(self._given)), item]
+                        is_first = False
+                    for i_reply, events in items:
+                        for chunk in shape.chunks(i_reply, events):
+                            yield chunk
+                    n_left -= self._follow(*item)
+        except TimeoutError:
+            raise ApiError(504, f"no answer within {limits.answer_timeout_s:g} s") from None
+        except LlmpipeError as error:
+            raise ApiError(400, str(error)) from None
+        except RuntimeError as error:
+            raise ApiError(500, str(error)) from None
+        finally:
+            for task in self._running:
+                task.cancel()
+            worker.end(self)
+
+    def _follow(self, i_reply: int, events: Sequence[Event]) -> bool:
+        """Return whether a reply has ended with these events; run the tool that it else may call."""
+        if events and isinstance(events[-1], Done):
+            return True
+        for event in events:
+            if isinstance(event, ToolCall):
+                task = asyncio.create_task(self._run_tool(i_reply, event))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+        return False
+
+    async def _run_tool(self, i_reply: int, call: ToolCall) -> None:
+        output = await self._service.run_tool(call)
+        self._service.worker.give(self, i_reply, output)
+
+    def _usage(self) -> dict[str, int]:
+        """Count tokens as OpenAI does: each prompt once, all answers."""
+        n_prompt = sum(len(group.prompt) for group in self.groups)
+        n_answer = sum(reply.n_sampled for reply in self.replies)
+        return {
+            "prompt_tokens": n_prompt,
+            "completion_tokens": n_answer,
+            "total_tokens": n_prompt + n_answer,
+        }
+
+    async def _finish_or_leave(self, request: Request, shape: Shape) -> None:
+        """Write the whole answer, unless the client goes away before."""
+
+        async def work() -> None:
+            async with contextlib.aclosing(self._chunks(shape)) as chunks:
+                async for _ in chunks:
+                    pass
+
+        async def wait_for_leaving() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        working = asyncio.create_task(work())
+        leaving = asyncio.create_task(wait_for_leaving())
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ApiError(499, "the client has gone")
+            working.result()
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _event(value: Any) -> str:
+    return f"data: {json.dumps(value)}\n\n"

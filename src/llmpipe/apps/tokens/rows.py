@@ -27,7 +27,7 @@ from llmpipe.stages.pretrain.stage import SPEC, start_folder, token_inputs
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowPiece:
     """A stretch of one document."""
 
     is_beginning: bool
@@ -67,10 +67,10 @@ def run_rows(rows: str, run: Path, console: Console) -> None:
             console.out(printable(piece.text))
 
 
-def read_rows(run: Path, first: int, stop: int) -> Iterator[tuple[int, list[Piece]]]:
+def read_rows(run: Path, first: int, stop: int) -> Iterator[tuple[int, list[RowPiece]]]:
     """Read the rows `first` to `stop` of a run, with their numbers."""
     from llmpipe.model.config_file import load_config
-    from llmpipe.stages.pretrain.data import Corpus, Data, training_rows
+    from llmpipe.stages.pretrain.data import CorpusShards, Data, training_rows
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.shards import open_shards
 
@@ -85,7 +85,7 @@ def read_rows(run: Path, first: int, stop: int) -> Iterator[tuple[int, list[Piec
     corpora = []
     for folder, weight in zip(folders, weights, strict=True):
         train, val = (open_shards(folder, split, verify=False) for split in ("train", "val"))
-        corpora.append(Corpus(train, val, weight))
+        corpora.append(CorpusShards(train, val, weight))
     data = Data(corpora, tokenizer)
     config, _ = fill_in(config, tokenizer.vocab_size, load_config(start) if start else None)
     earlier = start if config.start == "checkpoint" else None
@@ -104,8 +104,8 @@ def read_rows(run: Path, first: int, stop: int) -> Iterator[tuple[int, list[Piec
         yield row, [_piece(piece, tokenizer.bos_id, tokenizer.decode(piece)) for piece in cut]
 
 
-def _piece(ids: list[int], bos_id: int, text: str) -> Piece:
-    return Piece(ids[0] == bos_id, ids, text)
+def _piece(ids: list[int], bos_id: int, text: str) -> RowPiece:
+    return RowPiece(ids[0] == bos_id, ids, text)
 
 
 def _read_record(run: Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def run_conversations(
         raise UserError(f"`{name}` has no chat tokens", "name one that `llmpipe tokenize` made")
     conversations, errors = read_conversations(file, file.name, limit=limit)
     for error in errors:
-        console.warn(f"{error.where}: {error.reason}")
+        console.warn(str(error))
     if not conversations:
         raise InputError(f"{file}: no conversation can be read")
     rendered = [render_conversation(c.messages, tokenizer) for c in conversations]

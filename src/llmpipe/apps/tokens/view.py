@@ -11,7 +11,7 @@ _SIGNS = {" ": "·", "\n": "⏎", "\t": "→"}
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShownToken:
     """One token."""
 
     id: int
@@ -26,7 +26,7 @@ class View:
     """A text's tokens."""
 
     name: str
-    pieces: list[Piece]
+    pieces: list[ShownToken]
     n_bytes: int
 
     @property
@@ -44,18 +44,18 @@ def view_tokens(name: str, text: str, tokenizer: Tokenizer) -> View:
     text, _ = clean_text(text)
     spellings = sorted(tokenizer.special, key=len, reverse=True)
     parts = re.split("(" + "|".join(map(re.escape, spellings)) + ")", text) if spellings else [text]
-    pieces: list[Piece] = []
+    pieces: list[ShownToken] = []
     for part in parts:
         if part in tokenizer.special:
-            pieces.append(Piece(tokenizer.special[part], part, True, False))
+            pieces.append(ShownToken(tokenizer.special[part], part, True, False))
         elif part:
             pieces += (_piece(i, tokenizer) for i in tokenizer.encode(part))
     return View(name, pieces, len(text.encode()))
 
 
-def _piece(id: int, tokenizer: Tokenizer) -> Piece:
+def _piece(id: int, tokenizer: Tokenizer) -> ShownToken:
     token = tokenizer.token_bytes(id)
-    return Piece(id, show(token), False, token.endswith(b"\n"))
+    return ShownToken(id, show(token), False, token.endswith(b"\n"))
 
 
 def show(token: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -14,6 +14,25 @@ if TYPE_CHECKING:
 
 ToolName = Literal["python", "search"]
 TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
+
+
+def tool_line(names: Collection[str]) -> str:
+    """Write the line of a system message that lists `names` (`tool_list.py` says what it is for)."""
+    return f"Tools: {', '.join(names) or 'none'}."
+
+
+def parse_tool_names(text: str) -> tuple[ToolName, ...]:
+    """Return the tools of a list such as `python,search`, in the order of the table; `none` is an empty one.
+
+    Raises:
+        UserError: if a name stands for no tool.
+    """
+    asked = text.replace(",", " ").split()
+    for name in asked:
+        if name not in (*TOOL_NAMES, "none"):
+            hint = did_you_mean(name, TOOL_NAMES) or f"tools are {', '.join(TOOL_NAMES)}"
+            raise UserError(f"unknown tool `{name}`", hint=hint)
+    return tuple(name for name in TOOL_NAMES if name in asked)
 
 
 class Tool(Protocol):
@@ -53,14 +72,11 @@ def open_tools(
 
     tools: dict[ToolName, Tool] = {}
     with contextlib.ExitStack() as open_ones:
-        for name in dict.fromkeys(names):
+        for name in parse_tool_names(",".join(names)):
             if name == "python":
                 tools["python"] = open_ones.enter_context(PythonTool(unsafe=unsafe))
-            elif name == "search":
-                tools["search"] = SearchTool(_backend(corpus, search_url, search_hosts))
             else:
-                hint = did_you_mean(name, TOOL_NAMES) or f"tools are {', '.join(TOOL_NAMES)}"
-                raise UserError(f"unknown tool `{name}`", hint=hint)
+                tools["search"] = SearchTool(_backend(corpus, search_url, search_hosts))
         yield tools
 
 

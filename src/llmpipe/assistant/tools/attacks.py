@@ -199,7 +199,7 @@ ATTACKS: tuple[Attack, ...] = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class AttackOutcome:
     """How one attack went.
 
     Attributes:
@@ -214,14 +214,14 @@ class Finding:
     seconds: float
 
 
-def try_attacks(tool: Tool) -> Iterator[Finding]:
+def try_attacks(tool: Tool) -> Iterator[AttackOutcome]:
     """Yield how each attack went, and at last whether anything was left for a later program."""
     for attack in ATTACKS:
         yield try_attack(attack, tool)
     yield _judge("leave something for the next program", partial(_left_behind, tool))
 
 
-def try_attack(attack: Attack, tool: Tool) -> Finding:
+def try_attack(attack: Attack, tool: Tool) -> AttackOutcome:
     """Run one attack, with a scratch folder of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "file").write_text("kept")
@@ -229,7 +229,7 @@ def try_attack(attack: Attack, tool: Tool) -> Finding:
         return _judge(attack.name, partial(tool.run, program))
 
 
-def _judge(name: str, run: Callable[[], str]) -> Finding:
+def _judge(name: str, run: Callable[[], str]) -> AttackOutcome:
     started = time.monotonic()
     answer = run()
     seconds = time.monotonic() - started
@@ -238,7 +238,7 @@ def _judge(name: str, run: Callable[[], str]) -> Finding:
         and seconds < WALL_S + CPU_S
     )
     lines = answer.splitlines() or [""]
-    return Finding(name, is_bounded and REACHED not in answer, lines[-1][:100], seconds)
+    return AttackOutcome(name, is_bounded and REACHED not in answer, lines[-1][:100], seconds)
 
 
 def _left_behind(tool: Tool) -> str:

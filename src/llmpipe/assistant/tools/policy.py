@@ -6,10 +6,10 @@ clock and to print. So there are no sockets, no new processes or threads, no sig
 writes, renames or removes a file, no mounts, namespaces, debugging, keys or io_uring.
 
 The filter (seccomp-bpf) sees the numbers given to a system call, not the memory they point to: it
-can tell how a file is opened, not which one. The second is Landlock's part (`zygote.py`). Where a kernel has
+can tell how a file is opened, not which one. The second is Landlock's part (`fork_server.py`). Where a kernel has
 no Landlock, no file can be opened at all, and the modules a program may import are loaded before.
 
-This file imports no torch and starts in the process of llmpipe; `zygote.py` gets the finished filter.
+This file imports no torch and starts in the process of llmpipe; `fork_server.py` gets the finished filter.
 """
 
 from __future__ import annotations

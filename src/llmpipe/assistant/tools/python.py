@@ -1,6 +1,6 @@
 """The `python` tool: programs the assistant writes, run where they can do no harm.
 
-`policy.py` says what a program may do, `zygote.py` is the process it is forked from, and this file
+`policy.py` says what a program may do, `fork_server.py` is the process it is forked from, and this file
 talks to that process. A call is answered with what the program printed and, as at a Python prompt, the
 value of an expression that ends it; an error comes as the last line of its traceback. Nothing is kept
 from one call to the next.
@@ -24,7 +24,7 @@ from types import TracebackType
 from llmpipe.assistant.tools.policy import Kernel, build_filter, examine_kernel, require
 from llmpipe.core.errors import UserError
 
-_ZYGOTE = Path(__file__).with_name("zygote.py")
+_FORK_SERVER = Path(__file__).with_name("fork_server.py")
 
 CPU_S = 5.0
 """Of computing by one program."""
@@ -41,7 +41,7 @@ MEMORY_BYTES = 256 << 20
 
 MAX_PROGRAM_BYTES = 64_000
 MAX_RESULT_BYTES = 4_000
-"""Some 1,000 tokens; `generate.py` cuts further to what the context has room for."""
+"""Some 1,000 tokens; `rules.py` cuts further to what the context has room for."""
 
 # Without Landlock no file can be opened, so what programs like to import is there already.
 _LOADED_BEFOREHAND = (
@@ -79,7 +79,7 @@ class PythonTool:
         self._unsafe = unsafe
         if not unsafe:
             require(self._kernel)
-        self._zygote: _Zygote | None = None
+        self._fork_server: _ForkServer | None = None
         self._lock = threading.Lock()
 
     def run(self, text: str) -> str:
@@ -88,9 +88,9 @@ class PythonTool:
         if len(program) > MAX_PROGRAM_BYTES:
             return f"error: the program is longer than {MAX_PROGRAM_BYTES:,} bytes"
         with self._lock:
-            zygote = self._started()
+            server = self._started()
             try:
-                output, exit_code = zygote.run(program, self._wall_s, self._max_result_bytes)
+                output, exit_code = server.run(program, self._wall_s, self._max_result_bytes)
             except TimeoutError:
                 self._stop()
                 return f"TimeoutError: no result within {self._wall_s:g} s"
@@ -132,11 +132,11 @@ class PythonTool:
             ending = f"error: the program crashed ({exit_code})"
         return f"{text}\n{ending}".strip("\n") if ending else text
 
-    def _started(self) -> _Zygote:
-        if self._zygote is None or not self._zygote.is_alive:
+    def _started(self) -> _ForkServer:
+        if self._fork_server is None or not self._fork_server.is_alive:
             self._stop()
-            self._zygote = _Zygote(self._arguments())
-        return self._zygote
+            self._fork_server = _ForkServer(self._arguments())
+        return self._fork_server
 
     def _arguments(self) -> list[str]:
         filter_hex, landlock = "", 0
@@ -148,12 +148,12 @@ class PythonTool:
         return [filter_hex, str(landlock), str(MEMORY_BYTES), cpu_s, modules]
 
     def _stop(self) -> None:
-        if self._zygote:
-            self._zygote.close()
-            self._zygote = None
+        if self._fork_server:
+            self._fork_server.close()
+            self._fork_server = None
 
 
-class _Zygote:
+class _ForkServer:
     """The process that forks: its socket, and one program after the other."""
 
     def __init__(self, arguments: list[str]) -> None:
@@ -161,7 +161,17 @@ class _Zygote:
         with theirs:
             self._process = subprocess.Popen(
                 # -S: no site-packages; -P and -s: no modules of the user's. Warnings go nowhere.
-                [sys.executable, "-s", "-S", "-P", "-B", "-X", "utf8", str(_ZYGOTE), *arguments],
+                [
+                    sys.executable,
+                    "-s",
+                    "-S",
+                    "-P",
+                    "-B",
+                    "-X",
+                    "utf8",
+                    str(_FORK_SERVER),
+                    *arguments,
+                ],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -190,14 +200,14 @@ class _Zygote:
 
         Raises:
             TimeoutError: if it takes longer than `wall_s`.
-            OSError: if the zygote is gone.
+            OSError: if the fork server is gone.
         """
         deadline = time.monotonic() + wall_s
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
                 socket.send_fds(self._control, [b"+"], [theirs.fileno()])
-            # The zygote may be gone or the program may not wait to be read: both show below.
+            # The fork server may be gone or the program may not wait to be read: both show below.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 ours.sendall(program)
                 ours.shutdown(socket.SHUT_WR)
@@ -210,11 +220,11 @@ class _Zygote:
         # The socket is closed now, so a program that prints on is ended by SIGPIPE.
         ended = self._line(deadline)
         if not ended:
-            raise OSError("the zygote is gone")
+            raise OSError("the fork server is gone")
         return output, int(ended)
 
     def close(self) -> None:
-        """End the zygote and its child."""
+        """End the fork server and its child."""
         if self._process.returncode is None:  # until it is waited for, its number is its own
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -20,6 +20,8 @@ from typing import Any
 
 from llmpipe.core.artifact import Artifact, open_artifact
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.lines import whole
+from llmpipe.core.records.parquet import read_parquet
 
 INDEX_VERSION = 1
 """To be raised when passages or words are cut differently."""
@@ -57,7 +59,9 @@ class SearchIndex:
         import pyarrow.parquet as pq
 
         self._words: Any = bm25s.BM25.load(folder / "bm25", mmap=True)
-        self._passages = pq.ParquetFile(folder / "passages.parquet")
+        self._passages = pq.ParquetFile(
+            folder / "passages.parquet", page_checksum_verification=True
+        )
         self.n_passages = self._passages.metadata.num_rows
 
     def find(self, query: str, n: int) -> list[Passage]:
@@ -159,7 +163,9 @@ def _make_index(corpus: Artifact, folder: Path) -> None:
     vocabulary: dict[str, int] = {}
     words_of: list[array[int]] = []
     schema = pa.schema([(name, pa.string()) for name in ("title", "url", "text")])
-    with pq.ParquetWriter(folder / "passages.parquet", schema, compression="zstd") as writer:
+    with pq.ParquetWriter(
+        folder / "passages.parquet", schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         everything = _all_passages(corpus)
         while group := list(itertools.islice(everything, _ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist([asdict(p) for p in group], schema))
@@ -176,14 +182,9 @@ def _make_index(corpus: Artifact, folder: Path) -> None:
 
 
 def _all_passages(corpus: Artifact) -> Iterator[Passage]:
-    import pyarrow.parquet as pq
-
     for part in sorted(corpus.path.glob("part-*.parquet")):
-        file = pq.ParquetFile(part)
-        has = set(file.schema_arrow.names)
-        for batch in file.iter_batches(256, columns=[n for n in ("url", "id", "text") if n in has]):
-            for row in batch.to_pylist():
-                title = title_of(row["text"])
-                url = row.get("url") or row.get("id") or part.name
-                for text in passages(row["text"]):
-                    yield Passage(title, url, text)
+        for _, row in whole(read_parquet(part, ["url", "id", "text"], ["text"])):
+            title = title_of(row["text"])
+            url = row.get("url") or row.get("id") or part.name
+            for text in passages(row["text"]):
+                yield Passage(title, url, text)

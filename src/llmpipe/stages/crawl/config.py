@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -14,15 +13,28 @@ from llmpipe.stages.crawl.urls import canonical
 
 
 @schema
-@dataclass(frozen=True)
+class Server:
+    """A server of our own, crawled under a fixed name that only the crawl resolves.
+
+    Its port is another one each time, and addresses that change with it could not be resumed nor compared.
+    """
+
+    host: str
+    """Its name in addresses, best one that ends in `.localhost`, which means this machine (RFC 6761, section 6.3)."""
+    command: Annotated[tuple[str, ...], MinLen(1)]
+    """What starts it; `python` is the Python that runs llmpipe. It serves HTTP on 127.0.0.1, prints its port on a line, and ends when
+    its standard input does. It sees nothing of our environment."""
+
+
+@schema
 class CrawlConfig:
     """How to crawl. The defaults suit a stranger's web site: one request at a time, one per second."""
 
     seeds: tuple[str, ...] = ()
     """The `http` or `https` addresses to start from."""
-    pydoc: bool = False
-    """Also crawl Python's own documentation server, started here on loopback: real pages, no network.
-    Nothing is waited for between its pages, whatever `delay_s` says."""
+    servers: tuple[Server, ...] = ()
+    """Servers of seeds that are started here for the crawl, on loopback: real pages, no network. Nothing is waited for between their
+    pages, whatever `delay_s` says."""
 
     scope: Literal["host", "prefix"] = "host"
     """`host`: stay on the hosts of the seeds. `prefix`: stay below the folders of the seeds."""

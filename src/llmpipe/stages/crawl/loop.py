@@ -21,7 +21,7 @@ from llmpipe.stages.crawl.journal import Entry, Journal
 from llmpipe.stages.crawl.outcomes import ALIAS, FETCHED, PAGE_LIMIT, TIME_LIMIT
 from llmpipe.stages.crawl.politeness import PoliteFetcher
 from llmpipe.stages.crawl.sitemaps import SiteMaps, read_sitemaps
-from llmpipe.stages.crawl.urls import PYDOC_INDEX, Scope, origin
+from llmpipe.stages.crawl.urls import Scope, origin
 from llmpipe.stages.crawl.warc import (
     Position,
     Stored,
@@ -82,7 +82,8 @@ def crawl(
         backoff_s=config.backoff_s,
         check_stop=ctx.stop.check,
     )
-    crawler = Crawler(config, polite, unhurried=frozenset({origin(PYDOC_INDEX)}))
+    ours = frozenset(origin(f"http://{host}/") for host in connect_to)
+    crawler = Crawler(config, polite, unhurried=ours)
     scope = Scope(config.scope, seeds)
     frontier = Frontier(seeds, scope, config.max_depth)
     sitemaps = SiteMaps()

@@ -22,8 +22,6 @@ def report(artifact: Artifact) -> list[Section]:
     stats = artifact.stats
     config = artifact.config
     seeds = [f"`{seed}`" for seed in config["seeds"]]
-    if config["pydoc"]:
-        seeds.append("Python's own documentation server")
     agent = config["user_agent"]
     intro = (
         f"{headline(stats)}, fetched on {stats['crawled_on']} as `{agent}` from {', '.join(seeds)}; "

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmpipe.core.artifact import write_atomic
 from llmpipe.core.console import format_bytes
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.stage import Context, Inputs, StageSpec
-from llmpipe.stages.crawl.config import CrawlConfig
+from llmpipe.stages.crawl.config import CrawlConfig, Server
 from llmpipe.stages.crawl.report import headline, report
-from llmpipe.stages.crawl.urls import PYDOC_HOST, PYDOC_INDEX, canonical
+from llmpipe.stages.crawl.urls import canonical
 
 
 def run(config: CrawlConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
@@ -29,12 +31,13 @@ def run(config: CrawlConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[st
         Stopped: asked to stop; what was fetched is kept.
     """
     from llmpipe.stages.crawl.loop import crawl
-    from llmpipe.stages.crawl.pydoc_server import pydoc_server
+    from llmpipe.stages.crawl.servers import started
     from llmpipe.stages.crawl.summary import count, count_maps, url_lines, what_was_tried
 
     seeds = seeds_of(config)
-    with pydoc_server() if config.pydoc else contextlib.nullcontext() as address:
-        connect_to = {PYDOC_HOST: address} if address else {}
+    with contextlib.ExitStack() as running:
+        needed = servers_of(config, seeds)
+        connect_to = {server.host: running.enter_context(started(server)) for server in needed}
         crawled = crawl(config, seeds, out, ctx, connect_to)
     if not crawled.days:
         # Kept, this would be taken for a finished crawl, and trying again would not try anything.
@@ -60,21 +63,27 @@ def seeds_of(config: CrawlConfig) -> list[str]:
         UserError: there are none.
     """
     seeds = [seed for seed in map(canonical, config.seeds) if seed is not None]
-    if config.pydoc:
-        seeds.append(PYDOC_INDEX)
     if not seeds:
         raise UserError(
             "there is nothing to crawl: `crawl.seeds` is empty",
-            "name addresses, `--set 'crawl.seeds=[\"https://example.org/\"]'`, or crawl Python's own "
-            "documentation, `--set crawl.pydoc=true`",
+            "name addresses, `--set 'crawl.seeds=[\"https://example.org/\"]'`, or crawl what the demo does, "
+            "`llmpipe crawl tiny`",
         )
     return seeds
+
+
+def servers_of(config: CrawlConfig, seeds: Sequence[str]) -> list[Server]:
+    """Return the servers to start: those on which a seed is."""
+    hosts = {urlsplit(seed).hostname for seed in seeds}
+    return [server for server in config.servers if server.host in hosts]
 
 
 def plan(config: CrawlConfig, inputs: Inputs) -> dict[str, str]:
     """Say what a crawl would do, without a request."""
     seeds = seeds_of(config)
-    delay = "no pause" if seeds == [PYDOC_INDEX] else f"{config.delay_s:g} s between two requests"
+    ours = {server.host for server in config.servers}
+    is_ours = all(urlsplit(seed).hostname in ours for seed in seeds)
+    delay = "no pause" if is_ours else f"{config.delay_s:g} s between two requests"
     return {
         "seeds": ", ".join(seeds),
         "follows": f"links {config.max_depth} deep, same {config.scope}",
@@ -97,7 +106,7 @@ SPEC = StageSpec(
     report=report,
     plan=plan,
     examples=(
-        "llmpipe crawl --set crawl.pydoc=true",
-        "llmpipe crawl --set 'crawl.seeds=[\"https://example.org/\"]' --set crawl.pydoc=false --dry-run",
+        "llmpipe crawl tiny",
+        "llmpipe crawl --set 'crawl.seeds=[\"https://example.org/\"]' --dry-run",
     ),
 )

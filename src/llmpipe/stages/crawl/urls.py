@@ -9,12 +9,6 @@ from urllib.parse import quote, urljoin, urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# Python's documentation server is crawled under a fixed name that only our fetcher resolves: its port
-# is another one each time, and addresses that change with it could not be resumed nor compared.
-# Names that end in `.localhost` mean this machine: RFC 6761, section 6.3.
-PYDOC_HOST = "pydoc.localhost"
-PYDOC_INDEX = f"http://{PYDOC_HOST}/"
-
 # Longer addresses come from spider traps more often than from authors. Source: Apache Nutch's
 # default URL filter rules leave out what is longer than 2,048 characters.
 MAX_URL_LENGTH = 2048

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from llmpipe.stages.data.segments import DROPPED, KEPT, READ, UNREADABLE
 
-_TOP_DOMAINS = 25
+_TOP_HOSTS = 25
+_SEPARATOR = "\0"
 LENGTH_EDGES = (0, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 """Edges of the histogram of kept documents, in words."""
+HOSTS = pa.schema([("host", pa.string()), ("n", pa.int64())])
+"""How often the hosts of a part stand in it."""
 
 
 @dataclass
@@ -23,7 +31,8 @@ class Account:
     steps: Sequence[str]
     n_documents: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    """By step and reason: `c4/too_short`."""
     others: Counter[str] = field(default_factory=Counter)
     bad_bytes: int = 0
     n_kept: int = 0
@@ -32,41 +41,58 @@ class Account:
     languages: Counter[str] = field(default_factory=Counter)
     languages_seen: Counter[str] = field(default_factory=Counter)
     """Of every document that got as far as having one, kept or not."""
-    domains: Counter[str] = field(default_factory=Counter)
     pii: Counter[str] = field(default_factory=Counter)
-    lengths: Counter[int] = field(default_factory=Counter)
-    cluster_sizes: dict[str, Counter[int]] = field(default_factory=dict)
+    lengths: Counter[str] = field(default_factory=Counter)
     n_cut: int = 0
     """Documents that lost a repeated run and stayed."""
     n_cut_tokens: int = 0
     """Words and signs that went with such runs, in all documents."""
     last_date: str = ""
+    cluster_sizes: dict[str, Counter[int]] = field(default_factory=dict)
+    top_hosts: dict[str, int] = field(default_factory=dict)
 
-    def add_outcome(self, outcome: str, step: str, reason: str) -> None:
-        """Count what became of a document."""
-        self.n_documents += 1
-        if outcome == UNREADABLE:
-            self.unreadable[reason] += 1
-        elif outcome == DROPPED:
-            self.dropped[step, reason] += 1
-        else:
-            assert outcome == KEPT
-            self.n_kept += 1
+    def count(self, rows: pa.Table) -> None:
+        """Count documents: what became of them, and what the kept ones hold."""
+        self.n_documents += len(rows)
+        for fate, n in _tally(rows["outcome"], rows["step"], rows["reason"]):
+            outcome, step, reason = fate.split(_SEPARATOR)
+            if outcome == UNREADABLE:
+                self.unreadable[reason] += n
+            elif outcome == DROPPED:
+                self.dropped[f"{step}/{reason}"] += n
+        # The pre-filter names a document's language as what it measured.
+        measured = pc.if_else(pc.equal(rows["reason"], "other_language"), rows["value"], "")
+        seen = pc.if_else(pc.equal(rows["lang"], ""), measured, rows["lang"])
+        self.languages_seen.update({lang: n for lang, n in _tally(seen) if lang})
+        self._count_kept(rows.filter(pc.equal(rows["outcome"], KEPT)))
 
-    def add_language(self, lang: str, reason: str, value: str) -> None:
-        """Count a document's language; the pre-filter names it as what it measured."""
-        if seen := lang or (value if reason == "other_language" else ""):
-            self.languages_seen[seen] += 1
+    def _count_kept(self, rows: pa.Table) -> None:
+        self.n_kept += len(rows)
+        self.n_bytes += pc.sum(rows["n_bytes"]).as_py() or 0
+        self.n_words += pc.sum(rows["n_words"]).as_py() or 0
+        self.languages.update({lang or "not determined": n for lang, n in _tally(rows["lang"])})
+        for found, n in _tally(rows["pii"].drop_null()):
+            self.pii.update({kind: times * n for kind, times in json.loads(found).items()})
+        bins = np.searchsorted(LENGTH_EDGES, rows["n_words"].to_numpy(), side="right") - 1
+        for i, n in enumerate(np.bincount(bins).tolist()):
+            self.lengths[str(LENGTH_EDGES[i])] += n
+        for day in pc.unique(pc.utf8_slice_codeunits(rows["date"], 0, 11)).to_pylist():
+            if is_date(day[:10]) and not day[10:11].isdigit():
+                self.last_date = max(self.last_date, day[:10])
 
-    def add_kept(self, url: str, day: str, text_bytes: int, n_words: int, lang: str) -> None:
-        """Count what a kept document holds."""
-        self.n_bytes += text_bytes
-        self.n_words += n_words
-        self.languages[lang or "not determined"] += 1
-        self.domains[host_of(url)] += 1
-        self.lengths[max(edge for edge in LENGTH_EDGES if edge <= n_words)] += 1
-        if is_date(day[:10]) and not day[10:11].isdigit():
-            self.last_date = max(self.last_date, day[:10])
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add what `to_record` said of another account."""
+        for name, value in other.items():
+            mine = getattr(self, name)
+            if isinstance(mine, Counter):
+                mine.update(value)
+            else:
+                setattr(self, name, max(mine, value) if name == "last_date" else mine + value)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what can be added up, as JSON values."""
+        whole = ("steps", "cluster_sizes", "top_hosts")
+        return {name: value for name, value in vars(self).items() if name not in whole}
 
     def check(self) -> None:
         """Assert that nothing was lost and nothing counted twice."""
@@ -82,9 +108,8 @@ class Account:
         n = self.n_documents
         unreadable = {f"unreadable: {reason}": count for reason, count in self.unreadable.items()}
         for step in (READ, *self.steps):
-            dropped = {
-                reason: count for (name, reason), count in self.dropped.items() if name == step
-            }
+            fates = ((fate.partition("/"), count) for fate, count in self.dropped.items())
+            dropped = {reason: count for (name, _, reason), count in fates if name == step}
             if step == READ:
                 dropped |= unreadable
             out = n - sum(dropped.values())
@@ -109,9 +134,9 @@ class Account:
             "other_records": ranked(self.others),
             "languages": ranked(self.languages),
             "languages_seen": ranked(self.languages_seen),
-            "top_domains": ranked(self.domains, _TOP_DOMAINS),
+            "top_domains": self.top_hosts,
             "pii": ranked(self.pii),
-            "lengths": {str(edge): self.lengths[edge] for edge in LENGTH_EDGES},
+            "lengths": {str(edge): self.lengths[str(edge)] for edge in LENGTH_EDGES},
             "clusters": {
                 step: {str(size): sizes[size] for size in sorted(sizes)}
                 for step, sizes in sorted(self.cluster_sizes.items())
@@ -126,6 +151,30 @@ def ranked(counts: dict[str, int] | Counter[str], n: int | None = None) -> dict[
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n])
 
 
+def count_hosts(urls: pa.ChunkedArray) -> Counter[str]:
+    """Count the hosts of addresses.
+
+    An address is cut behind its host first, so that each host is looked at once and not once per page.
+    """
+    # Only where `//` comes before any `/`, `?` or `#` is what stands behind without influence on the host.
+    starts = pc.replace_substring_regex(urls, r"(?s)\A([^/?#]*//[^/?#]*).*", r"\1")
+    hosts: Counter[str] = Counter()
+    for start, n in _tally(starts):
+        hosts[host_of(start)] += n
+    return hosts
+
+
+def top_hosts(counts: Iterable[pa.Table]) -> dict[str, int]:
+    """Return the most frequent hosts of tables of `host` and `n`, equal ones by name."""
+    table = pa.concat_tables([HOSTS.empty_table(), *counts]).combine_chunks()
+    encoded = table["host"].combine_chunks().dictionary_encode()
+    n = np.zeros(len(encoded.dictionary), np.int64)
+    np.add.at(n, encoded.indices.to_numpy(), table["n"].to_numpy())
+    total = pa.table([encoded.dictionary, n], HOSTS)
+    order = pc.select_k_unstable(total, _TOP_HOSTS, [("n", "descending"), ("host", "ascending")])
+    return {row["host"]: row["n"] for row in total.take(order).to_pylist()}
+
+
 def host_of(url: str) -> str:
     """Return the host of an address, without `www.`; "no address" where there is none."""
     try:
@@ -133,6 +182,12 @@ def host_of(url: str) -> str:
     except ValueError:
         host = None
     return (host or "no address").removeprefix("www.")
+
+
+def _tally(*columns: pa.ChunkedArray) -> list[tuple[str, int]]:
+    """Return how often each combination of texts stands in some columns."""
+    joined = pc.binary_join_element_wise(*columns, _SEPARATOR)
+    return [(row["values"], row["counts"]) for row in pc.value_counts(joined).to_pylist()]
 
 
 def is_date(text: str) -> bool:

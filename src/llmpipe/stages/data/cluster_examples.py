@@ -2,57 +2,58 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from llmpipe.core.artifact import atomic_file
+from llmpipe.stages.data.duplicates import Duplicates
 
 _CLUSTERS_PER_STEP = 5
 _DOCUMENTS_PER_CLUSTER = 4
 _EXCERPT_CHARS = 200
 
 
-class ClusterExamples:
-    """Collects documents of chosen clusters while the corpus is written.
+@dataclass(frozen=True)
+class ClusterExample:
+    """A cluster that is shown."""
+
+    step: str
+    n_documents: int
+    kept: int
+    """Number of the document that stands for it."""
+    dropped: tuple[int, ...]
+    """Numbers of the first few others."""
+
+    def to_json(self, shown: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the line of the report's file, with what `show` made of the documents."""
+        dropped = [shown[i] for i in self.dropped]
+        return {"step": self.step, "documents": self.n_documents, "kept": shown[self.kept], "dropped": dropped}  # fmt: skip
+
+
+def choose_clusters(
+    steps: Sequence[str], found: Duplicates, is_kept: np.ndarray
+) -> list[ClusterExample]:
+    """Choose the largest clusters of every step: the steps in order, the largest first.
 
     Args:
         steps: the steps of the recipe.
-        dropped_by: per document the index of the step that found it a duplicate, or -1.
-        first: per document the one that stands for it.
+        found: the duplicates.
+        is_kept: whether each document was kept by the first pass; duplicates among the others are not shown.
     """
+    chosen = []
+    for i_step, step in enumerate(steps):
+        is_of_step = found.dropped_by == i_step
+        documents, counts = np.unique(found.first[is_of_step], return_counts=True)
+        for i in np.lexsort((documents, -counts))[:_CLUSTERS_PER_STEP]:
+            others = np.flatnonzero(is_of_step & is_kept & (found.first == documents[i]))
+            dropped = tuple(others[: _DOCUMENTS_PER_CLUSTER - 1].tolist())
+            chosen.append(ClusterExample(step, int(counts[i]) + 1, int(documents[i]), dropped))
+    return chosen
 
-    def __init__(self, steps: Sequence[str], dropped_by: np.ndarray, first: np.ndarray) -> None:
-        self._chosen: dict[tuple[str, int], dict[str, Any]] = {}
-        self._clusters_of: dict[int, list[dict[str, Any]]] = {}
-        for i_step, step in enumerate(steps):
-            found, counts = np.unique(first[dropped_by == i_step], return_counts=True)
-            order = np.lexsort((found, -counts))[:_CLUSTERS_PER_STEP]
-            for document, n in zip(found[order].tolist(), counts[order].tolist(), strict=True):
-                cluster = {"step": step, "documents": n + 1, "kept": {}, "dropped": []}
-                self._chosen[step, document] = cluster
-                self._clusters_of.setdefault(document, []).append(cluster)
 
-    def note(self, i_document: int, first: int, row: Mapping[str, Any]) -> None:
-        """Take up a document if it belongs to a chosen cluster."""
-        shown = {
-            "id": row["id"],
-            "url": row["url"],
-            "excerpt": " ".join(row["text"][:_EXCERPT_CHARS].split()),
-        }
-        if i_document == first:
-            for cluster in self._clusters_of.get(first, ()):
-                cluster["kept"] = shown
-            return
-        found = self._chosen.get((row["step"], first))
-        if found is not None and len(found["dropped"]) < _DOCUMENTS_PER_CLUSTER - 1:
-            found["dropped"].append(shown)
-
-    def write(self, path: Path) -> None:
-        """Write one line per cluster, the steps in order and the largest clusters first."""
-        with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for cluster in self._chosen.values():
-                file.write(json.dumps(cluster, ensure_ascii=False, sort_keys=True) + "\n")
+def show(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is shown of a document."""
+    excerpt = " ".join(row["text"][:_EXCERPT_CHARS].split())
+    return {"id": row["id"], "url": row["url"], "excerpt": excerpt}

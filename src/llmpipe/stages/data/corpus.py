@@ -1,16 +1,19 @@
-"""The second pass: decide about duplicates over all units, then write the corpus and its account.
+"""The second pass: decide about duplicates over all units, then have the corpus written part by part.
 
-Documents are numbered by unit (in the order of content fingerprints) and record; this number, as
-`unit << 32 | record`, is the key by which the first of a cluster is kept. So the result depends neither on the
-number of workers nor on the order of the inputs.
+    segments of all units ──> facts ──> duplicates ──> decisions ──> unit (documents 0 to 71,204)  ──> part-00000.parquet
+                              one process, arrays only           ──> unit (… to 142,986)           ──> part-00001.parquet
+                                                                 ──> …
+
+Nothing is known of a document's copies until the last input has been read, hence two passes: the first does what can be done
+to a document alone, and leaves texts and keys in segments. The second decides by the keys in one process. Then
+parts are written by workers, each a unit with a commit record like all others; this process gives parts their names and
+adds up what their units counted, in order.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,361 +23,215 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmpipe.core.artifact import atomic_file
-from llmpipe.core.units import Commit, Executor, InPlace
-from llmpipe.stages.data.account import Account
-from llmpipe.stages.data.cluster_examples import ClusterExamples
+from llmpipe.core.artifact import atomic_file, hash_file
+from llmpipe.core.config import digest
+from llmpipe.core.units import Commit, Executor, InPlace, Unit, run_units
+from llmpipe.stages.data.account import Account, top_hosts
+from llmpipe.stages.data.cluster_examples import ClusterExample, choose_clusters
 from llmpipe.stages.data.config import DataConfig
+from llmpipe.stages.data.duplicates import Duplicates, find_duplicates
+from llmpipe.stages.data.facts import Facts, gather
 from llmpipe.stages.data.group_units import UNIT_ROWS, group_in_units
 from llmpipe.stages.data.grouping import Clusters, cluster
-from llmpipe.stages.data.segments import (
-    DROPPED,
-    KEPT,
-    READ,
-    UNREADABLE,
-    key_columns,
-    read_counts,
-    read_segments,
-    segment_paths,
+from llmpipe.stages.data.segments import READ, RowGroupWriter, key_columns
+from llmpipe.stages.data.substring_units import Part, find_repeats
+from llmpipe.stages.data.writing import (
+    CORPUS,
+    DECISION,
+    DROPPED_PART,
+    DROPPED_ROWS,
+    EXAMPLES,
+    EXAMPLES_PER_REASON,
+    HOST_COUNTS,
+    PART,
+    PartRange,
+    WriteJob,
+    group_bytes,
+    part_bytes,
 )
-from llmpipe.stages.data.steps.table import STEPS
-from llmpipe.stages.data.substring_units import Cutter, Part, find_repeats
-
-EXAMPLES_PER_REASON = 5
-EXCERPT_CHARS = 500
-
-_CORPUS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("url", pa.string()),
-        ("date", pa.string()),
-        ("text", pa.string()),
-        ("lang", pa.string()),
-        ("lang_score", pa.float32()),
-        ("quality", pa.float32()),
-        ("n_words", pa.int32()),
-        ("cluster_size", pa.int32()),
-    ]
-)
-_DROPPED = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("id", "url", "date", "step", "reason", "value", "threshold", "excerpt")
-    ]
-)
-_ROW_GROUP_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
-class Source:
-    """A segment with its place in the order of all documents."""
+class CorpusPlan:
+    """All that is decided before the corpus is written."""
 
-    commit: Commit
-    i_unit: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """For each document in key order: the corpus step that drops it (or None), and of which document."""
-
-    dropped_by: np.ndarray
-    """Index into `steps`, or -1."""
-    first: np.ndarray
-    """Number of the document that is kept in its place; itself if it is kept."""
-    cluster_size: np.ndarray
-    """Number of documents of the MinHash cluster it stands for."""
+    job: WriteJob
+    units: list[Unit]
+    """One per part."""
+    account: Account
+    """What is known of the whole: other records, sizes of clusters."""
+    clusters: list[ClusterExample]
 
 
-def write_corpus(
-    config: DataConfig,
-    commits: Sequence[Commit],
-    out: Path,
-    step_done: Callable[[], None],
-    executor: Executor | None = None,
-) -> Account:
-    """Write parts, dropped documents and examples; returns the account.
+def plan_corpus(
+    config: DataConfig, commits: Sequence[Commit], state: Path, executor: Executor
+) -> CorpusPlan:
+    """Decide what becomes of every document, and in which part it stands.
 
     Args:
         config: settings.
-        commits: the units in key order.
-        out: the artifact's folder.
-        step_done: called between segments; may raise to stop.
-        executor: where the grouping of more than `UNIT_ROWS` documents runs; without one, here.
+        commits: the units of the first pass in key order.
+        state: folder for the work in between.
+        executor: where the grouping of more than `UNIT_ROWS` documents runs, and the search for repeated runs.
     """
-    sources = [
-        Source(commit, i, path)
-        for i, commit in enumerate(commits)
-        for path in segment_paths(commit.folder)
-    ]
-    account = Account(config.steps)
-    group = partial(_group, config, sources, out / "state" / "groups", executor)
-    decisions = _decide(config, sources, account, group)
+    facts = gather(config, commits, state / "facts", executor)
+    group = partial(_group, config, facts, state / "groups", executor)
+    found = find_duplicates(config, facts, group)
+    is_kept = facts.read("position") == len(config.steps) + 1
+    stays = is_kept & (found.dropped_by < 0)
+    unit_ids = tuple(facts.unit_starts())
+    job = WriteJob(config, unit_ids, state / "decisions.npy", state / "repeats.npy")
+    _save(job.decisions, _decisions(facts, found))
     if "substrings" in config.steps:
-        cutter = Cutter(config.substrings, _repeats(config, sources, decisions, out, executor))
-    else:
-        cutter = None
-    parts = _PartWriter(out, "part", _CORPUS, config.part_mb * 1_000_000)
-    dropped = _PartWriter(out / "dropped", "part", _DROPPED, config.part_mb * 1_000_000)
-    examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    ids: dict[int, str] = _first_ids(sources, decisions)
-    clusters = ClusterExamples(config.steps, decisions.dropped_by, decisions.first)
-    start = 0
-    columns = [*(f.name for f in _CORPUS if f.name not in ("id", "cluster_size"))]
-    columns += ["i_record", "outcome", "step", "reason", "value", "threshold", "pii", "page"]
-    for source in sources:
-        counts = read_counts(source.path)
-        account.others.update(counts["others"])
-        account.bad_bytes += counts["bad_bytes"]
-        (table,) = read_segments([source.path], columns)
-        for i, row in enumerate(table.to_pylist(), start=start):
-            row["id"] = document_id(source.commit.unit.id, row["i_record"])
-            if row["outcome"] == KEPT and (step := int(decisions.dropped_by[i])) >= 0:
-                row |= _duplicate(config.steps[step], ids[int(decisions.first[i])])
-            if row["outcome"] == KEPT and cutter is not None:
-                row |= cutter.changes(i, row["text"])
-            clusters.note(i, int(decisions.first[i]), row)
-            account.add_outcome(row["outcome"], row["step"], row["reason"])
-            account.add_language(row["lang"], row["reason"], row["value"])
-            if row["outcome"] == KEPT:
-                row["cluster_size"] = int(decisions.cluster_size[i])
-                parts.add(row, len(row["text"].encode()))
-                _account_kept(account, row)
-            else:
-                _note_example(examples, row)
-                if config.keep_dropped and row["outcome"] == DROPPED:
-                    dropped.add(row | {"excerpt": row["text"][:EXCERPT_CHARS]}, len(row["text"]))
-        start += table.num_rows
-        step_done()
-    parts.close(at_least_one=True)
-    dropped.close(at_least_one=config.keep_dropped)
-    _write_examples(out / "examples.jsonl", examples)
-    clusters.write(out / "clusters.jsonl")
-    if cutter is not None:
-        account.n_cut, account.n_cut_tokens = cutter.n_cut, cutter.n_tokens
+        _save(job.repeats, _repeats(config, facts, stays, state / "substrings", executor))
+    clusters = choose_clusters(config.steps, found, is_kept)
+    shown = sorted({i for example in clusters for i in (example.kept, *example.dropped)})
+    n_bytes = np.where(stays, facts.read("n_bytes").astype(np.int64), 0)
+    stops = end_parts(n_bytes, part_bytes(config), group_bytes(config))
+    units = _units(job, facts, stops, shown)
+    account = Account(config.steps, others=facts.others, bad_bytes=facts.bad_bytes)
+    account.cluster_sizes = found.sizes
+    return CorpusPlan(job, units, account, clusters)
+
+
+def end_parts(n_bytes: np.ndarray, part_bytes: int, group_bytes: int) -> list[int]:
+    """Return where parts end: behind the row group with which the kept texts reach the size of a part.
+
+    Args:
+        n_bytes: size of every document's text, 0 if it is not kept.
+        part_bytes: text of a part.
+        group_bytes: text of a row group.
+    """
+    sums = np.cumsum(n_bytes)
+    stops: list[int] = []
+    before_group = before_part = 0
+    while (last := int(np.searchsorted(sums, before_group + group_bytes))) < len(sums):
+        before_group = int(sums[last])
+        if before_group - before_part >= part_bytes:
+            stops.append(last + 1)
+            before_part = before_group
+    if stops and before_part == sums[-1]:
+        stops.pop()  # behind it no document is kept
+    return [*stops, len(n_bytes)]
+
+
+def write_corpus(plan: CorpusPlan, out: Path, executor: Executor) -> Account:
+    """Write parts, dropped documents and examples; returns the account.
+
+    Args:
+        plan: what was decided.
+        out: the artifact's folder.
+        executor: where the parts are written; a single one is written here.
+    """
+    where = executor if len(plan.units) > 1 else InPlace()
+    commits = run_units(plan.job, plan.units, out / "state" / "parts", where)
+    account = plan.account
+    for commit in commits:
+        account.add(commit.record["account"])
+    # Reading comes before renaming: a run that is killed in between finds its units as they were.
+    _write_lines(out / "examples.jsonl", _examples(commits))
+    shown = {int(i): row for commit in commits for i, row in commit.record["shown"].items()}
+    _write_lines(out / "clusters.jsonl", (example.to_json(shown) for example in plan.clusters))
+    account.top_hosts = top_hosts(map(_host_counts, commits))
     account.check()
+    _place(commits, PART, out, CORPUS)
+    if plan.job.config.keep_dropped:
+        _place(commits, DROPPED_PART, out / "dropped", DROPPED_ROWS)
     return account
 
 
-def document_id(unit_id: str, i_record: int) -> str:
-    """Name a document by the content of its input file and its record number there."""
-    return f"{unit_id[:16]}-{i_record:08d}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Duplicates
+# ------------------------------------------------------------------------------------------------------------ deciding
 
 
 def _group(
     config: DataConfig,
-    sources: Sequence[Source],
+    facts: Facts,
     folder: Path,
-    executor: Executor | None,
+    executor: Executor,
     step: str,
     members: np.ndarray,
 ) -> Clusters:
     """Find the clusters of one step among the documents that take part."""
-    if executor is None or len(members) <= UNIT_ROWS:
-        return cluster(len(members), _columns(config, sources, step), members)
-    paths = tuple(source.path for source in sources)
-    return group_in_units(key_columns(config, step), paths, members, folder, executor)
+    names = key_columns(config, step)
+    if members.sum() <= UNIT_ROWS:
+        # One column after the other, so that only one is in memory.
+        return cluster(len(members), map(facts.read, names), members)
+    return group_in_units([facts.columns[name] for name in names], members, folder, executor)
 
 
-def _decide(
-    config: DataConfig,
-    sources: Sequence[Source],
-    account: Account,
-    group: Callable[[str, np.ndarray], Clusters],
-) -> Decisions:
-    """Run the corpus steps in the recipe's order, each over the documents that had reached it."""
-    position = _positions(config, sources)
-    n = len(position)
-    dropped_by = np.full(n, -1)
-    first = np.arange(n)
-    cluster_size = np.ones(n, np.int64)
-    for i_step, step in enumerate(config.steps):
-        if STEPS[step].scope != "corpus":
-            continue
-        # A document that a later filter drops still takes part here, as it would step by step.
-        reached = (position > i_step) & (dropped_by < 0)
-        columns = [_key_column(sources, name) for name in key_columns(config, step)[:1]]
-        has_key = columns[0][1]
-        clusters = group(step, reached & has_key)
-        duplicates = clusters.is_duplicate
-        dropped_by[duplicates] = i_step
-        first = np.where(duplicates, clusters.first, first)
-        account.cluster_sizes[step] = Counter(clusters.sizes().tolist())
-        if step == "minhash":
-            cluster_size = _cluster_sizes(clusters)
-    return Decisions(dropped_by, _follow(first), cluster_size)
+def _decisions(facts: Facts, found: Duplicates) -> np.ndarray:
+    decisions = np.empty(facts.n_documents, DECISION)
+    decisions["dropped_by"] = found.dropped_by
+    decisions["cluster_size"] = found.cluster_size
+    starts = list(facts.unit_starts().values())
+    decisions["first_unit"] = np.searchsorted(starts, found.first, side="right") - 1
+    decisions["first_record"] = facts.read("record")[found.first]
+    return decisions
 
 
 def _repeats(
-    config: DataConfig,
-    sources: Sequence[Source],
-    decisions: Decisions,
-    out: Path,
-    executor: Executor | None,
+    config: DataConfig, facts: Facts, stays: np.ndarray, folder: Path, executor: Executor
 ) -> np.ndarray:
     """Return the places of repeated runs in the documents that are left."""
-    members = (_positions(config, sources) == len(config.steps)) & (decisions.dropped_by < 0)
-    parts, start = [], 0
-    for _, group in itertools.groupby(sources, key=lambda source: source.i_unit):
-        same = list(group)
-        paths = tuple(source.path for source in same)
-        parts.append(Part(same[0].commit.unit.id, paths, start))
-        start += sum(pq.read_metadata(path).num_rows for path in paths)
-    folder = out / "state" / "substrings"
-    return find_repeats(parts, members, config.substrings.min_tokens, folder, executor or InPlace())
+    parts = []
+    for unit_id, start in facts.unit_starts().items():
+        paths = tuple(segment.path for segment in facts.segments if segment.unit_id == unit_id)
+        parts.append(Part(unit_id, paths, start))
+    return find_repeats(parts, stays, config.substrings.min_tokens, folder, executor)
 
 
-def _positions(config: DataConfig, sources: Sequence[Source]) -> np.ndarray:
-    """Return per document the index of the step that dropped it; all steps' number if none did."""
-    places = {READ: -1} | {step: i for i, step in enumerate(config.steps)}
-    parts = [np.empty(0, np.int64)]
-    for source in sources:
-        (table,) = read_segments([source.path], ["outcome", "step"])
-        outcomes, steps = table["outcome"].to_pylist(), table["step"].to_pylist()
-        parts.append(
-            np.array(
-                [
-                    len(config.steps)
-                    if outcome == KEPT
-                    else -1
-                    if outcome == UNREADABLE
-                    else places[step]
-                    for outcome, step in zip(outcomes, steps, strict=True)
-                ],
-                np.int64,
-            )
-        )
-    return np.concatenate(parts)
+def _units(job: WriteJob, facts: Facts, stops: Sequence[int], shown: Sequence[int]) -> list[Unit]:
+    """Make a unit of every part, named by all that decides what is in it."""
+    files = [path for path in (job.decisions, job.repeats) if path.is_file()]
+    decided = [hash_file(path) for path in files]
+    starts = np.array([segment.start for segment in facts.segments], np.int64)
+    units = []
+    for i, (start, stop) in enumerate(zip([0, *stops], stops, strict=False)):
+        first = max(0, int(np.searchsorted(starts, start, side="right")) - 1)
+        segments = tuple(facts.segments[first : np.searchsorted(starts, stop)])
+        part = PartRange(segments, start, stop, tuple(n for n in shown if start <= n < stop))
+        identity = [decided, [segment.path.as_posix() for segment in segments], start, stop]
+        units.append(Unit(digest(identity)[:32], f"part {i + 1}/{len(stops)}", part))
+    return units
 
 
-def _columns(config: DataConfig, sources: Sequence[Source], step: str) -> Iterator[np.ndarray]:
-    """Read one column of keys after the other, so that only one is in memory."""
-    for name in key_columns(config, step):
-        yield _key_column(sources, name)[0]
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
 
 
-def _key_column(sources: Sequence[Source], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a key per document, and whether it has one."""
-    keys, valid = [np.empty(0, np.uint64)], [np.empty(0, bool)]
-    for source in sources:
-        (table,) = read_segments([source.path], [name])
-        column = table[name].combine_chunks()
-        valid.append(column.is_valid().to_numpy(zero_copy_only=False))
-        keys.append(column.fill_null(0).to_numpy())
-    return np.concatenate(keys), np.concatenate(valid)
+# ------------------------------------------------------------------------------------------------------ putting together
 
 
-def _cluster_sizes(clusters: Clusters) -> np.ndarray:
-    return np.bincount(clusters.first, minlength=len(clusters.first))
+def _place(commits: Sequence[Commit], name: str, folder: Path, schema: pa.Schema) -> None:
+    """Give the files of the units their names; make one without rows if there is none."""
+    folder.mkdir(exist_ok=True)
+    found = [path for commit in commits if (path := commit.folder / name).is_file()]
+    for i, path in enumerate(found):
+        path.replace(folder / f"part-{i:05d}.parquet")
+    if not found:
+        with RowGroupWriter(folder / "part-00000.parquet", schema, 1):
+            pass
 
 
-def _follow(first: np.ndarray) -> np.ndarray:
-    """What stands for a document may itself be a duplicate in a later step: follow to the end."""
-    while not np.array_equal(first, following := first[first]):
-        first = following
-    return first
+def _examples(commits: Sequence[Commit]) -> Iterable[dict[str, Any]]:
+    """Return the first few documents of every reason, by reason."""
+    examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for commit in commits:
+        for line in (commit.folder / EXAMPLES).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            shown = examples.setdefault((row["step"] or READ, row["reason"]), [])
+            if len(shown) < EXAMPLES_PER_REASON:
+                shown.append(row)
+    return (row for reason in sorted(examples) for row in examples[reason])
 
 
-def _first_ids(sources: Sequence[Source], decisions: Decisions) -> dict[int, str]:
-    """Return the ids of the documents that stand for duplicates."""
-    wanted = np.unique(decisions.first[decisions.dropped_by >= 0])
-    ids: dict[int, str] = {}
-    start = 0
-    for source in sources:
-        (table,) = read_segments([source.path], ["i_record"])
-        records = table["i_record"].to_numpy()
-        inside = wanted[(wanted >= start) & (wanted < start + len(records))]
-        ids |= {int(i): document_id(source.commit.unit.id, int(records[i - start])) for i in inside}
-        start += len(records)
-    return ids
+def _host_counts(commit: Commit) -> pa.Table:
+    with pq.ParquetFile(commit.folder / HOST_COUNTS) as file:
+        return file.read(use_threads=False)
 
 
-def _duplicate(step: str, kept_id: str) -> dict[str, str]:
-    """What the row of a duplicate says; `value` names the document that stands for it."""
-    return {
-        "outcome": DROPPED,
-        "step": step,
-        "reason": "duplicate",
-        "value": kept_id,
-        "threshold": "",
-    }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-
-
-class _PartWriter:
-    """Writes rows to parts of a given size; where parts and row groups end depends on the rows alone."""
-
-    def __init__(self, folder: Path, name: str, schema: pa.Schema, part_bytes: int) -> None:
-        self._folder = folder
-        self._name = name
-        self._schema = schema
-        self._part_bytes = part_bytes
-        self._n_parts = 0
-        self._groups: list[pa.Table] = []
-        self._rows: list[dict[str, Any]] = []
-        self._group_bytes = self._bytes = 0
-
-    def add(self, row: dict[str, Any], n_bytes: int) -> None:
-        self._rows.append({name: row[name] for name in self._schema.names})
-        self._group_bytes += n_bytes
-        if self._group_bytes >= min(_ROW_GROUP_BYTES, self._part_bytes):
-            self._end_group()
-        if self._bytes >= self._part_bytes:
-            self._write()
-
-    def close(self, at_least_one: bool) -> None:
-        self._end_group()
-        if self._groups or (at_least_one and self._n_parts == 0):
-            self._write()
-
-    def _end_group(self) -> None:
-        if self._rows:
-            self._groups.append(pa.Table.from_pylist(self._rows, self._schema))
-            self._bytes += self._group_bytes
-            self._rows, self._group_bytes = [], 0
-
-    def _write(self) -> None:
-        target = self._folder / f"{self._name}-{self._n_parts:05d}.parquet"
-        with (
-            atomic_file(target) as path,
-            pq.ParquetWriter(
-                path, self._schema, compression="zstd", write_page_checksum=True
-            ) as writer,
-        ):
-            for group in self._groups:
-                writer.write_table(group, row_group_size=group.num_rows)
-        self._n_parts += 1
-        self._groups, self._bytes = [], 0
-
-
-def _account_kept(account: Account, row: dict[str, Any]) -> None:
-    account.add_kept(
-        row["url"], row["date"], len(row["text"].encode()), row["n_words"], row["lang"]
-    )
-    if row["pii"]:
-        account.pii.update(json.loads(row["pii"]))
-
-
-def _note_example(
-    examples: dict[tuple[str, str], list[dict[str, Any]]], row: dict[str, Any]
-) -> None:
-    """Keep the first few documents of every reason."""
-    shown = examples.setdefault((row["step"] or READ, row["reason"]), [])
-    if len(shown) < EXAMPLES_PER_REASON:
-        names = ("id", "url", "outcome", "step", "reason", "value", "threshold")
-        excerpts = {"excerpt": row["text"][:EXCERPT_CHARS], "page": row["page"]}
-        shown.append({name: row[name] for name in names} | excerpts)
-
-
-def _write_examples(path: Path, examples: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for reason in sorted(examples):
-            for example in examples[reason]:
-                file.write(json.dumps(example, ensure_ascii=False, sort_keys=True) + "\n")
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")

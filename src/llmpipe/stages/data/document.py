@@ -72,3 +72,14 @@ class Drop:
     reason: str
     value: float | str = ""
     threshold: float | str = ""
+
+
+_PAGE_CHARS = 600
+_PAGE_MARKS = ("<h1", "<article", "<main", "<body")
+
+
+def page_excerpt(html: str) -> str:
+    """Return what a page's HTML looks like where its content may begin: at the first of the best mark that it has."""
+    starts = (html.find(mark, 0, 200_000) for mark in _PAGE_MARKS)
+    start = next((start for start in starts if start >= 0), 0)
+    return html[start : start + _PAGE_CHARS].encode("utf-8", errors="replace").decode("utf-8")

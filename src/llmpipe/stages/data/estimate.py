@@ -69,14 +69,9 @@ def estimate(config: DataConfig, sources: Sequence[SourceFile]) -> Estimate | No
 def _time_steps(config: DataConfig, sample: Sequence[object], prepared: Path) -> float:
     from llmpipe.stages.data.document import Document
     from llmpipe.stages.data.sources.http import BadBody
-    from llmpipe.stages.data.steps.decontamination import compile_evaluations
-    from llmpipe.stages.data.steps.table import STEPS
-    from llmpipe.stages.data.steps.url_filter import compile_lists
+    from llmpipe.stages.data.steps.table import STEPS, prepare_steps
 
-    if "url_filter" in config.steps:
-        compile_lists(config.url_filter, prepared / "urls.npy")
-    if "decontamination" in config.steps:
-        compile_evaluations(config.decontamination, prepared / "evaluations.npy")
+    prepare_steps(config, prepared)
     steps = [STEPS[name].make(config, prepared) for name in config.steps]
     started = time.process_time()
     for raw in sample:

@@ -6,7 +6,6 @@ deterministic, so the document is read again from its archive and sent through t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from llmpipe.core.artifact import Artifact, open_artifact
 from llmpipe.core.console import Console
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.lines import read_objects
 from llmpipe.core.stage import SourceFile
 from llmpipe.core.units import Unit
 from llmpipe.stages.data.config import DataConfig
@@ -23,7 +23,7 @@ _EXCERPT_CHARS = 300
 
 
 @dataclass(frozen=True)
-class Passage:
+class StepOutcome:
     """A document at one step."""
 
     step: str
@@ -50,11 +50,11 @@ def explain(corpus: Path, key: str, console: Console) -> list[str]:
     artifact = open_artifact(corpus, "corpus")
     ends = list(find_ends(artifact, key))
     lines = [line for row in ends for line in _describe(row)]
-    for unit, i_record, passages in follow(artifact, key, ends, console):
+    for unit, i_record, outcomes in follow(artifact, key, ends, console):
         lines.append(f"record {i_record} of {unit.name}:")
         lines += [
             f"    {p.step:20} {p.n_chars:>9,} characters  {p.outcome or 'goes on'}"
-            for p in passages
+            for p in outcomes
         ]
     if not lines:
         raise InputError(
@@ -72,16 +72,18 @@ def find_ends(artifact: Artifact, key: str) -> Iterator[dict[str, Any]]:
     import pyarrow.dataset as ds
 
     wanted = (ds.field("id") == key) | (ds.field("url") == key)
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    kind = ds.ParquetFileFormat(default_fragment_scan_options=checked)
     seen: set[str] = set()
     for pattern in ("part-*.parquet", "dropped/part-*.parquet"):
         paths = sorted(str(path) for path in artifact.path.glob(pattern))
         if paths:
-            for row in ds.dataset(paths).to_table(filter=wanted).to_pylist():
+            for row in ds.dataset(paths, format=kind).to_table(filter=wanted).to_pylist():
                 seen.add(row["id"])
                 yield row
     examples = artifact.path / "examples.jsonl"
     if examples.is_file():
-        for row in map(json.loads, examples.read_text(encoding="utf-8").splitlines()):
+        for row in read_objects(examples):
             if key in (row["id"], row["url"]) and row["id"] not in seen:
                 yield row
 
@@ -106,13 +108,13 @@ def _describe(row: dict[str, Any]) -> list[str]:
 
 def follow(
     artifact: Artifact, key: str, ends: list[dict[str, Any]], console: Console
-) -> Iterator[tuple[Unit, int, list[Passage]]]:
+) -> Iterator[tuple[Unit, int, list[StepOutcome]]]:
     """Read a document again from its input, if that is still there, and pass it through the steps."""
     from pydantic import TypeAdapter, ValidationError
 
-    from llmpipe.stages.data.corpus import document_id
     from llmpipe.stages.data.sources.inputs import plan_units
     from llmpipe.stages.data.sources.items import Raw, read_items
+    from llmpipe.stages.data.writing import document_id
 
     try:
         config: DataConfig = TypeAdapter(DataConfig).validate_python(dict(artifact.config))
@@ -150,30 +152,25 @@ def _sources(artifact: Artifact, config: DataConfig) -> list[SourceFile]:
         return []  # moved or deleted: then only the corpus can answer
 
 
-def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[Passage]:
+def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[StepOutcome]:
     import tempfile
 
     from llmpipe.stages.data.document import Drop
     from llmpipe.stages.data.sources.http import BadBody
-    from llmpipe.stages.data.steps.decontamination import compile_evaluations
-    from llmpipe.stages.data.steps.table import STEPS
-    from llmpipe.stages.data.steps.url_filter import compile_lists
+    from llmpipe.stages.data.steps.table import STEPS, prepare_steps
 
     try:
         document = item.load()
     except BadBody as error:
-        yield Passage("read", 0, f"unreadable: {error}")
+        yield StepOutcome("read", 0, f"unreadable: {error}")
         return
     if isinstance(document, Drop):
-        yield Passage("read", 0, _worded(document))
+        yield StepOutcome("read", 0, _worded(document))
         return
-    yield Passage("read", len(document.html or document.text), "")
+    yield StepOutcome("read", len(document.html or document.text), "")
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder)
-        if "url_filter" in config.steps:
-            compile_lists(config.url_filter, prepared / "urls.npy")
-        if "decontamination" in config.steps:
-            compile_evaluations(config.decontamination, prepared / "evaluations.npy")
+        prepare_steps(config, prepared)
         for name in config.steps:
             drop = STEPS[name].make(config, prepared)(document)
             size = len(document.html if document.html is not None else document.text)
@@ -181,7 +178,7 @@ def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[
             # What a comparison with all others decided cannot be repeated here, but the corpus remembers it.
             if STEPS[name].scope != "document" and end.get("step") == name:
                 outcome = _worded(Drop(end["reason"], end["value"], end["threshold"]))
-            yield Passage(name, size, outcome)
+            yield StepOutcome(name, size, outcome)
             if outcome:
                 return
 

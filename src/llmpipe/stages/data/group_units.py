@@ -1,8 +1,8 @@
 """Duplicates of a large corpus, found in units: one band and one range of its keys each.
 
-    signatures of all files ──> unit (band 0, range 0) ──> edges ─┐
-                            ──> unit (band 0, range 1) ──> edges ─┼──> connected components
-                            ──> …                                 ┘
+    keys of all documents ──> unit (band 0, range 0) ──> edges ─┐
+                          ──> unit (band 0, range 1) ──> edges ─┼──> connected components
+                          ──> …                                 ┘
 
 A unit reads one column of keys, keeps those in its range, and groups at most about `UNIT_ROWS` of them, so its memory does
 not grow with the corpus. Equal keys lie in one range, so no pair is lost. Units are committed like all others: a
@@ -13,59 +13,43 @@ process, or, for more documents than `UNION_ROWS`, by stars in units (see `compo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from llmpipe.core.artifact import atomic_file, hash_file
 from llmpipe.core.config import digest
-from llmpipe.core.units import Executor, RunUnit, Unit, Watch, run_units
+from llmpipe.core.units import Executor, Unit, run_units
+from llmpipe.stages.data.array_job import FOUND, ArrayJob
 from llmpipe.stages.data.components import find_components
+from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.grouping import Clusters, equal_pairs, union
 
 UNIT_ROWS = 20_000_000
 """Keys that one unit groups: sorting them takes about 0.6 GB."""
 UNION_ROWS = 1_000_000_000
 """Documents whose components one process finds, with 16 bytes for each; of more, they are found in units too."""
-_EDGES = "edges.npy"
 
 
-@dataclass(frozen=True)
-class GroupJob:
-    """Groups the keys of one column in one range."""
+def edges(column: Column, members: Path, i_part: int, n_parts: int) -> np.ndarray:
+    """Return rows (first document of its group, another one) for the equal keys of a column in one range.
 
-    segments: tuple[Path, ...]
-    members: Path
-    """A boolean per document, as a NumPy file: who takes part."""
-
-    def open(self) -> RunUnit:
-        """Return the function that runs a unit."""
-        return self._run
-
-    def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
-        column, i_part, n_parts = unit.payload
-        left, right = self._pairs(column, i_part, n_parts)
-        with atomic_file(folder / _EDGES) as path, path.open("wb") as file:
-            np.save(file, np.stack([left, right], axis=1))
-        return {"n_edges": len(left)}
-
-    def _pairs(self, column: str, i_part: int, n_parts: int) -> tuple[np.ndarray, np.ndarray]:
-        from llmpipe.stages.data.segments import read_segments
-
-        members = np.load(self.members, mmap_mode="r")
-        keys, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        start = 0
-        for table in read_segments(list(self.segments), [column]):
-            found = table[column].combine_chunks().fill_null(0).to_numpy()
-            inside = in_range(found, i_part, n_parts) & members[start : start + len(found)]
-            keys.append(found[inside])
-            places.append(np.flatnonzero(inside) + start)
-            start += len(found)
-        positions = np.concatenate(places)
-        left, right = equal_pairs(np.concatenate(keys))
-        return positions[left], positions[right]
+    Args:
+        column: the keys.
+        members: a boolean per document, as a NumPy file: who takes part.
+        i_part: which of the ranges.
+        n_parts: how many there are.
+    """
+    takes_part = np.load(members, mmap_mode="r")
+    keys, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    start = 0
+    for found in column.pieces():
+        inside = in_range(found, i_part, n_parts) & takes_part[start : start + len(found)]
+        keys.append(found[inside])
+        places.append(np.flatnonzero(inside) + start)
+        start += len(found)
+    pairs: np.ndarray = np.concatenate(places)[np.stack(equal_pairs(np.concatenate(keys)), axis=1)]
+    return pairs
 
 
 def in_range(keys: np.ndarray, i_part: int, n_parts: int) -> np.ndarray:
@@ -77,35 +61,44 @@ def in_range(keys: np.ndarray, i_part: int, n_parts: int) -> np.ndarray:
 
 
 def group_in_units(
-    columns: Sequence[str],
-    segments: tuple[Path, ...],
+    columns: Sequence[Column],
     members: np.ndarray,
     folder: Path,
     executor: Executor,
     unit_rows: int = UNIT_ROWS,
     union_rows: int = UNION_ROWS,
 ) -> Clusters:
-    """Join documents that share a key in any column; see `grouping.cluster`, which gives the same."""
+    """Join documents that share a key in any column; see `grouping.cluster`, which gives the same.
+
+    Args:
+        columns: 64-bit keys, one per document.
+        members: a boolean per document: who takes part.
+        folder: for the work in between.
+        executor: where the units run.
+        unit_rows: keys that one unit groups.
+        union_rows: documents whose components this process finds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     n_parts = max(1, -(-int(members.sum()) // unit_rows))
-    table = folder / f"members-{columns[0]}.npy"
+    table = folder / f"members-{columns[0].name}.npy"
     with atomic_file(table) as path, path.open("wb") as file:
         np.save(file, members)
-    identity = [hash_file(table), [path.as_posix() for path in segments]]
-    units = [
-        Unit(digest([*identity, column, i, n_parts])[:32], f"{column} {i + 1}/{n_parts}", (column, i, n_parts))
-        for column in columns
-        for i in range(n_parts)
-    ]  # fmt: skip
-    commits = run_units(GroupJob(segments, table), units, folder / "units", executor)
-    edges = [commit.folder / _EDGES for commit in commits]
+    units = []
+    for column in columns:
+        identity = [hash_file(table), column.contents, column.name, n_parts]
+        units += [
+            Unit(digest([*identity, i])[:32], f"{column.name} {i + 1}/{n_parts}", (column, table, i, n_parts))
+            for i in range(n_parts)
+        ]  # fmt: skip
+    commits = run_units(ArrayJob(edges), units, folder / "units", executor)
+    files = [commit.folder / FOUND for commit in commits]
     parent = np.arange(len(members))
     if len(members) > union_rows:
-        for path in find_components(edges, len(members), folder / "stars", executor, unit_rows):
+        for path in find_components(files, len(members), folder / "stars", executor, unit_rows):
             rows = np.load(path)
             parent[rows[:, 0]] = rows[:, 1]
         return Clusters(parent)
-    for path in edges:
+    for path in files:
         left, right = np.load(path).T
         parent = union(parent, left, right)
     return Clusters(parent)

@@ -9,9 +9,7 @@ Source: DCLM, Li et al. 2024, arXiv:2406.11794, section 4.4 (a fastText bigram c
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,9 @@ from typing import Any
 
 from llmpipe.core.artifact import atomic_file
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.files import ending_of
+from llmpipe.core.records.lines import read_json_lines, read_lines, whole
+from llmpipe.core.records.parquet import read_parquet
 
 _MAX_CHARS = 20_000
 """Of longer texts the beginning; a book must not outweigh a thousand pages."""
@@ -77,7 +78,7 @@ def train_classifier(
     """Train a classifier and write it to `out`; the same inputs give the same bytes.
 
     Args:
-        good: Parquet, JSONL (plain or gz) or text files (a document a line) of what is wanted.
+        good: Parquet, JSONL or text files, packed or not (a document a line) of what is wanted.
         bad: the same of what is not: mostly an unfiltered sample of the crawl.
         out: the model's file; `data.quality.model` names it.
         text_field: column or key of the text.
@@ -142,19 +143,23 @@ def _measure(
 
 
 def read_texts(paths: Iterable[Path], text_field: str) -> Iterator[str]:
-    """Read the texts of Parquet, JSONL or plain files."""
-    for path in paths:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
+    """Read the texts of Parquet and JSONL, and the lines of plain files.
 
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(columns=[text_field]):
-                    yield from batch.column(0).to_pylist()
+    Raises:
+        InputError: a row has no text, or a file cannot be read.
+    """
+    for path in paths:
+        if ending_of(path, [".parquet"]):
+            rows = read_parquet(path, [text_field], [text_field])
+        elif ending_of(path, [".jsonl", ".ndjson"]):
+            rows = read_json_lines(path)
+        else:
+            yield from (line.decode("utf-8", "replace") for _, line in whole(read_lines(path)))
             continue
-        is_json = ".jsonl" in path.name
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                yield str(json.loads(line)[text_field]) if is_json else line
+        for where, row in whole(rows):
+            if not isinstance(text := row.get(text_field), str):
+                raise InputError(f"{where}: `{text_field}` is no text, it has {', '.join(row)}")
+            yield text
 
 
 def _line(text: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmpipe.core.artifact import Artifact
+from llmpipe.core.records.lines import read_objects
 from llmpipe.core.report import Bars, Block, Code, Section, Table, Text
 
 _EXAMPLE_CHARS = 400
@@ -35,7 +35,7 @@ def report(artifact: Artifact) -> list[Section]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_objects(path)
 
 
 def _summary(stats: Mapping[str, Any]) -> Section:

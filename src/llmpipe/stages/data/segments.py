@@ -1,26 +1,32 @@
 """What is known of each document between the two passes: segments of a unit, in Parquet.
 
 A unit's records are written in segments of a fixed number of records, each file atomically. So a worker that is
-killed loses at most one segment of work, and the files do not depend on how often that happened.
+killed loses at most one segment of work, and the files do not depend on how often that happened. Inside a segment, row
+groups end by bytes, so that a reader holds no more of it than a writer of parts does, however long its texts are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmpipe.core.artifact import atomic_file
 from llmpipe.stages.data.config import DataConfig
-from llmpipe.stages.data.steps.table import STEPS, n_keys
+from llmpipe.stages.data.steps.table import STEPS
 
 RECORDS_PER_SEGMENT = 1000
+ROW_GROUP_BYTES = 16_000_000
+"""A row group ends with the row at which its texts reach this size."""
 READ = "read"
 """Where a document is dropped before the first step."""
 KEPT, DROPPED, UNREADABLE = "kept", "dropped", "unreadable"
@@ -73,11 +79,12 @@ _PLAIN = pa.schema(
 
 def key_columns(config: DataConfig, step: str) -> list[str]:
     """Name the columns of a corpus step's keys."""
-    return [f"{step}_{i:03d}" for i in range(n_keys(config, step))]
+    n_keys = STEPS[step].n_keys(getattr(config, step))
+    return [f"{step}_{i:03d}" for i in range(n_keys)]
 
 
 def _schema(config: DataConfig) -> pa.Schema:
-    fields = [*_PLAIN, pa.field("pii", pa.string())]
+    fields = [*_PLAIN, pa.field("pii", pa.string()), pa.field("n_bytes", pa.int64())]
     for step in config.steps:
         if STEPS[step].scope == "corpus":
             fields += [pa.field(name, pa.uint64()) for name in key_columns(config, step)]
@@ -130,16 +137,82 @@ class SegmentWriter:
         columns["pii"] = [
             json.dumps(row.pii, sort_keys=True) if row.pii else None for row in self._rows
         ]
+        columns["n_bytes"] = [len(row.text.encode()) for row in self._rows]
         for name in self._schema.names[len(columns) :]:
             step, i = name.rsplit("_", 1)
             columns[name] = [
                 row.keys[step][int(i)] if step in row.keys else None for row in self._rows
             ]
-        table = pa.table(columns, self._schema.with_metadata({"counts": json.dumps(counts)}))
-        with atomic_file(self._folder / f"segment-{self._n_segments:05d}.parquet") as path:
-            pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+        schema = self._schema.with_metadata({"counts": json.dumps(counts)})
+        path = self._folder / f"segment-{self._n_segments:05d}.parquet"
+        with RowGroupWriter(path, schema, ROW_GROUP_BYTES) as writer:
+            writer.add(pa.table(columns, schema), np.array(columns["n_bytes"]))
         self._n_segments += 1
         self._rows, self._others, self._bad_bytes = [], Counter(), 0
+
+
+class RowGroupWriter:
+    """Writes one Parquet file, atomically, in row groups that end by bytes.
+
+    Where they end depends on the rows alone, not on how many are added at a time; equal rows make equal files.
+    At most one row group and what was added last are in memory.
+
+    Args:
+        path: of the file. It is only made if there are rows, or with `even_empty`.
+        schema: of its columns.
+        group_bytes: a row group ends with the row at which it reaches this size.
+        even_empty: make a file without rows too.
+    """
+
+    def __init__(
+        self, path: Path, schema: pa.Schema, group_bytes: int, even_empty: bool = True
+    ) -> None:
+        self._path = path
+        self._schema = schema
+        self._group_bytes = group_bytes
+        self._even_empty = even_empty
+        self._rows: list[pa.Table] = []
+        self._n_bytes = 0
+        self._files = contextlib.ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, rows: pa.Table, n_bytes: np.ndarray) -> None:
+        """Add rows of the given sizes."""
+        sums = np.cumsum(n_bytes)
+        start = done = 0
+        while (last := int(np.searchsorted(sums, done + self._group_bytes - self._n_bytes))) < len(sums):  # fmt: skip
+            self._rows.append(rows.slice(start, last + 1 - start))
+            self._end_group()
+            start, done = last + 1, int(sums[last])
+        if start < len(sums):
+            self._rows.append(rows.slice(start))
+            self._n_bytes += int(sums[-1]) - done
+
+    def _end_group(self) -> None:
+        # In one piece, because pages end where the pieces of a column do.
+        group = pa.concat_tables(self._rows).combine_chunks()
+        self._open().write_table(group, row_group_size=group.num_rows)
+        self._rows, self._n_bytes = [], 0
+
+    def _open(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            path = self._files.enter_context(atomic_file(self._path))
+            options = {"compression": "zstd", "write_page_checksum": True}
+            self._writer = self._files.enter_context(
+                pq.ParquetWriter(path, self._schema, **options)
+            )
+        return self._writer
+
+    def __enter__(self) -> RowGroupWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            if self._rows:
+                self._end_group()
+            elif self._even_empty:
+                self._open()
+        self._files.__exit__(*error)
 
 
 def segment_paths(folder: Path) -> list[Path]:
@@ -147,12 +220,27 @@ def segment_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("segment-*.parquet"))
 
 
-def read_segments(paths: list[Path], columns: list[str]) -> Iterator[pa.Table]:
-    """Read some columns of segments, one segment at a time."""
+def read_segments(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Read some columns of segments, one row group at a time."""
     for path in paths:
         # Not `pq.read_table`: it imports pyarrow's datasets and pandas, a third of a second.
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield file.read(columns=columns, use_threads=False)
+            for i in range(file.num_row_groups):
+                group = file.read_row_group(i, columns=columns, use_threads=False)
+                yield group.combine_chunks()
+
+
+def change_rows(rows: pa.Table, changes: Mapping[int, Mapping[str, Any]]) -> pa.Table:
+    """Return rows in which some have other values: place of a row -> column -> value."""
+    for name in {name: None for change in changes.values() for name in change}:
+        changed = sorted(place for place, change in changes.items() if name in change)
+        column = rows[name].combine_chunks()
+        mask = np.zeros(len(rows), bool)
+        mask[changed] = True
+        values = pa.array([changes[place][name] for place in changed], column.type)
+        column = pc.replace_with_mask(column, mask, values)
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
 
 
 def read_counts(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,14 @@ from llmpipe.stages.data.report import report
 
 def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Make a corpus under `out` and return its numbers."""
+    from llmpipe.core.cluster import executor_of
     from llmpipe.core.executors import Limits, Progress
-    from llmpipe.core.units import DONE, Executor, Stoppable, run_units
+    from llmpipe.core.units import is_done, run_units
     from llmpipe.stages.data.arrow import leave_out_pandas
-    from llmpipe.stages.data.cluster import make_executor
-    from llmpipe.stages.data.corpus import write_corpus
+    from llmpipe.stages.data.corpus import plan_corpus, write_corpus
     from llmpipe.stages.data.reuse import prune, units_folder
     from llmpipe.stages.data.sources.inputs import plan_units
-    from llmpipe.stages.data.steps.decontamination import compile_evaluations
-    from llmpipe.stages.data.steps.table import check_steps
-    from llmpipe.stages.data.steps.url_filter import compile_lists
+    from llmpipe.stages.data.steps.table import check_steps, prepare_steps
     from llmpipe.stages.data.unit import DataJob
 
     check_steps(config.steps)
@@ -35,24 +34,17 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     units = plan_units(sources)
 
     # -------------------------------------------------------------------------------- what all workers share
-    if "url_filter" in config.steps:
-        compile_lists(config.url_filter, state / "prepared" / "urls.npy")
-    if "decontamination" in config.steps:
-        compile_evaluations(config.decontamination, state / "prepared" / "evaluations.npy")
+    prepare_steps(config, state / "prepared")
     limits = Limits(config.limits.cpu_s, config.limits.wall_s, config.limits.memory_mb * 1_000_000)
     named = {source.path for source in sources}
     lists = [file for file in inputs.files if file.path not in named]
     folder = units_folder(config, lists, SPEC.version, ctx.store or state)
-    n_done = sum((folder / unit.id / DONE).is_file() for unit in units)
+    n_done = sum(is_done(folder, unit) for unit in units)
     if n_done:
         ctx.console.info(f"data: {n_done} of {len(units)} units are done already")
 
     # ------------------------------------------------------- first pass: every input file through the steps
-    def executor(on_progress: Callable[[Progress], None]) -> Executor:
-        name, n_workers, stop = ctx.executor, ctx.workers, ctx.stop
-        chosen = make_executor(name, n_workers, limits, on_progress, lambda: stop.requested)
-        return Stoppable(chosen, stop.check)
-
+    executor = partial(executor_of, ctx, limits)
     with ctx.console.progress("data", len(units), "file") as progress:
 
         def show(now: Progress) -> None:
@@ -61,10 +53,13 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
         job = DataJob(config, state / "prepared")
         commits = run_units(job, units, folder, executor(show))
 
-    # --------------------------------------- second pass: duplicates over all files, then the corpus itself
+    # ------------------------------------ second pass: duplicates over all files, then the corpus part by part
     with ctx.console.progress("duplicates", None, "unit") as progress:
         count = executor(lambda now: progress.update(now.n_units))
-        account = write_corpus(config, commits, out, ctx.stop.check, count)
+        corpus = plan_corpus(config, commits, state, count)
+    with ctx.console.progress("corpus", len(corpus.units), "part") as progress:
+        count = executor(lambda now: progress.update(now.n_units))
+        account = write_corpus(corpus, out, count)
     prune(folder, units)
     stats = account.to_stats()
     stats |= {"input_files": len(units), "input_bytes": sum(source.n_bytes for source in sources)}
@@ -94,20 +89,22 @@ def needs(config: DataConfig) -> dict[str, Need]:
 
 def files(config: DataConfig) -> Sequence[str]:
     """Everything from outside that decides the result: inputs, block lists, evaluation sets, a classifier."""
-    from llmpipe.stages.data.steps.table import check_steps
-    from llmpipe.stages.data.steps.url_filter import list_files
+    from llmpipe.stages.data.steps.table import check_steps, files_of_steps
 
     check_steps(config.steps)  # here, because this is asked before anything is written
-    lists = (
-        [str(path) for path in list_files(config.url_filter)]
-        if "url_filter" in config.steps
-        else []
-    )
-    if "decontamination" in config.steps:
-        lists += config.decontamination.files
-    if "quality" in config.steps and config.quality.model:
-        lists.append(config.quality.model)
-    return [*_input_names(config), *lists]
+    return [*_input_names(config), *files_of_steps(config)]
+
+
+def files_key(config: DataConfig, files: Sequence[SourceFile]) -> dict[str, Any]:
+    """Of the inputs only what is in them and how it is read; of the other files also which is which."""
+    from llmpipe.stages.data.sources.inputs import plan_units
+    from llmpipe.stages.data.steps.table import files_of_steps
+
+    lists = set(files_of_steps(config))
+    return {
+        "inputs": [unit.id for unit in plan_units([f for f in files if f.path not in lists])],
+        "lists": {file.path: file.fingerprint for file in files if file.path in lists},
+    }
 
 
 def plan(config: DataConfig, inputs: Inputs) -> dict[str, str]:
@@ -158,6 +155,7 @@ SPEC = StageSpec(
     run=run,
     needs=needs,
     files=files,
+    files_key=files_key,
     plan=plan,
     headline=headline,
     report=report,

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from llmpipe.core.artifact import atomic_file, hash_file
 from llmpipe.core.config import digest
 from llmpipe.core.units import Commit, Executor, Unit, run_units
 from llmpipe.stages.data.array_job import FOUND, ArrayJob
-from llmpipe.stages.data.config import SubstringsConfig
 from llmpipe.stages.data.document import Text
 from llmpipe.stages.data.group_units import UNIT_ROWS, in_range
-from llmpipe.stages.data.steps.substrings import POSITION_BITS, cut, find_windows
+from llmpipe.stages.data.segments import DROPPED, change_rows, read_segments
+from llmpipe.stages.data.steps.substrings import SubstringsConfig
+from llmpipe.stages.data.steps.windows import POSITION_BITS, cut, find_windows
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,37 @@ def find_repeats(
 
 
 class Cutter:
-    """Changes the rows of documents that hold repeated runs, in the order of the documents."""
+    """Changes the rows of documents that hold repeated runs.
 
-    def __init__(self, config: SubstringsConfig, places: np.ndarray) -> None:
+    Args:
+        config: settings.
+        places: of the windows of all documents, in order.
+        start: number of the first document that will be asked for.
+        stop: number behind the last.
+    """
+
+    def __init__(
+        self,
+        config: SubstringsConfig,
+        places: np.ndarray,
+        start: int = 0,
+        stop: int = (1 << 37) - 1,
+    ) -> None:
         self._config = config
-        self._documents = places >> POSITION_BITS
-        self._tokens = places & ((1 << POSITION_BITS) - 1)
+        first, behind = np.searchsorted(places, np.array([start, stop]) << POSITION_BITS)
+        found = np.asarray(places[first:behind])
+        self._documents = found >> POSITION_BITS
+        self._tokens = found & ((1 << POSITION_BITS) - 1)
         self.n_cut = 0
         self.n_tokens = 0
+
+    def cut_rows(self, start: int, rows: pa.Table) -> pa.Table:
+        """Return rows, of which the first has the number `start`, without their repeated runs."""
+        first, behind = np.searchsorted(self._documents, [start, start + len(rows)])
+        changes = {}
+        for i in np.unique(self._documents[first:behind]).tolist():
+            changes[i - start] = self.changes(i, rows["text"][i - start].as_py())
+        return change_rows(rows, changes)
 
     def changes(self, i_document: int, text: str) -> dict[str, Any]:
         """Return the columns of a document's row that change."""
@@ -112,7 +137,7 @@ class Cutter:
 
 def _dropped(reason: str, value: str, threshold: str) -> dict[str, str]:
     return {
-        "outcome": "dropped",
+        "outcome": DROPPED,
         "step": "substrings",
         "reason": reason,
         "value": value,
@@ -167,15 +192,14 @@ def repeats(files: tuple[Path, ...], i_part: int, n_parts: int, n: int) -> np.nd
 
 
 def _texts(part: Part, members: Path) -> Iterator[tuple[int, str]]:
-    from llmpipe.stages.data.segments import read_segments
-
     takes_part = np.load(members, mmap_mode="r")
     i_document = part.start
-    for table in read_segments(list(part.segments), ["text"]):
-        for text in table["text"].to_pylist():
-            if takes_part[i_document]:
-                yield i_document, text
-            i_document += 1
+    for table in read_segments(part.segments, ["text"]):
+        inside = np.flatnonzero(takes_part[i_document : i_document + len(table)])
+        texts = table["text"].take(inside)
+        for i, text in zip(inside.tolist(), texts, strict=True):
+            yield i_document + i, text.as_py()
+        i_document += len(table)
 
 
 def _rows_in_range(path: Path, i_part: int, n_parts: int) -> np.ndarray:

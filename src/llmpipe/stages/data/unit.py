@@ -14,13 +14,13 @@ from typing import Any
 from llmpipe.core.units import RunUnit, Unit, Watch
 from llmpipe.stages.data.arrow import leave_out_pandas
 from llmpipe.stages.data.config import DataConfig
-from llmpipe.stages.data.document import Document, Drop
+from llmpipe.stages.data.document import Document, Drop, page_excerpt
 from llmpipe.stages.data.segments import DROPPED, KEPT, READ, UNREADABLE, Row, SegmentWriter
 from llmpipe.stages.data.sources.http import BadBody
 from llmpipe.stages.data.sources.items import Other, Raw, read_items
 from llmpipe.stages.data.sources.records import Bad
-from llmpipe.stages.data.steps.extraction import page_excerpt
-from llmpipe.stages.data.steps.table import STEPS, Step
+from llmpipe.stages.data.steps.base import Step
+from llmpipe.stages.data.steps.table import STEPS
 
 EXCERPT_CHARS = 500
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,300})", re.I)
@@ -48,7 +48,7 @@ class DataJob:
 class UnitRun:
     """Runs units with loaded steps."""
 
-    def __init__(self, config: DataConfig, steps: list[tuple[str, Step]]) -> None:
+    def __init__(self, config: DataConfig, steps: list[tuple[str, Step[Any]]]) -> None:
         self._config = config
         self._steps = steps
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from llmpipe.core.config import schema
+from llmpipe.assistant.tools import ToolName
+from llmpipe.core.config import Unkeyed, schema
+from llmpipe.tasks.registry import TASKS
 
-TaskName = Literal[
-    "arithmetic",
-    "identity",
-    "stops",
-    "multiplication",
-    "letters",
-    "characters",
-    "lookups",
-    "no_tools",
-]
-
-ToolName = Literal["python", "search"]
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    # The names of the table of tasks, so that a recipe is checked against what there is.
+    TaskName = Literal[tuple(TASKS)]
 
 
 @schema
-@dataclass(frozen=True)
 class EvalConfig:
     """What an assistant is asked."""
 
@@ -38,7 +31,7 @@ class EvalConfig:
     """What the assistant should call itself; None is the name it was trained with."""
     max_tokens: Annotated[int, Gt(0)] = 80
     """Longest answer, in tokens."""
-    batch_size: Annotated[int, Gt(0)] = 32
+    batch_size: Annotated[int, Gt(0), Unkeyed()] = 32
     """Questions answered at the same time; does not change the answers."""
     temperature: Annotated[float, Ge(0)] = 0.0
     """0 takes the likeliest token always."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from llmpipe.core.artifact import Artifact
+from llmpipe.core.records.lines import read_objects
 from llmpipe.core.report import Block, Cell, Section, Table, Text, Transcript
 
 N_WRONG_SHOWN = 5
@@ -37,8 +37,8 @@ def _scores(scores: Any) -> list[Block]:
 
 
 def _wrong(artifact: Artifact) -> list[Block]:
-    lines = artifact.file("answers.jsonl").read_text(encoding="utf-8").splitlines()
-    wrong = [record for line in lines if not (record := json.loads(line))["right"]]
+    records = read_objects(artifact.file("answers.jsonl"))
+    wrong = [record for record in records if not record["right"]]
     if not wrong:
         return [Text("No answer was wrong.")]
     rows: list[list[Cell]] = [

@@ -23,11 +23,11 @@ def run(config: EvalConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     from dataclasses import replace
 
     from llmpipe.assistant.tools import open_tools
-    from llmpipe.core.distributed import runtime
+    from llmpipe.core.distributed import open_runtime
     from llmpipe.inference.engine import Engine
     from llmpipe.inference.sampling import Sampling
     from llmpipe.model.weights import load_model
-    from llmpipe.stages.eval.answers import Assistant, hold_conversation, run_task
+    from llmpipe.tasks.judging import Assistant, hold_conversation, run_task
     from llmpipe.tasks.registry import TASKS
     from llmpipe.tokenizer.bpe import Tokenizer
 
@@ -36,11 +36,11 @@ def run(config: EvalConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     scores: dict[str, Any] = {}
     records: list[dict[str, Any]] = []
     corpus = inputs["corpus"].path if "corpus" in inputs else None
-    with runtime(ctx.device) as where, open_tools(config.tools, corpus) as tools:
-        model = load_model(model_artifact.path, where.device).eval()
+    with open_runtime(ctx.device) as runtime, open_tools(config.tools, corpus) as tools:
+        model = load_model(model_artifact.path, runtime.device).eval()
         sampling = Sampling(config.temperature, seed=ctx.seed, max_tokens=config.max_tokens)
         assistant = Assistant(
-            Engine(model, max_batch=config.batch_size),
+            Engine(model, max_batch=config.batch_size, warn=ctx.console.warn),
             Tokenizer.load(model_artifact.path),
             sampling,
             tools,
@@ -102,6 +102,15 @@ def headline(stats: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {numbers['correct']}/{numbers['n']}" for name, numbers in scores)
 
 
+def closing(stats: Mapping[str, Any]) -> list[str]:
+    """Show the conversation."""
+    lines = []
+    for turn in stats["conversation"]:
+        calls = "".join(f"[python: {call}] " for call in turn["tool_calls"])
+        lines += [f"you        {turn['question']}", f"assistant  {calls}{turn['answer']}"]
+    return lines
+
+
 SPEC = StageSpec(
     name="eval",
     version=1,
@@ -114,6 +123,7 @@ SPEC = StageSpec(
     plan=plan,
     headline=headline,
     report=report,
+    closing=closing,
     examples=(
         "llmpipe eval configs/tiny.toml",
         "llmpipe eval configs/tiny.toml --from model=runs/tiny/sft --set eval.examples=20",

@@ -46,7 +46,7 @@ def check_processes(config: PretrainConfig, ranks: Ranks) -> None:
         )
 
 
-def check_float8(config: PretrainConfig, process: Runtime) -> None:
+def check_float8(config: PretrainConfig, runtime: Runtime) -> None:
     """Refuse 8 bits for batches that they cannot multiply, and on a GPU that has no instructions for them.
 
     Raises:
@@ -65,12 +65,12 @@ def check_float8(config: PretrainConfig, process: Runtime) -> None:
             f"micro_batch_size * row_tokens = {config.micro_batch_size} * {config.row_tokens}",
             hint="change one of them, or use `--set pretrain.dtype=bfloat16`",
         )
-    if not process.is_cuda:
+    if not runtime.is_cuda:
         return
     # Source: NVIDIA's CUDA programming guide: 8.9 is Ada, 9.0 is Hopper.
-    if torch.cuda.get_device_capability(process.device) < (8, 9):
+    if torch.cuda.get_device_capability(runtime.device) < (8, 9):
         raise UserError(
-            f"{torch.cuda.get_device_name(process.device)} does not compute in 8 bits",
+            f"{torch.cuda.get_device_name(runtime.device)} does not compute in 8 bits",
             hint="use `--set pretrain.dtype=bfloat16`",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
@@ -10,8 +10,8 @@ from annotated_types import Ge, Gt, MinLen
 from llmpipe.core.config import OneOf, Unkeyed, schema
 from llmpipe.core.errors import UserError
 from llmpipe.model.config import PRESETS, Family, ModelConfig, default_d_ff
-from llmpipe.training.config import AdamW, Muon
-from llmpipe.training.evaluations.config import BitsPerByte, Custom, MultipleChoice, check_labels
+from llmpipe.training.config import OPTIMIZERS, Muon, OptimConfig
+from llmpipe.training.evaluations.config import EvaluationSettings, check_labels
 from llmpipe.training.schedule import Cosine, Trapezoid
 
 PresetName = Literal[
@@ -31,7 +31,6 @@ WIDTH_PER_BLOCK = 64
 
 
 @schema
-@dataclass(frozen=True)
 class ModelSettings:
     """The shape of the model. What is not set follows from the preset, or from `d_model`.
 
@@ -111,7 +110,6 @@ class ModelSettings:
 
 
 @schema
-@dataclass(frozen=True)
 class Corpus:
     """One part of a mixture."""
 
@@ -127,8 +125,7 @@ GpuName = Literal[
 
 
 @schema
-@dataclass(frozen=True)
-class Estimate:
+class EstimateConfig:
     """What time and cost are worked out for. Only `--dry-run` and the first lines of a run say them."""
 
     gpu: Annotated[GpuName, Unkeyed()] = "H100"
@@ -140,7 +137,6 @@ class Estimate:
 
 
 @schema
-@dataclass(frozen=True)
 class PretrainConfig:
     """How a model learns to continue text."""
 
@@ -153,7 +149,7 @@ class PretrainConfig:
     With `checkpoint` a run that was made with `keep_level` goes on from before its cooldown:
     `--from checkpoint=PATH`, else `base` beside what is written (`--out`)."""
     model: ModelSettings = field(default_factory=ModelSettings)
-    optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
+    optim: Annotated[OptimConfig, OneOf(OPTIMIZERS)] = field(default_factory=Muon)
     schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
 
     mixture: tuple[Corpus, ...] = ()
@@ -181,7 +177,7 @@ class PretrainConfig:
     """Steps between measurements of validation bits per byte; the last step is always measured."""
     eval_tokens: Annotated[int, Gt(0)] = 1_000_000
     """Validation tokens per measurement, at most."""
-    evaluations: tuple[Annotated[MultipleChoice | BitsPerByte | Custom, OneOf()], ...] = ()
+    evaluations: tuple[Annotated[EvaluationSettings, OneOf()], ...] = ()
     """What else is measured along the way: questions, texts, functions of your own. Their numbers go
     to metrics.jsonl, the manifest and the report; see docs/guides/evaluations.md."""
     sample_every: Annotated[int, Gt(0)] | None = 20
@@ -205,7 +201,7 @@ class PretrainConfig:
     keep_level: bool = False
     """Keep all that the step before the cooldown left, under `level/`: a longer run, or one with another
     cooldown, can go on from there (`start`). A checkpoint more in the artifact."""
-    max_skipped_in_a_row: Annotated[int, Gt(0)] = 20
+    max_skipped_in_a_row: Annotated[int, Gt(0), Unkeyed()] = 20
     """Give up after this many updates in a row whose loss or gradient was not usable."""
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
     """Number type of matrix products; auto is bfloat16 where a GPU or a CPU (AVX512-BF16) has
@@ -220,16 +216,16 @@ class PretrainConfig:
     thread. Needs a power of two of processes."""
     peer_timeout_s: Annotated[float, Gt(0), Unkeyed()] = 600.0
     """Seconds that a process waits for another before it takes it for lost and leaves."""
-    recompute: bool = False
+    recompute: Annotated[bool, Unkeyed()] = False
     """Keep only the input of each block and work out the rest again in the backward pass: less
     memory, about a third more time. The result has the same bits."""
     export_every: Annotated[int, Gt(0)] | None = None
     """Steps between copies of the model under `steps/`, each a Hugging Face folder; None: no copies."""
-    profile: bool = False
+    profile: Annotated[bool, Unkeyed()] = False
     """Write a trace of three steps to `logs/trace.json`, for chrome://tracing or Perfetto."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile each block with torch.compile; auto does on GPUs, where it pays for its minute."""
-    estimate: Estimate = field(default_factory=Estimate)
+    estimate: EstimateConfig = field(default_factory=EstimateConfig)
 
     def __post_init__(self) -> None:
         """Refuse evaluations that cannot be told apart."""

@@ -18,7 +18,7 @@ from llmpipe.training.step import Batch
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusShards:
     """Tokens of one artifact."""
 
     train: TokenShards
@@ -30,7 +30,7 @@ class Corpus:
 class Data:
     """What is trained on and measured on."""
 
-    corpora: Sequence[Corpus]
+    corpora: Sequence[CorpusShards]
     tokenizer: Tokenizer
 
     @property

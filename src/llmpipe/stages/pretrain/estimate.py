@@ -7,7 +7,7 @@ from typing import Any
 
 from llmpipe.core.console import format_bytes, format_duration
 from llmpipe.model.config import ModelConfig
-from llmpipe.stages.pretrain.config import Estimate, PretrainConfig
+from llmpipe.stages.pretrain.config import EstimateConfig, PretrainConfig
 from llmpipe.training import throughput
 from llmpipe.training.config import Muon
 
@@ -38,7 +38,7 @@ def memory(config: PretrainConfig, model: ModelConfig, row_tokens: int) -> str:
     return f"about {format_bytes(needed - state + state / n)} per process, with {n} of them{here}"
 
 
-def time(flops: float, estimate: Estimate) -> str:
+def time(flops: float, estimate: EstimateConfig) -> str:
     """Estimate the time on this project's smallest machine, on one GPU, and on all."""
     on_cores = flops / (2 * throughput.CPU_FLOPS_PER_S)
     on_one = flops / _flops_per_s(estimate)
@@ -49,7 +49,7 @@ def time(flops: float, estimate: Estimate) -> str:
     return text
 
 
-def cost(flops: float, estimate: Estimate) -> str:
+def cost(flops: float, estimate: EstimateConfig) -> str:
     """Estimate the cost, which is the same on one GPU and on many."""
     hours = flops / _flops_per_s(estimate) / 3600
     return (
@@ -58,7 +58,7 @@ def cost(flops: float, estimate: Estimate) -> str:
     )
 
 
-def _flops_per_s(estimate: Estimate) -> float:
+def _flops_per_s(estimate: EstimateConfig) -> float:
     return throughput.PEAK_FLOPS[estimate.gpu] * throughput.GPU_MFU
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from llmpipe.training.parallel import my_share
 from llmpipe.training.prefetch import prefetch
 from llmpipe.training.profile import StepProfiler
 from llmpipe.training.schedule import lr_factor
-from llmpipe.training.step import Batch, SpikeGuard, train_step
+from llmpipe.training.step import Batch, SpikeGuard, batch_loss, train_step
 from llmpipe.training.throughput import (
     Speedometer,
     flops_per_token,
@@ -96,6 +97,7 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
     bos = data.tokenizer.bos_id
     writer = CheckpointWriter(out / "state", runtime, config.keep_checkpoints, complete, bos)
     guard = SpikeGuard()
+    loss = partial(batch_loss, z_loss=config.z_loss)
     speed = Speedometer(flops_per_token(model.config, row_tokens), peak_flops(runtime.device))
     hook = EvaluationHook(
         evaluations,
@@ -181,7 +183,7 @@ def train(  # noqa: C901, PLR0915 (a loop is read top to bottom, in one piece)
                 runtime,
                 dtype,
                 config.exact,
-                config.z_loss,
+                loss,
             )
             seconds = speed.stop(budget.n_rows * row_tokens)
             tok_per_s = budget.n_rows * row_tokens / seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.console import format_bytes
 from llmpipe.core.metrics import read_metrics
+from llmpipe.core.records.lines import read_objects
 from llmpipe.core.report import Block, Code, LinePlot, Section, Table
 from llmpipe.model.config_file import load_config
 
@@ -24,8 +24,7 @@ def sections(artifact: Artifact) -> list[Section]:
     blocks: list[Block] = [facts(artifact, metrics), *curves(metrics), *evaluations(metrics, stats)]
     path = artifact.file("samples.jsonl")
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for sample in spread([json.loads(line) for line in lines], N_SAMPLES):
+        for sample in spread(read_objects(path), N_SAMPLES):
             blocks.append(
                 Code(sample["prompt"] + sample["text"], f"after {sample['step']:,} steps")
             )

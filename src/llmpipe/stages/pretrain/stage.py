@@ -85,7 +85,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     """Train the model; called again after a stop it goes on from the last checkpoint."""
     import torch
 
-    from llmpipe.core.together import together
+    from llmpipe.core.process_group import process_group
     from llmpipe.model.config import n_parameters
     from llmpipe.model.config_file import load_config
     from llmpipe.model.init import initialize
@@ -119,23 +119,23 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     budget = make_budget(config, data.n_train_tokens, data_from_step(config, earlier))
     extension = make_extension(config, shape, budget, all_tokens, ctx.seed, earlier)
 
-    with together(ctx, out, config.exact, config.peer_timeout_s, LESS_MEMORY) as process:
+    with process_group(ctx, out, config.exact, config.peer_timeout_s, LESS_MEMORY) as runtime:
         check_disk(config, shape, out, budget.n_steps)
-        ranks = process.ranks
+        ranks = runtime.ranks
         check_processes(config, ranks)
-        check_float8(config, process)
-        n_sharing = 1 if process.is_cuda else ranks.local_world_size
-        total = memory_bytes(process.device) // n_sharing
+        check_float8(config, runtime)
+        n_sharing = 1 if runtime.is_cuda else ranks.local_world_size
+        total = memory_bytes(runtime.device) // n_sharing
         check_memory(config, shape, ranks, total, ctx.console.warn)
-        verify_shards(data.shards, process, ctx)
+        verify_shards(data.shards, runtime, ctx)
         with torch.device("meta"):  # no memory for values before it is known which are needed here
             model = Transformer(shape)
         if config.dtype == "float8":
             use_float8(model)
         if config.parallel == "fsdp" and not ranks.is_alone:
-            shard_model(model, process)
+            shard_model(model, runtime)
         else:
-            model.to_empty(device=process.device)
+            model.to_empty(device=runtime.device)
             model.tie_head()
         if start is None:
             initialize(model, torch.Generator().manual_seed(ctx.seed))
@@ -148,14 +148,14 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         if ranks.is_main:
             take_over_metrics(earlier, out)
         stats = train(
-            model, data, budget, config, out, ctx, process, complete, extension, evaluations
+            model, data, budget, config, out, ctx, runtime, complete, extension, evaluations
         )
-        memory = peak_memory_bytes(process.device)
+        memory = peak_memory_bytes(runtime.device)
         # The model was taught to write BOS where a document ends.
         save_model(model, out, bos_token_id=bos, eos_token_id=bos, ranks=ranks)
         if ranks.is_main:
             complete(out)
-        process.barrier()
+        runtime.barrier()
     return {"parameters": n_parameters(shape), **stats, "peak_memory_bytes": memory}
 
 
@@ -173,7 +173,7 @@ def announce(config: PretrainConfig, inputs: Inputs, console: Console) -> None:
 def open_data(config: PretrainConfig, all_tokens: Sequence[Artifact]) -> Data:
     """Open the shards of every corpus, checked against the one tokenizer, and their sizes."""
     from llmpipe.stages.pretrain.checks import check_tokens
-    from llmpipe.stages.pretrain.data import Corpus, Data
+    from llmpipe.stages.pretrain.data import CorpusShards, Data
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.shards import open_shards
 
@@ -185,7 +185,7 @@ def open_data(config: PretrainConfig, all_tokens: Sequence[Artifact]) -> Data:
         train_shards = open_shards(folder, "train", verify=False)
         val_shards = open_shards(folder, "val", verify=False)
         check_tokens(folder, tokenizer, train_shards, val_shards)
-        corpora.append(Corpus(train_shards, val_shards, weight))
+        corpora.append(CorpusShards(train_shards, val_shards, weight))
     return Data(corpora, tokenizer)
 
 
@@ -241,5 +241,6 @@ SPEC = StageSpec(
         "torchrun --standalone --nproc-per-node 2 -m llmpipe pretrain configs/tiny.toml",
     ),
     options=("depth", "profile"),
+    uses=("llmpipe sample {path} --prompt 'The'",),
     distributed=True,
 )

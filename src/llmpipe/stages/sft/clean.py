@@ -12,10 +12,10 @@ from pathlib import Path
 
 import xxhash
 
-from llmpipe.stages.sft.config import Decontamination
-from llmpipe.stages.sft.conversation import Conversation
+from llmpipe.assistant.conversation import Conversation
+from llmpipe.stages.sft.config import DecontaminationSettings
 from llmpipe.stages.sft.generators import Pool
-from llmpipe.stages.sft.mixture import Source
+from llmpipe.stages.sft.mixture import MixtureSource
 from llmpipe.tasks.base import Facts
 from llmpipe.tasks.overlap import Runs, collect_runs, strings_of
 from llmpipe.tasks.registry import TASKS
@@ -41,7 +41,7 @@ def conversation_key(conversation: Conversation) -> int:
     return text_key(texts)
 
 
-def deduplicate(sources: Sequence[Source]) -> tuple[list[Source], int]:
+def deduplicate(sources: Sequence[MixtureSource]) -> tuple[list[MixtureSource], int]:
     """Keep the first of equal conversations, over all sources, and return how many went.
 
     A conversation that is held out is never trained either. Our own ask the same in several
@@ -84,7 +84,7 @@ class Evaluations:
         return " ".join(run) if run else None
 
 
-def read_evaluations(config: Decontamination, own_name: str, seed: int) -> Evaluations:
+def read_evaluations(config: DecontaminationSettings, own_name: str, seed: int) -> Evaluations:
     """Collect what the evaluation sets and, with the run's seed, the built-in tasks hold.
 
     Raises:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from llmpipe.core.config import OneOf, schema
-from llmpipe.training.config import AdamW, Muon
+from llmpipe.core.config import OneOf, Unkeyed, schema
+from llmpipe.training.config import OPTIMIZERS, Muon, OptimConfig
 from llmpipe.training.schedule import Cosine, Trapezoid
 
 
 @schema
-@dataclass(frozen=True)
 class Identity:
     """What the assistant says about itself; its size and date come from the run."""
 
@@ -26,7 +25,6 @@ class Identity:
 
 
 @schema
-@dataclass(frozen=True)
 class Mixture:
     """Weights of the sources that we make ourselves; 0 leaves one out."""
 
@@ -58,7 +56,6 @@ class Mixture:
 
 
 @schema
-@dataclass(frozen=True)
 class FileSource:
     """Conversations of others."""
 
@@ -81,8 +78,7 @@ class FileSource:
 
 
 @schema
-@dataclass(frozen=True)
-class Decontamination:
+class DecontaminationSettings:
     """Leave out conversations of others that evaluation sets hold.
 
     Questions of the built-in tasks are always left out.
@@ -99,7 +95,6 @@ class Decontamination:
 
 
 @schema
-@dataclass(frozen=True)
 class Probing:
     """Find out what an assistant knows by asking it, for `mixture.probed`.
 
@@ -115,7 +110,6 @@ class Probing:
 
 
 @schema
-@dataclass(frozen=True)
 class SFTConfig:
     """How a base model becomes an assistant."""
 
@@ -125,7 +119,7 @@ class SFTConfig:
     """How much of what it is trained on, of the conversations we make ourselves."""
     sources: tuple[FileSource, ...] = ()
     """Conversations of others."""
-    decontamination: Decontamination = field(default_factory=Decontamination)
+    decontamination: DecontaminationSettings = field(default_factory=DecontaminationSettings)
     """What conversations of others must not hold."""
     probing: Probing = field(default_factory=Probing)
     """How to find out what is known, where `mixture.probed` is not 0."""
@@ -155,7 +149,7 @@ class SFTConfig:
     """Tokens per update, padding included, over all processes."""
     micro_batch_size: Annotated[int, Gt(0)] = 16
     """Rows per process and forward pass, at most."""
-    optim: Annotated[Muon | AdamW, OneOf()] = field(default_factory=Muon)
+    optim: Annotated[OptimConfig, OneOf(OPTIMIZERS)] = field(default_factory=Muon)
     """What updates the weights; the rates of pretraining, because everything here is new to the
     base model and the run is short."""
     schedule: Annotated[Trapezoid | Cosine, OneOf()] = field(default_factory=Trapezoid)
@@ -166,7 +160,7 @@ class SFTConfig:
     """Steps between looks at the loss on held-out conversations."""
     sample_every: Annotated[int, Gt(0)] = 50
     """Steps between sample answers."""
-    save_every: Annotated[int, Gt(0)] = 50
-    """Steps between checkpoints."""
+    save_every: Annotated[int, Gt(0), Unkeyed()] = 50
+    """Steps between checkpoints. Where they fall changes nothing in the result."""
     questions: tuple[str, ...] = ("Who are you?", "What is 37 + 45?", "What does os.path.join do?")
     """What the sample answers are about."""

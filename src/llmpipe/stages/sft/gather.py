@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import Message
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.lines import Unreadable
 from llmpipe.stages.sft.clean import deduplicate, read_evaluations
 from llmpipe.stages.sft.config import FileSource, SFTConfig
-from llmpipe.stages.sft.conversation import Conversation
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.lint import RULES, Finding, lint
-from llmpipe.stages.sft.mixture import Share, Source, mix, split_held_out
+from llmpipe.stages.sft.mixture import MixtureSource, Share, mix, split_held_out
 from llmpipe.stages.sft.own import HELD_OUT_PER_SOURCE, Facts, make_own
-from llmpipe.stages.sft.sources import RowError, read_conversations
+from llmpipe.stages.sft.sources import read_conversations
 from llmpipe.stages.sft.tools_told import tell_tools
 from llmpipe.tasks.templates import fill
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -68,7 +69,7 @@ def gather(
         probed: what an earlier assistant knows, if it was asked.
     """
     sources = [
-        Source(name, pool, weight, config.max_repeats, is_own=True)
+        MixtureSource(name, pool, weight, config.max_repeats, is_own=True)
         for name, pool, weight in make_own(config, facts, corpus, tokenizer, seed, probed)
     ]
     read = _read_others(config, seed)
@@ -123,14 +124,14 @@ def with_system(conversation: Conversation, words: str) -> Conversation:
 
 @dataclass(frozen=True)
 class _Read:
-    sources: list[Source]
+    sources: list[MixtureSource]
     aside: list[Aside]
     n_contaminated: int
     findings: list[tuple[str, Finding]]
 
 
 def _read_others(config: SFTConfig, seed: int) -> _Read:
-    sources: list[Source] = []
+    sources: list[MixtureSource] = []
     aside: list[Aside] = []
     findings: list[tuple[str, Finding]] = []
     n_contaminated = 0
@@ -141,7 +142,7 @@ def _read_others(config: SFTConfig, seed: int) -> _Read:
         if errors and file.bad_rows == "error":
             raise InputError(_say(file, errors), 'set them aside with `bad_rows = "skip"`')
         # The name of the file is enough: an artifact should not tell where it was made.
-        aside += [Aside(name, error.where.rpartition("/")[2], error.reason) for error in errors]
+        aside += [Aside(name, error.where.rpartition("/")[2], error.said) for error in errors]
         clean = []
         for conversation in conversations:
             found = evaluations.find(conversation)
@@ -152,7 +153,7 @@ def _read_others(config: SFTConfig, seed: int) -> _Read:
                 n_contaminated += 1
                 aside.append(Aside(name, "", f"in an evaluation: {found}"))
         pool = split_held_out(clean, FILE_HELD_OUT_FRAC)
-        source = Source(name, pool, file.weight, file.max_epochs, is_own=False)
+        source = MixtureSource(name, pool, file.weight, file.max_epochs, is_own=False)
         sources.append(replace(source, license=file.license))
     return _Read(sources, aside, n_contaminated, findings)
 
@@ -162,7 +163,7 @@ def source_name(file: FileSource) -> str:
     return file.path if file.path.startswith("hf:") else Path(file.path).name
 
 
-def _say(file: FileSource, errors: Sequence[RowError]) -> str:
+def _say(file: FileSource, errors: Sequence[Unreadable]) -> str:
     shown = "\n".join(f"  {error}" for error in errors[:N_ERRORS_SHOWN])
     return f"{len(errors)} rows of `{file.path}` cannot be used:\n{shown}"
 

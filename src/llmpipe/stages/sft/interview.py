@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,12 @@ BATCH = 32
 
 
 def ask_earlier(
-    folder: Path, corpus: Path, config: SFTConfig, device: torch.device, seed: int
+    folder: Path,
+    corpus: Path,
+    config: SFTConfig,
+    device: torch.device,
+    seed: int,
+    warn: Callable[[str], None],
 ) -> list[Probed]:
     """Ask the assistant in `folder` about the names in the corpus, all of them."""
     pool = make_from_documents(read_pages(corpus), max_names=None)
@@ -32,7 +37,7 @@ def ask_earlier(
     rng = random.Random(f"sft probing {seed}")
     chosen = rng.sample(questions, min(len(questions), config.probing.max_questions))
     tokenizer = Tokenizer.load(folder)
-    engine = Engine(load_model(folder, device).eval(), max_batch=BATCH)
+    engine = Engine(load_model(folder, device).eval(), max_batch=BATCH, warn=warn)
     sampling = Sampling(temperature=1.0, seed=seed, max_tokens=MAX_ANSWER_TOKENS)
     n_rounds = 0
 

@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import Message, Text
-from llmpipe.stages.sft.conversation import Conversation
 
 MAX_EXCERPT_CHARS = 90
 

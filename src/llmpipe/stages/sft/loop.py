@@ -23,7 +23,7 @@ from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
 from llmpipe.model.transformer import Transformer
 from llmpipe.stages.sft.config import SFTConfig
-from llmpipe.stages.sft.packing import SHORTEST_ROW, Sample, make_batch, refold
+from llmpipe.stages.sft.packing import SHORTEST_ROW, MaskedSequence, make_batch, refold
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.training.checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint
 from llmpipe.training.evaluate import evaluate
@@ -37,25 +37,25 @@ MAX_SAMPLE_TOKENS = 80
 
 
 @dataclass(frozen=True)
-class Rows:
+class ConversationRows:
     """What is trained on and what is measured on; all rows have `n_time` tokens."""
 
-    train: Sequence[Sequence[Sample]]
-    held_out: Mapping[str, Sequence[Sequence[Sample]]]
+    train: Sequence[Sequence[MaskedSequence]]
+    held_out: Mapping[str, Sequence[Sequence[MaskedSequence]]]
     """By source, because they differ in what can be learned: facts that were not trained cannot."""
     n_time: int
     pad_id: int
 
     def batches(
-        self, rows: Sequence[Sequence[Sample]], micro: int, runtime: Runtime
+        self, rows: Sequence[Sequence[MaskedSequence]], micro: int, runtime: Runtime
     ) -> list[Batch]:
         """Deal rows to all processes and return this one's micro-batches.
 
         A micro-batch has at most the tokens of `micro` rows.
         """
         n_processes = runtime.ranks.world_size
-        cut: list[tuple[int, Sequence[Sequence[Sample]]]]  # (length of the rows, rows)
-        mine: Sequence[tuple[int, Sequence[Sequence[Sample]]]]
+        cut: list[tuple[int, Sequence[Sequence[MaskedSequence]]]]  # (length of the rows, rows)
+        mine: Sequence[tuple[int, Sequence[Sequence[MaskedSequence]]]]
         if self.n_time < 2 * SHORTEST_ROW:
             n_parts = n_processes * math.ceil(len(rows) / (n_processes * micro))
             parts = np.array_split(np.arange(len(rows)), n_parts)
@@ -97,7 +97,7 @@ def count_steps(n_rows: int, rows_per_step: int, n_processes: int) -> int:
 def train(
     model: Transformer,
     tokenizer: Tokenizer,
-    rows: Rows,
+    rows: ConversationRows,
     config: SFTConfig,
     out: Path,
     ctx: Context,
@@ -185,7 +185,8 @@ def train(
                     val_losses[name], _ = evaluate(model, of_source, no_bytes, runtime, dtype)
                     log[f"val_loss_{name}"] = val_losses[name]
             if (done % config.sample_every == 0 or is_last) and runtime.ranks.is_main:
-                samples.append({"step": done, "answers": ask(model, tokenizer, config, tools)})
+                answers = ask(model, tokenizer, config, tools, ctx.console.warn)
+                samples.append({"step": done, "answers": answers})
 
             # log
             ctx.metrics.log(done, **log)
@@ -209,11 +210,15 @@ def train(
 
 
 def ask(
-    model: Transformer, tokenizer: Tokenizer, config: SFTConfig, tools: Tools
+    model: Transformer,
+    tokenizer: Tokenizer,
+    config: SFTConfig,
+    tools: Tools,
+    warn: Callable[[str], None],
 ) -> list[dict[str, str]]:
     """Put the fixed questions to the model as it is now, and take the likeliest answers."""
     model.eval()
-    engine = Engine(model, max_batch=len(config.questions) or 1)
+    engine = Engine(model, max_batch=len(config.questions) or 1, warn=warn)
     answers = answer_many(
         engine,
         tokenizer,

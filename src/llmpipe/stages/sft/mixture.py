@@ -13,14 +13,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmpipe.stages.sft.conversation import Conversation
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.stages.sft.generators import Pool
 
 MAX_JOINED = 5
 
 
 @dataclass(frozen=True)
-class Source:
+class MixtureSource:
     """A pool with its part in the mixture."""
 
     name: str
@@ -58,7 +58,7 @@ def split_held_out(conversations: list[Conversation], frac: float) -> Pool:
 
 
 def mix(
-    sources: Sequence[Source], total: int, joined_frac: float, rng: random.Random
+    sources: Sequence[MixtureSource], total: int, joined_frac: float, rng: random.Random
 ) -> tuple[list[Conversation], list[Share]]:
     """Draw about `total` conversations by weight, and join some of them.
 

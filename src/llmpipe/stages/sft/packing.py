@@ -29,7 +29,7 @@ from llmpipe.training.step import Batch
 
 
 @dataclass(frozen=True)
-class Sample:
+class MaskedSequence:
     """Token ids of one conversation, and which of them are trained."""
 
     ids: np.ndarray
@@ -42,17 +42,17 @@ class Sample:
         return int(self.mask[1:].sum())
 
 
-def make_sample(rendered: Rendered, source: str) -> Sample:
+def make_sample(rendered: Rendered, source: str) -> MaskedSequence:
     """Turn a rendered conversation into arrays."""
-    return Sample(np.array(rendered.ids, np.int64), np.array(rendered.mask, bool), source)
+    return MaskedSequence(np.array(rendered.ids, np.int64), np.array(rendered.mask, bool), source)
 
 
-def fit_length(sample: Sample, max_seq_len: int, over_long: str) -> Sample | None:
+def fit_length(sample: MaskedSequence, max_seq_len: int, over_long: str) -> MaskedSequence | None:
     """Cut or drop a conversation that is longer than a row; None if nothing to train on is left."""
     if len(sample.ids) > max_seq_len:
         if over_long == "drop":
             return None
-        sample = Sample(sample.ids[:max_seq_len], sample.mask[:max_seq_len], sample.source)
+        sample = MaskedSequence(sample.ids[:max_seq_len], sample.mask[:max_seq_len], sample.source)
     return sample if sample.n_trained else None
 
 
@@ -62,8 +62,11 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     Open rows are kept by the room they have left. There are at most `capacity` different amounts,
     so a placement costs one search in a short sorted list.
     """
+    # Longest first, as with suitcases: the small ones find a place in what is left between the large ones.
+    # "Best fit" is the open row with the least room that is still enough, the first of `rooms` at or above
+    # the length. The order is fixed (ties by index), so a resumed run packs the same rows.
     rooms: list[int] = []  # ascending, each amount once
-    rows_with: dict[int, list[int]] = {}
+    rows_with: dict[int, list[int]] = {}  # amount of room -> rows that have it
     rows: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
@@ -90,7 +93,7 @@ SHORTEST_ROW = 256
 """Below this length attention costs little beside the rest, and larger batches are worth more."""
 
 
-def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample]]]:
+def refold(samples: Sequence[MaskedSequence], n_time: int) -> dict[int, list[list[MaskedSequence]]]:
     """Lay conversations out in rows of `n_time` tokens, or a half, a quarter, … of it.
 
     Best fit, decreasing: a conversation goes into the fullest row with room for it, or opens a row
@@ -99,10 +102,13 @@ def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample
     Returns:
         The rows by their length, the longest first.
     """
+    # A row of 2,048 tokens with attention over all pairs costs 4 times as much there as two of 1,024, for the
+    # same tokens. Which rows an update trains on was decided before (`pack`); here only their shape changes,
+    # and the sum of the losses with it by rounding alone.
     lengths = [n_time]
     while lengths[-1] % 2 == 0 and lengths[-1] // 2 >= SHORTEST_ROW:
         lengths.append(lengths[-1] // 2)
-    rows: list[list[Sample]] = []
+    rows: list[list[MaskedSequence]] = []
     capacities: list[int] = []
     rooms: list[tuple[int, int]] = []  # (what is left, number of the row), ascending
     for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
@@ -116,7 +122,7 @@ def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample
             capacities.append(room)
         rows[row].append(sample)
         bisect.insort(rooms, (room - n, row))
-    folded: dict[int, list[list[Sample]]] = {}
+    folded: dict[int, list[list[MaskedSequence]]] = {}
     for capacity, row_samples in sorted(
         zip(capacities, rows, strict=True), key=lambda pair: -pair[0]
     ):
@@ -124,8 +130,17 @@ def refold(samples: Sequence[Sample], n_time: int) -> dict[int, list[list[Sample
     return folded
 
 
-def make_batch(rows: Sequence[Sequence[Sample]], n_time: int, pad_id: int) -> Batch:
-    """Lay out conversations, one list of them per row; the segments keep them apart."""
+def make_batch(rows: Sequence[Sequence[MaskedSequence]], n_time: int, pad_id: int) -> Batch:
+    """Lay out conversations, one list of them per row; the segments keep them apart.
+
+    Two conversations of 3 and 2 tokens in a row of 6, the assistant's tokens in capitals:
+
+        ids       u A B  u C  pad
+        targets   A B -  C -  -       the next token where it is the assistant's, `IGNORE` elsewhere
+        segments  1 1 1  2 2  0
+
+    So the model learns to write answers and not to write questions, though it reads both.
+    """
     shape = (len(rows), n_time)
     ids = np.full(shape, pad_id, np.int64)
     targets = np.full(shape, IGNORE, np.int64)

@@ -6,11 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import render_for_training
 from llmpipe.core.errors import InputError
 from llmpipe.stages.sft.config import SFTConfig
-from llmpipe.stages.sft.conversation import Conversation
-from llmpipe.stages.sft.packing import Sample, fit_length, make_sample, pack
+from llmpipe.stages.sft.packing import MaskedSequence, fit_length, make_sample, pack
 from llmpipe.tokenizer.bpe import Tokenizer
 
 
@@ -18,7 +18,7 @@ from llmpipe.tokenizer.bpe import Tokenizer
 class Packed:
     """Conversations as rows of tokens."""
 
-    rows: list[list[Sample]]
+    rows: list[list[MaskedSequence]]
     n_cut: int
     n_dropped: int
 

@@ -18,10 +18,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.stages.sft.config import Probing
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
-from llmpipe.tasks.overlap import normalize_words
+from llmpipe.tasks.overlap import is_same_answer
 
 REFUSALS = (
     "I do not know.",
@@ -57,13 +57,6 @@ def probe(conversations: Sequence[Conversation], answer: Answerer, config: Probi
         n_right = sum(is_same_answer(text, expected) for text in answers)
         probed.append(Probed(question, expected, answers, n_right, _judge(n_right, config)))
     return probed
-
-
-def is_same_answer(answer: str, expected: str) -> bool:
-    """Whether an answer holds the words of the expected one, in order and together."""
-    given, wanted = normalize_words(answer), normalize_words(expected)
-    starts = range(len(given) - len(wanted) + 1)
-    return bool(wanted) and any(given[i : i + len(wanted)] == wanted for i in starts)
 
 
 def _judge(n_right: int, config: Probing) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from typing import Any
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.metrics import read_metrics
+from llmpipe.core.records.lines import read_json_lines, read_objects, whole
 from llmpipe.core.report import Block, Cell, Code, LinePlot, Section, Table, Text, Transcript
 
 
@@ -62,8 +63,7 @@ def _lint(artifact: Artifact) -> list[Block]:
     found = artifact.stats["lint"]
     if not found:
         return []
-    lines = artifact.file("lint.jsonl").read_text(encoding="utf-8").splitlines()
-    findings = [json.loads(line) for line in lines]
+    findings = read_objects(artifact.file("lint.jsonl"))
     rows: list[list[Cell]] = []
     for rule, by_source in found.items():
         first = next(finding for finding in findings if finding["rule"] == rule)
@@ -76,8 +76,8 @@ def _lint(artifact: Artifact) -> list[Block]:
 
 def _example(artifact: Artifact) -> list[Block]:
     """Show one conversation as the model sees it; 2 to 5 lines, not the longest."""
-    with artifact.file("conversations.jsonl").open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for _, line in zip(range(200), lines, strict=False)]
+    read = whole(read_json_lines(artifact.file("conversations.jsonl")))
+    rows = [row for _, row in itertools.islice(read, 200)]
     with_tool = [row for row in rows if row["source"] == "arithmetic" and len(row["messages"]) == 2]
     row = (with_tool or rows)[0]
     return [Code(show_mask(row["messages"]), "One conversation; what is >>trained<< is marked.")]
@@ -106,8 +106,7 @@ def _show_part(part: dict[str, str]) -> str:
 
 
 def _samples(artifact: Artifact) -> list[Block]:
-    lines = artifact.file("samples.jsonl").read_text(encoding="utf-8").splitlines()
-    samples = [json.loads(line) for line in lines]
+    samples = read_objects(artifact.file("samples.jsonl"))
     blocks: list[Block] = []
     for sample in samples[:1] + samples[1:][-1:]:
         turns = []

@@ -22,6 +22,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmpipe.assistant.conversation import part_from_json
 from llmpipe.assistant.render import (
     Message,
     Part,
@@ -32,7 +33,6 @@ from llmpipe.assistant.render import (
     ToolOutput,
 )
 from llmpipe.assistant.tool_list import with_tool_list
-from llmpipe.stages.sft.conversation import part_from_json
 
 ROLES = {
     "system": "system",

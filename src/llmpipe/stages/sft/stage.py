@@ -27,21 +27,21 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
     from llmpipe.assistant.frames import frame_for
     from llmpipe.assistant.template import chat_template
     from llmpipe.core.errors import UserError
-    from llmpipe.core.together import together
+    from llmpipe.core.process_group import process_group
     from llmpipe.model.config import n_parameters
     from llmpipe.model.weights import load_model, save_generation_config, save_model
     from llmpipe.stages.sft.gather import gather, lint_table, mixture_table, system_words
     from llmpipe.stages.sft.interview import ask_earlier
-    from llmpipe.stages.sft.loop import Rows, train
+    from llmpipe.stages.sft.loop import ConversationRows, train
     from llmpipe.stages.sft.prepare import by_source, pack_conversations
     from llmpipe.stages.sft.probing import Probed, teach
     from llmpipe.tokenizer.bpe import Tokenizer
 
     as_json = partial(json.dumps, ensure_ascii=False)
     base = inputs["model"].path
-    with together(ctx, out, less_memory=LESS_MEMORY) as where:
+    with process_group(ctx, out, less_memory=LESS_MEMORY) as runtime:
         tokenizer = Tokenizer.load(base)
-        model = load_model(base, where.device)
+        model = load_model(base, runtime.device)
         limit = model.config.max_seq_len
         max_seq_len = config.max_seq_len or limit
         if max_seq_len > limit:
@@ -51,7 +51,8 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
         corpus = inputs["corpus"].path
         probed: list[Probed] = []
         if config.mixture.probed:
-            probed = ask_earlier(inputs["probed"].path, corpus, config, where.device, ctx.seed)
+            earlier, warn = inputs["probed"].path, ctx.console.warn
+            probed = ask_earlier(earlier, corpus, config, runtime.device, ctx.seed, warn)
         taught = teach(probed, random.Random(f"sft probed {ctx.seed}"))
         gathered = gather(config, facts, corpus, tokenizer, ctx.seed, taught)
         rng = random.Random(f"sft rows {ctx.seed}")
@@ -60,7 +61,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
             name: pack_conversations(conversations, tokenizer, config, max_seq_len, rng).rows
             for name, conversations in by_source(gathered.held_out).items()
         }
-        rows = Rows(packed.rows, held_out, max_seq_len, tokenizer.pad_id)
+        rows = ConversationRows(packed.rows, held_out, max_seq_len, tokenizer.pad_id)
 
         def complete(folder: Path) -> None:
             """Write what makes a folder with weights an assistant."""
@@ -70,9 +71,9 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
             stops = [tokenizer.special[frame_for(tokenizer).end], tokenizer.bos_id]
             save_generation_config(folder, tokenizer.bos_id, stops, tokenizer.pad_id)
 
-        trained = train(model, tokenizer, rows, config, out, ctx, where, complete)
+        trained = train(model, tokenizer, rows, config, out, ctx, runtime, complete)
 
-        if where.ranks.is_main:
+        if runtime.ranks.is_main:
             save_model(model, out)
             complete(out)
             files: dict[str, list[str]] = {
@@ -162,8 +163,9 @@ def plan(config: SFTConfig, inputs: Inputs) -> dict[str, str]:
 
 def lint_source(source: FileSource, own_name: str) -> str:
     """Say in a line what the linter finds in the first rows of a source."""
+    from llmpipe.core.records.rows import HUB
     from llmpipe.stages.sft.lint import count_findings, lint
-    from llmpipe.stages.sft.sources import HUB, read_conversations
+    from llmpipe.stages.sft.sources import read_conversations
 
     if source.path.startswith(HUB):
         return "on the hub, looked at when it is read"
@@ -205,5 +207,6 @@ SPEC = StageSpec(
         "llmpipe sft configs/tiny.toml",
         "llmpipe sft configs/tiny.toml --set sft.conversations=2000 --out runs/quick",
     ),
+    uses=("llmpipe chat {path}",),
     distributed=True,
 )

@@ -10,13 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from llmpipe.assistant.render import Message, Part, PythonCall, SearchCall
-from llmpipe.assistant.tool_list import with_tool_list
-from llmpipe.stages.sft.conversation import Conversation
+from llmpipe.assistant.conversation import Conversation
+from llmpipe.assistant.render import Message
+from llmpipe.assistant.tool_list import called, with_tool_list
+from llmpipe.assistant.tools import TOOL_NAMES, ToolName
 
-TOOLS = ("python", "search")
-
-WITHOUT = {
+WITHOUT: dict[ToolName, tuple[str, ...]] = {
     "python": (
         "I cannot work that out without Python.",
         "Without Python I cannot tell.",
@@ -44,11 +43,11 @@ def tell_tools(
 
 
 def _told(conversation: Conversation, rng: random.Random) -> Conversation:
-    used = {name for m in conversation.messages for p in m.parts if (name := called(p))}
+    used = {call[0] for m in conversation.messages for p in m.parts if (call := called(p))}
     is_allowed = rng.random() < 0.5
     listed = [
         name
-        for name in TOOLS
+        for name in TOOL_NAMES
         if (is_allowed if name in used else rng.random() < 0.3)  # the other one is there or not
     ]
     messages = [_obeying(message, listed, rng) for message in conversation.messages]
@@ -57,18 +56,7 @@ def _told(conversation: Conversation, rng: random.Random) -> Conversation:
 
 def _obeying(message: Message, listed: Sequence[str], rng: random.Random) -> Message:
     for part in message.parts:
-        name = called(part)
-        if name and name not in listed:
-            return Message("assistant", rng.choice(WITHOUT[name]))
+        call = called(part)
+        if call and call[0] not in listed:
+            return Message("assistant", rng.choice(WITHOUT[call[0]]))
     return message
-
-
-def called(part: Part) -> str | None:
-    """Return the name of the tool that a part calls."""
-    match part:
-        case PythonCall():
-            return "python"
-        case SearchCall():
-            return "search"
-        case _:
-            return None

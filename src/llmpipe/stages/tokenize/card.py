@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llmpipe.stages.tokenize.documents import Document
+from llmpipe.stages.tokenize.documents import CorpusDocument
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.published import open_vocabulary
 
@@ -28,7 +28,7 @@ class Card:
         self._others = {name_of(path): _load(path) for path in compare}
         self._groups: dict[str, dict[str, int]] = {}
 
-    def add(self, document: Document, source: str, n_tokens: int) -> None:
+    def add(self, document: CorpusDocument, source: str, n_tokens: int) -> None:
         """Count one document, which this vocabulary turned into `n_tokens`."""
         text = document.text or ""
         row = {"bytes": len(document.data), OURS: n_tokens}
@@ -59,7 +59,7 @@ def name_of(path: str) -> str:
     return Path(path).name.removesuffix(".tiktoken")
 
 
-def _groups_of(document: Document, source: str) -> list[str]:
+def _groups_of(document: CorpusDocument, source: str) -> list[str]:
     groups = ["all/", f"source/{source}"]
     if document.lang:
         groups.append(f"language/{document.lang}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
@@ -14,8 +13,7 @@ MIN_VOCAB = 384
 
 
 @schema
-@dataclass(frozen=True)
-class Source:
+class CorpusPart:
     """A part of the corpus, and how much of it to use."""
 
     name: str
@@ -33,7 +31,6 @@ class Source:
 
 
 @schema
-@dataclass(frozen=True)
 class TokenizeConfig:
     """What the vocabulary looks like, and how text is cut into shards."""
 
@@ -66,7 +63,7 @@ class TokenizeConfig:
     """Files to read in place of a corpus artifact: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
     `.parquet`; folders, globs and fsspec URLs too."""
 
-    sources: tuple[Source, ...] = ()
+    sources: tuple[CorpusPart, ...] = ()
     """A mixture, in place of `inputs`: where each part of the corpus is, and how much of it to use."""
 
     compare: tuple[str, ...] = ()

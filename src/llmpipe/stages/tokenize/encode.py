@@ -1,21 +1,26 @@
-"""Documents to ids: one unit of the corpus to its shards."""
+"""What is done to a unit of the corpus: the first pass counts its documents, the last one turns them into ids.
+
+A unit (see `core/units.py`) is a file or a range of one. Each writes shards of its own, numbered from 0; when all units
+are done the shards are numbered through, in the order of the units. So it does not matter which unit is done first, or by whom.
+"""
 
 from __future__ import annotations
 
-import functools
-import shutil
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmpipe.core.artifact import atomic_file
+from llmpipe.core.units import FILES, Commit, RunUnit, Unit, Watch
 from llmpipe.stages.tokenize.card import Card
 from llmpipe.stages.tokenize.config import TokenizeConfig
-from llmpipe.stages.tokenize.documents import Document, Unit, read_unit
+from llmpipe.stages.tokenize.documents import CorpusDocument, read_range
 from llmpipe.stages.tokenize.mixture import is_in_copy, sources_of
 from llmpipe.stages.tokenize.split import Scan, split_hash
 from llmpipe.tokenizer.encoders import Encoder, EncoderPlan
@@ -24,54 +29,71 @@ from llmpipe.tokenizer.shards import Shard, ShardWriter, Split
 _COUNT_EVERY_TOKENS = 1 << 18
 
 
+_COUNTS = "counts.npy"
+_TOLD_EVERY = 64
+"""Documents after which the watch hears of it: often enough to find a worker that hangs, and no cost."""
+
+
+def documents_of(unit: Unit, config: TokenizeConfig, watch: Watch) -> Iterator[CorpusDocument]:
+    """Yield the documents of a unit, and tell the watch how far it is."""
+    for i, document in enumerate(read_range(unit.payload, config)):
+        if i % _TOLD_EVERY == 0:
+            watch.start(i)
+        yield document
+
+
 @dataclass(frozen=True)
-class ScanWork:
-    """The first pass over a unit."""
+class ScanJob:
+    """The first pass over a unit: counts documents and bytes."""
 
     config: TokenizeConfig
     seed: int
 
-    def __call__(self, unit: Unit) -> dict[str, Any]:
-        """Count documents and bytes; copies of a source hold nothing new."""
+    def open(self) -> RunUnit:
+        """Return the function that runs a unit."""
+        return self._run
+
+    def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
         scan = Scan()
-        if unit.copy:
+        if unit.payload.copy:  # copies of a source hold nothing new
             return scan.to_json()
-        for document in read_unit(unit, self.config):
+        for document in documents_of(unit, self.config, watch):
             if document.text is not None:
                 scan.add(document.data, self.seed)
         return scan.to_json()
 
 
 @dataclass(frozen=True)
-class EncodeWork:
-    """The second pass over a unit: its shards, in a folder of its own until all are done."""
+class EncodeJob:
+    """The last pass over a unit: writes its shards and token counts."""
 
     config: TokenizeConfig
     encoder: EncoderPlan
     vocab_size: int
     bos_id: int
     val_below: int
-    work_folder: Path
 
-    def __call__(self, unit: Unit) -> dict[str, Any]:
-        """Write the unit's shards and token counts; return what its record says."""
-        folder = self.work_folder / f"{unit.index:05d}"
-        shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
-        folder.mkdir(parents=True)
-        encoder = _open_encoder(self.encoder)
-        source = sources_of(self.config)[unit.source]
+    def open(self) -> RunUnit:
+        """Build the encoder, which all workers share: it is the largest thing in memory."""
+        return partial(self._run, self.encoder.open())
+
+    def _run(self, encoder: Encoder, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
+        for leftover in folder.glob(".tmp-*"):  # of a run that was killed
+            leftover.unlink()
+        copy = unit.payload.copy
+        source = sources_of(self.config)[unit.payload.source]
         card = Card(self.config.compare)
         set_aside: list[dict[str, Any]] = []
         n_surrogates = n_empty = 0
         with self._shards(folder) as shards:
-            for document in read_unit(unit, self.config):
+            for document in documents_of(unit, self.config, watch):
                 data = document.data
                 if document.text is None:
-                    set_aside += [_aside(document)] if unit.copy == 0 else []
+                    set_aside += [_aside(document)] if copy == 0 else []
                     continue
-                n_empty += not data and unit.copy == 0
+                n_empty += not data and copy == 0
                 split: Split = "val" if split_hash(data) < self.val_below else "train"
-                if not data or not _is_wanted(split, data, source.epochs, unit.copy):
+                if not data or not _is_wanted(split, data, source.epochs, copy):
                     continue
                 n_surrogates += document.n_surrogates
                 ids = encoder.encode(document.text)
@@ -79,20 +101,17 @@ class EncodeWork:
                 if split == "val":
                     card.add(document, source.name, len(ids))
             finished = shards.finish()
-        with atomic_file(folder / "counts.npy") as temporary, temporary.open("wb") as file:
+        with atomic_file(folder / _COUNTS) as temporary, temporary.open("wb") as file:
             np.save(file, shards.train_counts)
         return {
             "source": source.name,
             "shards": [asdict(shard) for shard in finished],
+            FILES: {name: sha for shard in finished for name, sha in _files_of(shard).items()},
             "set_aside": set_aside,
             "lone_surrogates": n_surrogates,
             "empty": n_empty,
             "card": card.to_json(),
         }
-
-    def prepare(self) -> None:
-        """Build the encoder, for all workers that will be forked."""
-        _open_encoder(self.encoder)
 
     def _shards(self, folder: Path) -> UnitShards:
         return UnitShards(folder, self.vocab_size, self.bos_id, self.config.shard_tokens)
@@ -103,14 +122,13 @@ def _is_wanted(split: Split, data: bytes, epochs: float, copy: int) -> bool:
     return copy == 0 if split == "val" else is_in_copy(data, epochs, copy)
 
 
-def _aside(document: Document) -> dict[str, Any]:
-    return {"id": document.id, "bytes": document.n_bytes, "reason": "longer than allowed"}
+def _aside(document: CorpusDocument) -> dict[str, Any]:
+    return {"id": document.id, "bytes": document.n_bytes, "reason": document.reason}
 
 
-@functools.lru_cache(maxsize=1)
-def _open_encoder(plan: EncoderPlan) -> Encoder:
-    """Build the encoder once in each worker process."""
-    return plan.open()
+def _files_of(shard: Shard) -> dict[str, str]:
+    """Return the names of a shard's files with their hashes, which were taken while they were written."""
+    return {f"{shard.name}.tok.npy": shard.tok_sha256, f"{shard.name}.doc.npy": shard.doc_sha256}
 
 
 class UnitShards:
@@ -167,39 +185,39 @@ class UnitShards:
         self._uncounted, self._n_uncounted = [], 0
 
 
-def place_shards(records: list[dict[str, Any]], work_folder: Path, out: Path) -> list[Shard]:
-    """Move the shards of all units into `out` under their final names; may be done again.
+def place_shards(commits: Sequence[Commit], out: Path) -> list[Shard]:
+    """Give the shards of all units their final names in `out`; may be done again.
 
     Returns:
         The shards, training first, numbered through over the units.
     """
-    return [
-        shard
-        for split in ("train", "val")
-        for shard in _place_split(split, records, work_folder, out)
-    ]
+    placed = []
+    for split in ("train", "val"):
+        ours = [
+            (commit.folder, shard)
+            for commit in commits
+            for shard in (Shard(**fields) for fields in commit.record["shards"])
+            if shard.split == split
+        ]
+        for i, (folder, shard) in enumerate(ours):
+            placed.append(replace(shard, name=f"{split}-{i:05d}"))
+            for old, new in zip(_files_of(shard), _files_of(placed[-1]), strict=True):
+                _place(folder / old, out / new)
+    return placed
 
 
-def _place_split(
-    split: str, records: list[dict[str, Any]], work_folder: Path, out: Path
-) -> Iterator[Shard]:
-    n_placed = 0
-    for i, record in enumerate(records):
-        for fields in record["shards"]:
-            shard = Shard(**fields)
-            if shard.split != split:
-                continue
-            name = f"{split}-{n_placed:05d}"
-            n_placed += 1
-            for suffix in ("tok.npy", "doc.npy"):
-                source = work_folder / f"{i:05d}" / f"{shard.name}.{suffix}"
-                if source.exists():
-                    source.replace(out / f"{name}.{suffix}")
-            yield Shard(**{**fields, "name": name})
+def _place(source: Path, target: Path) -> None:
+    """Put a file in its place under a second name, so that its unit stays what its commit record says."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except (
+        OSError
+    ):  # a file system without hard links: a run killed from here on does the unit again
+        source.replace(target)
 
 
-def add_counts(n_units: int, work_folder: Path) -> np.ndarray:
+def add_counts(commits: Iterable[Commit]) -> np.ndarray:
     """Add up how often each token occurs in the training split."""
-    counts = [np.load(work_folder / f"{i:05d}" / "counts.npy") for i in range(n_units)]
-    total: np.ndarray = np.stack(counts).sum(axis=0)
+    total: np.ndarray = sum(np.load(commit.folder / _COUNTS) for commit in commits)
     return total

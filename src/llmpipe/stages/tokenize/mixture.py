@@ -11,19 +11,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llmpipe.core.errors import UserError
-from llmpipe.stages.tokenize.config import Source, TokenizeConfig
-from llmpipe.stages.tokenize.documents import Unit, expand_inputs, plan_units
+from llmpipe.core.units import Unit
+from llmpipe.stages.tokenize.config import CorpusPart, TokenizeConfig
+from llmpipe.stages.tokenize.documents import expand_inputs, plan_ranges
 from llmpipe.stages.tokenize.split import Scan, copy_fraction, sample_buckets
 
 
-def sources_of(config: TokenizeConfig) -> tuple[Source, ...]:
+def sources_of(config: TokenizeConfig) -> tuple[CorpusPart, ...]:
     """Return the sources that the settings ask for: at least one.
 
     Raises:
         UserError: if the settings contradict each other.
     """
     if not config.sources:
-        return (Source("all", config.inputs),)
+        return (CorpusPart("all", config.inputs),)
     if config.inputs:
         raise UserError(
             "`tokenize.inputs` and `tokenize.sources` are both set",
@@ -39,14 +40,20 @@ def sources_of(config: TokenizeConfig) -> tuple[Source, ...]:
 
 
 def plan_mixture(config: TokenizeConfig, corpus_paths: Sequence[str]) -> list[Unit]:
-    """Cut all sources into units, the copies of a source one after the other."""
-    units: list[Unit] = []
+    """Cut all sources into units, the copies of a source one after the other.
+
+    A unit's place in the list is its id: the folder in which it is done belongs to one input and one group of settings.
+    """
+    ranges = []
     for i, source in enumerate(sources_of(config)):
         paths = expand_inputs(source.inputs) if source.inputs else corpus_paths
-        planned = plan_units(paths, config.unit_bytes)
+        planned = plan_ranges(paths, config.unit_bytes)
         for copy in range(math.ceil(source.epochs)):
-            units += [replace(unit, source=i, copy=copy) for unit in planned]
-    return [replace(unit, index=i) for i, unit in enumerate(units)]
+            ranges += [replace(found, source=i, copy=copy) for found in planned]
+    return [
+        Unit(f"{i:05d}", f"{found.path} from {found.start:,}", found)
+        for i, found in enumerate(ranges)
+    ]
 
 
 def is_in_copy(text: bytes, epochs: float, copy: int) -> bool:
@@ -55,7 +62,7 @@ def is_in_copy(text: bytes, epochs: float, copy: int) -> bool:
 
 
 def sample_sizes(
-    sources: Sequence[Source], scans: Sequence[Scan], train_bytes: int
+    sources: Sequence[CorpusPart], scans: Sequence[Scan], train_bytes: int
 ) -> tuple[int, ...]:
     """Return for each source how many buckets of its documents the merges are learned from.
 

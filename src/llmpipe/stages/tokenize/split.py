@@ -7,7 +7,7 @@ the two thresholds need, in memory that does not grow with the corpus.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -64,8 +64,8 @@ class Scan:
         return asdict(self)
 
 
-def add_up(records: Iterable[dict[str, Any]]) -> Scan:
-    """Add up the scans of all units."""
+def add_up(records: Iterable[Mapping[str, Any]]) -> Scan:
+    """Add up the scans of units."""
     total = Scan()
     for record in records:
         total.documents += record["documents"]
@@ -76,11 +76,6 @@ def add_up(records: Iterable[dict[str, Any]]) -> Scan:
         for i, n in enumerate(record["bucket_bytes"]):
             total.bucket_bytes[i] += n
     return total
-
-
-def merged(scans: Iterable[Scan]) -> Scan:
-    """Add up the scans of all sources."""
-    return add_up(scan.to_json() for scan in scans)
 
 
 def val_threshold(scan: Scan, val_frac: float) -> int:

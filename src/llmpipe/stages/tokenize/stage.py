@@ -6,10 +6,14 @@ Four steps, of which each can be stopped and gone on with:
 2. train: count the sample's pieces and learn the vocabulary, or load an existing one
 3. encode: write each unit's shards
 4. place: give the shards their names, write the index
+
+Scan, count and encode go over the corpus in units (see `core/units.py`), each in a folder below `state/`. Only the learning of
+the merges is done by one process, from the counts of all units: which pair is merged next depends on all of the text.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +26,7 @@ from llmpipe.core.stage import Context, Inputs, Need, StageSpec
 from llmpipe.stages.tokenize.config import TokenizeConfig
 
 if TYPE_CHECKING:
-    from llmpipe.stages.tokenize.documents import Unit
+    from llmpipe.core.units import Commit, Job, Unit
     from llmpipe.stages.tokenize.split import Scan
     from llmpipe.tokenizer.bpe import Tokenizer
 
@@ -49,7 +53,7 @@ def files(config: TokenizeConfig) -> Sequence[str]:
 
 def plan(config: TokenizeConfig, inputs: Inputs) -> dict[str, str]:
     """Say what will be read and made."""
-    paths = sorted({unit.path for unit in _units(config, inputs)})
+    paths = sorted({unit.payload.path for unit in _units(config, inputs)})
     n_bytes = sum(Path(path).stat().st_size for path in paths if "://" not in path)
     vocabulary = (
         f"from {config.tokenizer}"
@@ -67,11 +71,10 @@ def plan(config: TokenizeConfig, inputs: Inputs) -> dict[str, str]:
 def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Run the stage; called again after a kill it goes on where it was."""
     from llmpipe.stages.tokenize.card import add_cards
-    from llmpipe.stages.tokenize.encode import EncodeWork, ScanWork, add_counts, place_shards
+    from llmpipe.stages.tokenize.encode import EncodeJob, ScanJob, add_counts, place_shards
     from llmpipe.stages.tokenize.mixture import sources_of
-    from llmpipe.stages.tokenize.split import add_up, merged, val_threshold
+    from llmpipe.stages.tokenize.split import add_up, val_threshold
     from llmpipe.stages.tokenize.stats import Vocabulary, collect, save_counts, source_sums
-    from llmpipe.stages.tokenize.workers import give_back_memory, run_units
     from llmpipe.tokenizer.shards import write_index
 
     for unfinished in out.glob(".tmp-*"):
@@ -82,49 +85,43 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
 
     # ------------------------------------------------------------------------------------ scan
     scans: list[Scan] = []
+    val_below = 0
     if config.tokenizer is None or config.val_frac > 0:  # else nothing depends on it
-        with ctx.console.progress("scan", len(units), "unit") as bar:
-            scan_work = ScanWork(config, ctx.seed)
-            found = run_units(scan_work, units, state / "scan", ctx.workers, ctx.stop, bar)
+        commits = _run_units(ScanJob(config, ctx.seed), units, "scan", out, ctx)
         scans = [
-            add_up(record for unit, record in zip(units, found, strict=True) if unit.source == i)
+            add_up(commit.record for commit in commits if commit.unit.payload.source == i)
             for i in range(len(sources))
         ]
-        if all(scan.documents == 0 for scan in scans):
+        total = add_up(commit.record for commit in commits)
+        if total.documents == 0:
             raise _empty_corpus()
-    val_below = val_threshold(merged(scans), config.val_frac)
+        val_below = val_threshold(total, config.val_frac)
 
     # ----------------------------------------------------------------------------------- train
     tokenizer, trained = _tokenizer(config, units, scans, val_below, out, ctx)
     ctx.console.debug(tokenizer.encoder_note)
     vocabulary = Vocabulary.of(tokenizer, state / "ranks.tiktoken")
     del tokenizer  # with its encoder it is 80 MB for cl100k
-    give_back_memory()
+    _give_back_memory()
     ctx.stop.check()
 
     # ---------------------------------------------------------------------------------- encode
-    work_folder = state / "shards"
-    encode_work = EncodeWork(
-        config,
-        vocabulary.encoder,
-        vocabulary.vocab_size,
-        vocabulary.bos_id,
-        val_below,
-        work_folder,
+    encode = EncodeJob(
+        config, vocabulary.encoder, vocabulary.vocab_size, vocabulary.bos_id, val_below
     )
-    with ctx.console.progress("encode", len(units), "unit") as bar:
-        records = run_units(encode_work, units, state / "encode", ctx.workers, ctx.stop, bar)
+    commits = _run_units(encode, units, "encode", out, ctx)
 
     # ----------------------------------------------------------------------------------- place
+    records = [commit.record for commit in commits]
     if not any(record["shards"] for record in records):
         raise _empty_corpus()
-    counts = add_counts(len(units), work_folder)
+    counts = add_counts(commits)
     save_counts(out, counts)
     set_aside = [row for record in records for row in record["set_aside"]]
     if set_aside:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in set_aside)
         write_atomic(out / "set_aside.jsonl", lines)
-    shards = place_shards(records, work_folder, out)
+    shards = place_shards(commits, out)
     write_index(
         out,
         shards,
@@ -141,6 +138,29 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         "documents_set_aside": len(set_aside),
         "lone_surrogates_replaced": sum(record["lone_surrogates"] for record in records),
     }
+
+
+def _run_units(
+    job: Job, units: Sequence[Unit], title: str, out: Path, ctx: Context
+) -> list[Commit]:
+    """Run the units that are not done yet, wherever the command line says; return the commits of all."""
+    from llmpipe.core.cluster import executor_of
+    from llmpipe.core.executors import CLEAN_INPUT
+    from llmpipe.core.units import is_done, run_units
+
+    folder = out / "state" / title
+    n_done = sum(is_done(folder, unit) for unit in units)
+    with ctx.console.progress(title, len(units), "unit") as bar:
+        bar.update(n_done)
+        executor = executor_of(ctx, CLEAN_INPUT, lambda now: bar.update(n_done + now.n_units))
+        return run_units(job, units, folder, executor)
+
+
+def _give_back_memory() -> None:
+    """Return to the system what was freed, where C's library keeps it for itself (glibc does)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _empty_corpus() -> InputError:
@@ -186,26 +206,27 @@ def _learn(
     """Count the sample's pieces unit by unit, then learn the merges."""
     from llmpipe.stages.tokenize.mixture import sample_sizes, sources_of
     from llmpipe.stages.tokenize.train_bpe import (
-        CountWork,
+        COUNTS_FILE,
+        CountJob,
         Sample,
         check_vocab_size,
-        counts_path,
-        learn_from_files,
+        learn_vocabulary,
     )
-    from llmpipe.stages.tokenize.workers import run_units
+    from llmpipe.tokenizer.piece_counts import add_files
 
     check_vocab_size(config.vocab_size)
     n_buckets = sample_sizes(sources_of(config), scans, config.train_bytes)
     # A source's later copies hold the same documents: the merges are learned from the first.
-    sampled = [unit for unit in units if unit.copy == 0 and n_buckets[unit.source]]
-    folder = out / "state" / "pieces"
-    work = CountWork(config, Sample(ctx.seed, n_buckets, val_below), folder)
-    with ctx.console.progress("count", len(sampled), "unit") as bar:
-        records = run_units(work, sampled, folder, ctx.workers, ctx.stop, bar)
-    text_bytes = sum(record["text_bytes"] for record in records)
-    paths = [counts_path(folder, unit) for unit in sampled]
+    sampled = [unit for unit in units if unit.payload.copy == 0 and n_buckets[unit.payload.source]]
+    job = CountJob(config, Sample(ctx.seed, n_buckets, val_below))
+    commits = _run_units(job, sampled, "count", out, ctx)
+    text_bytes = sum(commit.record["text_bytes"] for commit in commits)
     with ctx.console.progress("learn", config.vocab_size, "merge") as bar:
-        tokenizer, pruned = learn_from_files(config, paths, text_bytes, bar.update)
+        paths = [commit.folder / COUNTS_FILE for commit in commits]
+        counts, pruned = add_files(paths, config.max_pieces)
+        tokenizer = learn_vocabulary(
+            counts, config.vocab_size, config.pattern, text_bytes, bar.update
+        )
     if pruned.pieces:
         ctx.console.info(
             f"left out {pruned.pieces:,} pieces that occur fewer than {pruned.below:,} times"

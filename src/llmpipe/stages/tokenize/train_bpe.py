@@ -7,25 +7,20 @@ number of different words. See `tokenizer/splitter.py`, `piece_counts.py` and `l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmpipe.core.errors import InputError, UserError
+from llmpipe.core.units import RunUnit, Unit, Watch
 from llmpipe.stages.tokenize.config import MIN_VOCAB, TokenizeConfig
-from llmpipe.stages.tokenize.documents import Unit, read_unit
+from llmpipe.stages.tokenize.encode import documents_of
 from llmpipe.stages.tokenize.split import sample_bucket, split_hash
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.learner import learn_merges
 from llmpipe.tokenizer.patterns import split_pattern
-from llmpipe.tokenizer.piece_counts import (
-    PieceCounter,
-    PieceCounts,
-    PrunedPieces,
-    add_files,
-    save_counts,
-)
+from llmpipe.tokenizer.piece_counts import PieceCounter, PieceCounts, save_counts
 from llmpipe.tokenizer.special import N_SPECIAL, VOCAB_MULTIPLE, place_special
 
 
@@ -39,61 +34,37 @@ class Sample:
     val_below: int
 
 
+COUNTS_FILE = "counts.arrow"
+"""In the folder of a unit: its pieces, and how often each occurs."""
+
+
 @dataclass(frozen=True)
-class CountWork:
-    """Counts the pieces of a unit's sampled documents, into a file of its own."""
+class CountJob:
+    """Counts the pieces of a unit's sampled documents."""
 
     config: TokenizeConfig
     sample: Sample
-    folder: Path
 
-    def __call__(self, unit: Unit) -> dict[str, Any]:
-        """Write the unit's counts."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def open(self) -> RunUnit:
+        """Return the function that runs a unit."""
+        return self._run
+
+    def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
         counter = PieceCounter(split_pattern(self.config.pattern))
-        counter.add(sample_texts(unit, self.config, self.sample))
-        save_counts(counter.finish(), counts_path(self.folder, unit))
+        counter.add(self._texts(unit, watch))
+        save_counts(counter.finish(), folder / COUNTS_FILE)
         return {"text_bytes": counter.text_bytes}
 
-
-def counts_path(folder: Path, unit: Unit) -> Path:
-    """Return where a unit's counts are."""
-    return folder / f"{unit.index:05d}.arrow"
-
-
-def sample_texts(unit: Unit, config: TokenizeConfig, sample: Sample) -> Iterator[str]:
-    """Yield the sampled training documents of a unit."""
-    n_buckets = sample.n_buckets[unit.source]
-    for document in read_unit(unit, config):
-        if not document.text:
-            continue
-        data = document.data
-        if split_hash(data) >= sample.val_below and sample_bucket(data, sample.seed) < n_buckets:
-            yield document.text
-
-
-def learn_from_files(
-    config: TokenizeConfig,
-    paths: Sequence[Path],
-    text_bytes: int,
-    on_progress: Callable[[int], None] | None = None,
-) -> tuple[Tokenizer, PrunedPieces]:
-    """Learn the vocabulary that `config` asks for from the counts of all units.
-
-    Raises:
-        InputError: if there is no text.
-        UserError: if the text has fewer merges than asked for.
-    """
-    counts, pruned = add_files(paths, config.max_pieces)
-    return _learn(counts, config.vocab_size, config.pattern, text_bytes, on_progress), pruned
-
-
-def train_on_texts(texts: Iterable[str], vocab_size: int, pattern: str) -> Tokenizer:
-    """Learn a vocabulary of `vocab_size` from `texts`, in this process; see `learn_from_files`."""
-    check_vocab_size(vocab_size)
-    counter = PieceCounter(split_pattern(pattern))
-    counter.add(texts)
-    return _learn(counter.finish(), vocab_size, pattern, counter.text_bytes)
+    def _texts(self, unit: Unit, watch: Watch) -> Iterator[str]:
+        """Yield the sampled training documents of a unit."""
+        seed, val_below = self.sample.seed, self.sample.val_below
+        n_buckets = self.sample.n_buckets[unit.payload.source]
+        for document in documents_of(unit, self.config, watch):
+            data = document.data
+            if not document.text or split_hash(data) < val_below:
+                continue
+            if sample_bucket(data, seed) < n_buckets:
+                yield document.text
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -109,13 +80,27 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def _learn(
+def learn_vocabulary(
     counts: PieceCounts,
     vocab_size: int,
     pattern: str,
     text_bytes: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> Tokenizer:
+    """Learn a vocabulary from counted pieces.
+
+    Args:
+        counts: pieces with the number of times each occurs.
+        vocab_size: how many tokens it shall have, bytes and special tokens among them.
+        pattern: name of the pattern that cut the text into the pieces.
+        text_bytes: size of the text that was counted, for messages.
+        on_progress: gets the number of merges learned.
+
+    Raises:
+        InputError: if there is no text.
+        UserError: if the text has fewer merges than asked for.
+    """
+    check_vocab_size(vocab_size)
     n_merges = vocab_size - 256 - N_SPECIAL
     if len(counts) == 0:
         raise InputError("there is no text to learn a vocabulary from: the corpus is empty")

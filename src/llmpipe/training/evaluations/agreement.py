@@ -1,13 +1,13 @@
-"""How several processes stay together in an evaluation, also where one of them fails.
+"""How the ranks stay in step in an evaluation, even if it fails on one of them.
 
-Processes wait for each other when they add numbers up, and in each pass through a model that is
-spread over them (FSDP). If one leaves its evaluation with an error meanwhile, the others would wait
-for it until the run is ended. So before each such meeting, and once more when it is through, a process
-tells the others what it is about to do: one number per process, summed. All go on only if all are
+Ranks wait for each other in every collective operation: when they sum numbers, and in each pass
+through a model that is sharded over them (FSDP). If one rank leaves its evaluation with an error, the
+others would wait for it until the run times out. So before each collective, and once more at the end,
+a rank tells the others what it is about to do: one number per rank, summed. All go on only if all are
 about to do the same; otherwise all leave the evaluation, at the same place.
 
-What this cannot help is an error within a pass through an FSDP model (memory, say), or a meeting
-that an evaluation arranges by itself, around `context.runtime`.
+This does not cover an error inside a pass through an FSDP model (out of memory, say), or a collective
+that an evaluation starts on its own, without `context.runtime`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Agreement:
     runtime: Runtime
     is_over: bool = False
 
-    def meet(self, doing: Doing) -> None:
+    def agree(self, doing: Doing) -> None:
         """Wait for all processes, and go on if all are about to do the same.
 
         Raises:
@@ -64,7 +64,7 @@ class Agreement:
         ranks = self.runtime.ranks
         if ranks.is_alone:
             return
-        if self.is_over:  # nobody else comes to a meeting any more
+        if self.is_over:  # the others take part in no collective any more
             raise NotTogether("the processes of this evaluation have parted before")
         mine = [0.0] * ranks.world_size
         mine[ranks.rank] = float(doing)
@@ -78,7 +78,7 @@ class Agreement:
     def fail(self) -> None:
         """Tell the others that this process leaves."""
         if not self.is_over:
-            self.meet(Doing.FAIL)
+            self.agree(Doing.FAIL)
 
 
 def _describe(everyone: list[Doing]) -> str:
@@ -93,29 +93,29 @@ def _describe(everyone: list[Doing]) -> str:
 
 
 @dataclass(frozen=True)
-class MeetingRuntime(Runtime):
-    """A runtime whose sums are agreed on first."""
+class CheckedRuntime(Runtime):
+    """A runtime whose collectives are agreed on first."""
 
     agreement: Agreement = field(kw_only=True)
 
     def sum(self, values: list[float]) -> list[float]:
         """Add numbers over all processes, in float64; every process gets the same result."""
-        self.agreement.meet(Doing.SUM)
+        self.agreement.agree(Doing.SUM)
         return super().sum(values)
 
     def add(self, value: torch.Tensor) -> torch.Tensor:
         """Add a tensor over all processes, in place."""
-        self.agreement.meet(Doing.SUM)
+        self.agreement.agree(Doing.SUM)
         return super().add(value)
 
     def gather(self, value: T) -> list[T]:
         """Give every process the values of all, in their order."""
-        self.agreement.meet(Doing.SUM)
+        self.agreement.agree(Doing.SUM)
         return super().gather(value)
 
     def share(self, value: T) -> T:
         """Give every process the main one's value."""
-        self.agreement.meet(Doing.SUM)
+        self.agreement.agree(Doing.SUM)
         return super().share(value)
 
 
@@ -123,17 +123,17 @@ class MeetingRuntime(Runtime):
 def passes_agreed_on(model: Transformer, agreement: Agreement) -> Iterator[None]:
     """Let processes agree before each pass through a model that is spread over them."""
 
-    def meet(*_: Any) -> None:
-        agreement.meet(Doing.PASS)
+    def agree(*_: Any) -> None:
+        agreement.agree(Doing.PASS)
 
     whole: Any = model
     hidden = whole.hidden  # as FSDP has set it on this object: it collects the outer weights
 
     def hidden_together(*args: Any, **kwargs: Any) -> Any:
-        meet()
+        agree()
         return hidden(*args, **kwargs)
 
-    handle = model.register_forward_pre_hook(meet, prepend=True)
+    handle = model.register_forward_pre_hook(agree, prepend=True)
     whole.hidden = hidden_together
     try:
         yield

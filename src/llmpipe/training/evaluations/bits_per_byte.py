@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmpipe.core.errors import InputError
+from llmpipe.core.records.files import expand
+from llmpipe.core.records.lines import whole
+from llmpipe.core.records.rows import READERS, read_rows
 from llmpipe.training.evaluations.base import EvaluationContext
-from llmpipe.training.evaluations.config import BitsPerByte, expand
-from llmpipe.training.evaluations.files import read_rows
+from llmpipe.training.evaluations.config import BitsPerByte
 from llmpipe.training.evaluations.likelihood import Scored, log_likelihoods
 
 MOST_PER_TOKEN = 16
@@ -30,8 +32,8 @@ class BitsPerByteEvaluation:
             InputError: if a file cannot be read, or holds no text.
         """
         self.settings = settings
-        files = expand(settings.files)
-        self.texts = {name: _read_texts(Path(name), settings) for name in files}
+        files = expand(settings.files, READERS)
+        self.texts = {name: _read_texts(name, settings) for name in files}
         self.labels = _labels(files)
 
     def __call__(self, context: EvaluationContext, /) -> dict[str, float]:
@@ -64,9 +66,9 @@ def _labels(files: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _read_texts(path: Path, settings: BitsPerByte) -> list[str]:
+def _read_texts(path: str, settings: BitsPerByte) -> list[str]:
     texts, n_left = [], settings.max_tokens * MOST_PER_TOKEN
-    for where, row in read_rows(path):
+    for where, row in whole(read_rows(path)):
         text = row.get(settings.text_field)
         if not isinstance(text, str):
             raise InputError(

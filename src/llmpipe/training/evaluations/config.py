@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
 from llmpipe.core.config import schema
-from llmpipe.core.errors import InputError, UserError
+from llmpipe.core.errors import UserError
+from llmpipe.core.records.files import expand
+from llmpipe.core.records.rows import READERS
 
 EVERY = 1000
 """Steps between evaluations. Source: OLMo-core's in-loop evaluators, `eval_interval`."""
 
 
 @schema
-@dataclass(frozen=True, kw_only=True)
 class MultipleChoice:
     """Questions with given answers: right if the model finds the right answer the likeliest.
 
     Source: Brown et al. 2020 (GPT-3), section 2.4; EleutherAI/lm-evaluation-harness.
     """
 
+    _: KW_ONLY
     kind: Literal["multiple_choice"] = "multiple_choice"
     files: Annotated[tuple[str, ...], MinLen(1)]
     """Files, or patterns: JSON lines, Parquet or CSV, packed or not, with rows as HellaSwag, ARC, MMLU, Winograd or the
@@ -57,10 +58,10 @@ class MultipleChoice:
 
 
 @schema
-@dataclass(frozen=True, kw_only=True)
 class BitsPerByte:
     """How well the model predicts texts that it was not trained on, file by file."""
 
+    _: KW_ONLY
     kind: Literal["bits_per_byte"] = "bits_per_byte"
     files: Annotated[tuple[str, ...], MinLen(1)]
     """Files, or patterns: JSON lines, Parquet or CSV with a `text` in each row, or plain text (.txt); packed or not."""
@@ -85,10 +86,10 @@ class BitsPerByte:
 
 
 @schema
-@dataclass(frozen=True, kw_only=True)
 class Custom:
     """A function of your own; see docs/guides/evaluations.md."""
 
+    _: KW_ONLY
     kind: Literal["custom"] = "custom"
     function: str
     """`module:function`, or `package.module:Class`: beside the recipe, in the working folder, or
@@ -134,25 +135,7 @@ def check_labels(evaluations: Sequence[EvaluationSettings]) -> None:
 
 def files_of(evaluations: Iterable[EvaluationSettings]) -> list[str]:
     """List the files that the evaluations read."""
-    return [name for evaluation in evaluations for name in expand(evaluation.files)]
-
-
-def expand(files: Iterable[str]) -> list[str]:
-    """Put in place of each pattern, such as `mmlu/*.csv`, the files that it stands for, in order.
-
-    Raises:
-        InputError: if there are none.
-    """
-    names = []
-    for name in files:
-        if not glob.has_magic(name):
-            names.append(name)
-            continue
-        found = glob.glob(name, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
-        if not found:
-            raise InputError(f"no file fits `{name}`")
-        names += sorted(found)
-    return names
+    return [name for evaluation in evaluations for name in expand(evaluation.files, READERS)]
 
 
 def describe(evaluations: Iterable[EvaluationSettings]) -> str:

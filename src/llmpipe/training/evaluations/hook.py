@@ -27,8 +27,8 @@ from llmpipe.model.transformer import Transformer
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.training.evaluations.agreement import (
     Agreement,
+    CheckedRuntime,
     Doing,
-    MeetingRuntime,
     NotTogether,
     passes_agreed_on,
 )
@@ -88,14 +88,14 @@ class EvaluationHook:
                 context = EvaluationContext(
                     self.model,
                     self.tokenizer,
-                    MeetingRuntime(self.runtime.ranks, self.runtime.device, agreement=agreement),
+                    CheckedRuntime(self.runtime.ranks, self.runtime.device, agreement=agreement),
                     self.dtype,
                     done,
                     self.row_tokens,
                     self.batch_tokens,
                 )
                 numbers = check_numbers(evaluation.call(context))
-            agreement.meet(Doing.RETURN)
+            agreement.agree(Doing.RETURN)
         except Stopped:
             raise
         except Exception as error:

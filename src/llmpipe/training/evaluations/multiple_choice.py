@@ -14,11 +14,12 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmpipe.core.errors import UserError
+from llmpipe.core.records.files import expand
+from llmpipe.core.records.rows import READERS
 from llmpipe.training.evaluations.base import EvaluationContext
-from llmpipe.training.evaluations.config import MultipleChoice, expand
+from llmpipe.training.evaluations.config import MultipleChoice
 from llmpipe.training.evaluations.likelihood import Continuations, Scored, log_likelihoods
 from llmpipe.training.evaluations.questions import LETTERS, Question, read_questions
 
@@ -48,7 +49,8 @@ class MultipleChoiceEvaluation:
             InputError: if a file cannot be read, or a row is no question.
             UserError: if there are more answers than letters for them.
         """
-        questions = [q for name in expand(settings.files) for q in read_questions(Path(name))]
+        files = expand(settings.files, READERS)
+        questions = [question for name in files for question in read_questions(name)]
         self.prompts = make_prompts(questions, settings)
         self._sequences: list[Scored] | None = None
 

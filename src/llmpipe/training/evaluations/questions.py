@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from llmpipe.core.errors import InputError
-from llmpipe.training.evaluations.files import Row, read_rows
+from llmpipe.core.records.lines import Row, whole
+from llmpipe.core.records.rows import read_rows
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -45,14 +46,14 @@ class Question:
             )
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: str | Path) -> list[Question]:
     """Read all questions of a file, but for those with an empty answer, which published sets do have.
 
     Raises:
         InputError: naming file and line.
     """
     questions = []
-    for where, row in read_rows(path):
+    for where, row in whole(read_rows(path)):
         try:
             question = parse_question(row)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

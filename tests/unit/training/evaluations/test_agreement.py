@@ -10,8 +10,8 @@ from llmpipe.core.ranks import Ranks
 from llmpipe.model.transformer import Transformer
 from llmpipe.training.evaluations.agreement import (
     Agreement,
+    CheckedRuntime,
     Doing,
-    MeetingRuntime,
     NotTogether,
     passes_agreed_on,
 )
@@ -22,10 +22,10 @@ class Group(Runtime):
     """Process 1 of 3; what the other two are about to do is given, meeting by meeting."""
 
     others: list[tuple[Doing, Doing]] = field(default_factory=list)
-    meetings: list[list[float]] = field(default_factory=list)
+    collectives: list[list[float]] = field(default_factory=list)
 
     def sum(self, values: list[float]) -> list[float]:
-        self.meetings.append(values)
+        self.collectives.append(values)
         first, last = self.others.pop(0)
         return [values[0] + first, values[1], values[2] + last]
 
@@ -37,9 +37,9 @@ def group(*others: tuple[Doing, Doing]) -> Group:
 def test_all_go_on_where_all_are_about_to_do_the_same() -> None:
     runtime = group((Doing.SUM, Doing.SUM), (Doing.RETURN, Doing.RETURN))
     agreement = Agreement(runtime)
-    agreement.meet(Doing.SUM)
-    agreement.meet(Doing.RETURN)
-    assert runtime.meetings == [[0, Doing.SUM, 0], [0, Doing.RETURN, 0]]
+    agreement.agree(Doing.SUM)
+    agreement.agree(Doing.RETURN)
+    assert runtime.collectives == [[0, Doing.SUM, 0], [0, Doing.RETURN, 0]]
     assert not agreement.is_over
 
 
@@ -58,12 +58,12 @@ def test_all_leave_where_one_fails_or_does_something_else(
     runtime = group(others)
     agreement = Agreement(runtime)
     with pytest.raises(NotTogether, match=message):
-        agreement.meet(Doing.SUM)
+        agreement.agree(Doing.SUM)
     # Who swallows that and goes on meets nobody, and neither does the farewell of the hook.
     with pytest.raises(NotTogether, match="have parted before"):
-        agreement.meet(Doing.RETURN)
+        agreement.agree(Doing.RETURN)
     agreement.fail()
-    assert len(runtime.meetings) == 1
+    assert len(runtime.collectives) == 1
 
 
 def test_process_that_fails_tells_the_others_once() -> None:
@@ -71,13 +71,13 @@ def test_process_that_fails_tells_the_others_once() -> None:
     agreement = Agreement(runtime)
     agreement.fail()
     agreement.fail()
-    assert runtime.meetings == [[0, Doing.FAIL, 0]]
+    assert runtime.collectives == [[0, Doing.FAIL, 0]]
 
 
 def test_process_alone_meets_nobody(model: Transformer) -> None:
     alone = Runtime(Ranks(), torch.device("cpu"))
     agreement = Agreement(alone)
-    runtime = MeetingRuntime(alone.ranks, alone.device, agreement=agreement)
+    runtime = CheckedRuntime(alone.ranks, alone.device, agreement=agreement)
     assert runtime.sum([1.0, 2.0]) == [1.0, 2.0]
     assert runtime.any(True) and runtime.share("x") == "x"
     agreement.fail()
@@ -87,15 +87,15 @@ def test_process_alone_meets_nobody(model: Transformer) -> None:
 def test_passes_are_agreed_on_only_meanwhile(model: Transformer) -> None:
     ids = torch.tensor([[1, 2]])
     same = (Doing.PASS, Doing.PASS)
-    # `forward` goes through `hidden`, and FSDP collects weights for both: two meetings
+    # `forward` goes through `hidden`, and FSDP collects weights for both: two collectives
     runtime = group(same, same, same, (Doing.PASS, Doing.FAIL))
     before = model.hidden
     with passes_agreed_on(model, Agreement(runtime)):
         model.hidden(ids)
         model(ids)
-        assert len(runtime.meetings) == 3
+        assert len(runtime.collectives) == 3
         with pytest.raises(NotTogether):
             model.hidden(ids)
     assert model.hidden == before
     model(ids)
-    assert len(runtime.meetings) == 4
+    assert len(runtime.collectives) == 4

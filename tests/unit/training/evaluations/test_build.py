@@ -109,7 +109,7 @@ def test_what_is_not_there_or_does_not_fit_is_said_before_work_starts(
 
 def test_missing_file_is_said_before_work_starts() -> None:
     for settings in (MultipleChoice(files=("no.jsonl",)), BitsPerByte(files=("no.jsonl",))):
-        with pytest.raises(InputError, match=r"`no\.jsonl` cannot be read"):
+        with pytest.raises(InputError, match=r"there is no file or folder `no\.jsonl`"):
             build_evaluations([settings])
 
 
@@ -118,9 +118,9 @@ def test_patterns_stand_for_files(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"query": "q", "choices": ["x", "y"], "gold": 0}\n')
     deep = MultipleChoice(files=(f"{tmp_path}/**/*.jsonl",), name="all")
-    flat = MultipleChoice(files=("plain.jsonl", f"{tmp_path}/*.jsonl"))
+    flat = MultipleChoice(files=(f"{tmp_path}/deep/c.jsonl", f"{tmp_path}/*.jsonl"))
     assert files_of([deep]) == [f"{tmp_path}/{name}.jsonl" for name in ("a", "b", "deep/c")]
-    assert files_of([flat]) == ["plain.jsonl", f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
+    assert files_of([flat]) == [f"{tmp_path}/{name}.jsonl" for name in ("deep/c", "a", "b")]
     assert len(MultipleChoiceEvaluation(deep).prompts) == 3
     with pytest.raises(InputError, match=r"no file fits `.*\.csv`"):
         files_of([BitsPerByte(files=(f"{tmp_path}/*.csv",), name="x")])

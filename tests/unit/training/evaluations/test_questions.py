@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from llmpipe.core.errors import InputError
-from llmpipe.training.evaluations.files import read_rows
+from llmpipe.core.records.lines import whole
+from llmpipe.core.records.rows import read_rows
 from llmpipe.training.evaluations.questions import Question, parse_question, read_questions
 
 ICL = {"query": "The sky is", "choices": ["blue", "loud"], "gold": 0}
@@ -121,12 +122,12 @@ def test_files_are_read_whatever_they_are_packed_with(tmp_path: Path) -> None:
     "name, content, message",
     [
         ("a.jsonl", b'{"a": 1}\n{"a"', r"a\.jsonl:2: not JSON"),
-        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: expected an object, got \[1\]"),
-        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz` cannot be read"),
-        ("a.jsonl.zst", b"no zstd", r"a\.jsonl\.zst` cannot be read"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: expected an object, got list"),
+        ("a.jsonl.gz", b"\xff gzip", r"a\.jsonl\.gz` cannot be read"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd zstd", r"a\.jsonl\.zst` cannot be read"),
         ("a.parquet", b"no parquet", r"a\.parquet` cannot be read"),
         ("a.txt", b"\xff", r"a\.txt` cannot be read"),
-        ("a.xlsx", b"", r"rows are read from \.jsonl"),
+        ("a.xlsx", b"", r"kinds of file read here are \.jsonl"),
     ],
 )
 def test_unreadable_file_is_refused_and_named(
@@ -134,9 +135,9 @@ def test_unreadable_file_is_refused_and_named(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        list(read_rows(tmp_path / name))
+        list(whole(read_rows(tmp_path / name)))
     with pytest.raises(InputError, match=r"nowhere\.jsonl` cannot be read"):
-        list(read_rows(tmp_path / "nowhere.jsonl"))
+        list(whole(read_rows(tmp_path / "nowhere.jsonl")))
 
 
 def test_published_sets_are_read_whole(test_data: Path) -> None:

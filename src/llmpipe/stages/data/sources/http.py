@@ -27,7 +27,7 @@ class BadBody(Exception):
 
 
 @dataclass(frozen=True)
-class Response:
+class StoredResponse:
     """An HTTP response as stored."""
 
     status: int
@@ -49,7 +49,7 @@ class Response:
         return match[1] if match else None
 
 
-def parse_response(block: bytes) -> Response | None:
+def parse_response(block: bytes) -> StoredResponse | None:
     """Split a block into status line, headers and body; None if it is not an HTTP response."""
     status = _STATUS.match(block)
     if status is None:
@@ -61,10 +61,10 @@ def parse_response(block: bytes) -> Response | None:
         name, colon, value = line.partition(":")
         if colon:
             headers.setdefault(name.strip().lower(), value.strip())
-    return Response(int(status[1]), headers, body)
+    return StoredResponse(int(status[1]), headers, body)
 
 
-def decode_body(response: Response, max_bytes: int) -> bytes:
+def decode_body(response: StoredResponse, max_bytes: int) -> bytes:
     """Undo transfer and content encodings, never producing more than `max_bytes`.
 
     Raises:

@@ -8,20 +8,18 @@ corpus does not depend on where files lie or in which order they were named.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from llmpipe.core.config import digest
-from llmpipe.core.errors import InputError
+from llmpipe.core.records.files import ending_of, expand
 from llmpipe.core.stage import SourceFile
 from llmpipe.core.units import Unit
 from llmpipe.stages.data.sources.path_lists import expand_list
 
 Kind = Literal["archive", "html", "jsonl", "parquet", "dataset"]
-_SUFFIXES: dict[str, Kind] = {
+_KINDS: dict[str, Kind] = {
     ".warc": "archive",
     ".arc": "archive",
     ".wet": "archive",
@@ -32,7 +30,6 @@ _SUFFIXES: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-_COMPRESSIONS = (".gz", ".zst", ".lz4")
 _HTML_PER_UNIT = 512
 _PACK_ENDS = 1 / 256
 """Share of pages that end their pack."""
@@ -52,40 +49,17 @@ def expand_inputs(names: Iterable[str]) -> list[str]:
     Raises:
         InputError: nothing is there, or a folder holds nothing that can be read.
     """
-    found: list[str] = []
+    files: set[str] = set()
     for name in names:
-        if (listed := expand_list(name)) is not None:
-            found += listed
-        elif "://" in name or name.startswith("hf:") or Path(name).is_file():
-            found.append(name)
-        elif Path(name).is_dir():
-            inside = sorted(
-                str(p) for p in Path(name).rglob("*") if p.is_file() and known_kind(p.name)
-            )
-            if not inside:
-                raise InputError(
-                    f"the folder `{name}` holds no input", f"known endings: {', '.join(_SUFFIXES)}"
-                )
-            found += inside
-        else:
-            matches = sorted(
-                path
-                for path in glob.glob(name, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-                if Path(path).is_file()
-            )
-            if not matches:
-                what = "no file fits" if glob.has_magic(name) else "there is no file or folder"
-                raise InputError(f"data.inputs: {what} `{name}`")
-            found += matches
-    return sorted(set(found))
+        listed = expand_list(name)
+        files.update(expand([name], _KINDS) if listed is None else listed)
+    return sorted(files)
 
 
 def known_kind(name: str) -> Kind | None:
     """Tell by the endings of its name how a file is read."""
-    base = name.lower().partition("?")[0]
-    for ending in _COMPRESSIONS:
-        base = base.removesuffix(ending)
-    return next((kind for suffix, kind in _SUFFIXES.items() if base.endswith(suffix)), None)
+    ending = ending_of(name, _KINDS)
+    return _KINDS[ending] if ending else None
 
 
 def plan_units(files: Sequence[SourceFile]) -> list[Unit]:

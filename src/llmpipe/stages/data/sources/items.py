@@ -7,19 +7,22 @@ Other  is no document: a request, an image, a revisit
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmpipe.core.records.compression import open_pieces
+from llmpipe.core.records.lines import PlacedRow, Unreadable, parse_object, read_lines
+from llmpipe.core.records.parquet import read_parquet
+from llmpipe.core.records.rows import read_dataset
+from llmpipe.core.remote import local_copy
 from llmpipe.stages.data.config import ReadConfig
 from llmpipe.stages.data.document import Document, Drop, Text
 from llmpipe.stages.data.sources.charset import decode_page
-from llmpipe.stages.data.sources.fetch import local_copy
-from llmpipe.stages.data.sources.http import BadBody, Response, decode_body, parse_response
+from llmpipe.stages.data.sources.http import BadBody, StoredResponse, decode_body, parse_response
 from llmpipe.stages.data.sources.inputs import Payload
 from llmpipe.stages.data.sources.records import (
     Bad,
@@ -28,7 +31,7 @@ from llmpipe.stages.data.sources.records import (
     read_records,
     starts_record,
 )
-from llmpipe.stages.data.sources.stream import Stream, open_pieces
+from llmpipe.stages.data.sources.stream import Stream
 
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _LOOKS_LIKE_HTML = re.compile(rb"\s*(?:<!doctype html|<html|<head|<body)", re.I)
@@ -65,8 +68,10 @@ def read_items(payload: Payload, read: ReadConfig, folder: Path) -> Iterator[Ite
         folder: where a remote file is put while it is read.
     """
     if payload.kind == "dataset":
-        yield from _dataset_items(payload.paths[0].removeprefix("hf:"), read)
+        yield from _row_items(read_dataset(payload.paths[0], streaming=True), read)
         return
+    texts = (read.text_field, "html")
+    columns = (*texts, read.url_field, read.date_field)
     for name in payload.paths:
         with local_copy(name, folder) as path:
             if payload.kind == "archive":
@@ -74,7 +79,9 @@ def read_items(payload: Payload, read: ReadConfig, folder: Path) -> Iterator[Ite
             elif payload.kind == "jsonl":
                 yield from _jsonl_items(path, read)
             elif payload.kind == "parquet":
-                yield from _parquet_items(path, read)
+                hint = "name it with `--set data.read.text_field=NAME`"
+                rows = read_parquet(path, columns, texts, label=name, hint=hint)
+                yield from _row_items(rows, read)
             else:
                 yield _html_item(path, read)
 
@@ -109,7 +116,7 @@ def _record_item(record: Record, read: ReadConfig) -> Item:
     return Other(record.kind)
 
 
-def _load_response(record: Record, response: Response, read: ReadConfig) -> Document | Drop:
+def _load_response(record: Record, response: StoredResponse, read: ReadConfig) -> Document | Drop:
     if read.check_digests and not _digests_fit(record, response):
         raise BadBody("digest_mismatch")
     if read.http_status and response.status not in read.http_status:
@@ -118,7 +125,7 @@ def _load_response(record: Record, response: Response, read: ReadConfig) -> Docu
     return _load_html(record.url, record.date, body, response.charset, read)
 
 
-def _digests_fit(record: Record, response: Response) -> bool:
+def _digests_fit(record: Record, response: StoredResponse) -> bool:
     """True unless a digest is there that can be checked and none fits.
 
     Crawlers differ in what they call the payload (as sent, or decoded), so any fitting digest is enough; a
@@ -184,39 +191,18 @@ def _load_html_file(body: bytes, read: ReadConfig) -> Document | Drop:
 
 
 def _jsonl_items(path: Path, read: ReadConfig) -> Iterator[Item]:
-    with path.open("rb") as file:
-        stream = Stream(open_pieces(file, bool))
-        after_damage = False
-        while True:
-            if not stream.fill(1):
-                if (damage := stream.take_break()) is None:
-                    return
-                after_damage = True
-                yield Bad(damage.reason, damage.n_bytes)
-                continue
-            length = stream.find(b"\n", read.max_record_bytes)
-            if length < 0 and stream.fill(read.max_record_bytes):
-                skipped = stream.skip(read.max_record_bytes)
-                while (length := stream.find(b"\n", 1 << 20)) < 0 and stream.fill(1 << 20):
-                    skipped += stream.skip(1 << 20)
-                yield Bad("over_limit", skipped + stream.skip(max(length, 0) or len(stream)))
-                continue
-            line = stream.take(length if length > 0 else len(stream))
-            is_cut = after_damage or (length < 0 and stream.at_break is not None)
-            after_damage = False
-            if is_cut:
-                yield Bad("cut_line", len(line))
-            elif line.strip():
-                yield Raw("", partial(_load_json, line, read))
+    for line in read_lines(path, max_bytes=read.max_record_bytes):
+        if isinstance(line, Unreadable):
+            yield Bad(line.reason, line.n_bytes)
+        else:
+            yield Raw("", partial(_load_json, line[1], read))
 
 
 def _load_json(line: bytes, read: ReadConfig) -> Document | Drop:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_object(line)
+    except ValueError:
         raise BadBody("bad_json") from None
-    if not isinstance(row, dict):
-        raise BadBody("bad_json")
     return _load_row(row, read)
 
 
@@ -224,6 +210,8 @@ def _load_row(row: dict[str, Any], read: ReadConfig) -> Document | Drop:
     """Make a document of named fields: the text, or a page under `html`."""
     url, date = (str(row.get(name) or "") for name in (read.url_field, read.date_field))
     text, html = row.get(read.text_field), row.get("html")
+    if isinstance(text, bytes):  # Parquet of some writers does not say that it is text
+        text = decode_page(text, "utf-8")
     if isinstance(text, str):
         return _from_text(text, url, date)
     if isinstance(html, str):
@@ -233,35 +221,9 @@ def _load_row(row: dict[str, Any], read: ReadConfig) -> Document | Drop:
     raise BadBody("no_text_field")
 
 
-def _parquet_items(path: Path, read: ReadConfig) -> Iterator[Item]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError):
-        yield Bad("damaged_parquet", path.stat().st_size)
-        return
-    wanted = (read.text_field, "html", read.url_field, read.date_field)
-    columns = [name for name in wanted if name in file.schema_arrow.names]
-    for i in range(file.num_row_groups):
-        group = file.metadata.row_group(i)
-        n_read = 0
-        try:
-            for batch in file.iter_batches(
-                batch_size=256, row_groups=[i], columns=columns, use_threads=False
-            ):
-                for row in batch.to_pylist():
-                    n_read += 1
-                    yield Raw("", partial(_load_row, row, read))
-        except (pa.ArrowException, OSError):
-            for n in range(group.num_rows - n_read):
-                yield Bad("damaged_row_group", group.total_byte_size if n == 0 else 0)
-
-
-def _dataset_items(name: str, read: ReadConfig) -> Iterator[Item]:
-    """Stream the `train` split of a Hugging Face dataset, or of a folder of its files."""
-    import datasets
-
-    for row in datasets.load_dataset(name, split="train", streaming=True):
-        yield Raw("", partial(_load_row, dict(row), read))
+def _row_items(rows: Iterable[PlacedRow | Unreadable], read: ReadConfig) -> Iterator[Item]:
+    for row in rows:
+        if isinstance(row, Unreadable):
+            yield Bad(row.reason, row.n_bytes)
+        else:
+            yield Raw("", partial(_load_row, row[1], read))

@@ -10,14 +10,12 @@ from `s3://commoncrawl/`. Lines that are complete addresses, or files beside the
 
 from __future__ import annotations
 
-import gzip
 import re
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from llmpipe.core.errors import InputError, UserError
-from llmpipe.stages.data.sources.fetch import local_copy
+from llmpipe.core.records.lines import read_lines, whole
 
 HTTPS = "https://data.commoncrawl.org/"
 BUCKET = "s3://commoncrawl/"
@@ -66,13 +64,4 @@ def _place(line: str, base: str, folder: Path | None) -> str:
 
 @cache  # one run must see one list, and asks for it more than once
 def _read(address: str) -> list[str]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        local_copy(address, Path(folder)) as path,
-    ):
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"`{address}` cannot be read: {error.strerror}") from None
-        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    return [line.strip() for line in text.decode("utf-8").splitlines() if line.strip()]
+    return [line.decode("utf-8").strip() for _, line in whole(read_lines(address))]

@@ -7,22 +7,60 @@ Words are compared as MinHash does: no case, no punctuation, numbers alike.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
+from annotated_types import Ge, Le
 
 from llmpipe.core.artifact import atomic_file
+from llmpipe.core.config import schema
 from llmpipe.core.errors import InputError
-from llmpipe.stages.data.config import DecontaminationConfig
 from llmpipe.stages.data.document import Document, Drop
-from llmpipe.tasks.overlap import Runs, collect_runs, strings_of
+from llmpipe.stages.data.steps.base import Step
+
+if TYPE_CHECKING:
+    from llmpipe.stages.data.config import DataConfig
 
 
-class Decontamination:
+@schema
+class DecontaminationConfig:
+    """Drop documents that share a run of words with an evaluation set."""
+
+    files: tuple[str, ...] = ()
+    """JSONL files, plain or gz; every string in a line is text that a model may be asked."""
+    ngram: Annotated[int, Ge(4), Le(64)] = 13
+    """Words of a run. Source: Brown et al. 2020, arXiv:2005.14165, appendix C (13)."""
+    min_words: Annotated[int, Ge(4)] = 8
+    """A string shorter than `ngram` counts as a whole from this length; shorter ones are chance."""
+
+
+class DecontaminationFilter(Step[DecontaminationConfig]):
     """Look for runs of evaluation texts."""
 
+    name = "decontamination"
+    summary = "drop what evaluation sets contain"
+
     def __init__(self, config: DecontaminationConfig, table: Path) -> None:
+        import numpy as np
+
+        from llmpipe.tasks.overlap import Runs
+
         data = np.load(table)
         self._runs = Runs({int(n): data["hash"][data["n"] == n] for n in np.unique(data["n"])})
+
+    @classmethod
+    def make(cls, config: DataConfig, prepared: Path) -> DecontaminationFilter:
+        """Open the compiled runs."""
+        return cls(config.decontamination, prepared / "evaluations.npy")
+
+    @classmethod
+    def files(cls, config: DecontaminationConfig) -> list[str]:
+        """List the evaluation sets."""
+        return list(config.files)
+
+    @classmethod
+    def prepare(cls, config: DecontaminationConfig, prepared: Path) -> None:
+        """Compile the runs."""
+        compile_evaluations(config, prepared / "evaluations.npy")
 
     def __call__(self, document: Document) -> Drop | None:
         """Drop a document with a run; the value is the run."""
@@ -36,6 +74,10 @@ def compile_evaluations(config: DecontaminationConfig, table: Path) -> None:
     Raises:
         InputError: a file is missing or no JSONL, or no string in any of them is long enough.
     """
+    import numpy as np
+
+    from llmpipe.tasks.overlap import collect_runs, strings_of
+
     texts = (text for name in config.files for text in strings_of(Path(name)))
     found = collect_runs(texts, config.ngram, config.min_words).hashes
     if not found:

@@ -6,27 +6,59 @@ been seen. With 64 bits, a billion documents have 0.03 wrong pairs to expect (nÂ
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import urlsplit
 
-import numpy as np
 import xxhash
+from annotated_types import Gt, Le
 
-from llmpipe.stages.data.config import ExactDedupConfig, MinHashConfig, UrlDedupConfig
+from llmpipe.core.config import schema
 from llmpipe.stages.data.document import Document
-from llmpipe.stages.data.steps.word_hashes import WordHashes, mix, random_odd
+from llmpipe.stages.data.steps.base import Step
 
 
-class UrlKey:
+@schema
+class UrlDedupConfig:
+    """Keep one document per address, the first in key order."""
+
+    ignore_query: bool = False
+    """Treat addresses that differ only after `?` as equal."""
+
+
+@schema
+class ExactDedupConfig:
+    """Keep one document per text, the first in key order; white space at both ends does not count."""
+
+
+@schema
+class MinHashConfig:
+    """Keep one document of every cluster of near-duplicates, the first in key order.
+
+    A pair of Jaccard similarity s shares a band with probability 1 - (1 - s^rows)^bands: at 14 x 8
+    half of the pairs at s = 0.72. Source: FineWeb, section 3.4.
+    """
+
+    bands: Annotated[int, Gt(0), Le(128)] = 14
+    """Groups of hashes; one equal group makes two documents candidates."""
+    rows: Annotated[int, Gt(0), Le(64)] = 8
+    """Hashes per group."""
+    ngram: Annotated[int, Gt(0), Le(32)] = 5
+    """Words per shingle."""
+
+
+class UrlKey(Step[UrlDedupConfig]):
     """Note the key of a document's address."""
 
-    def __init__(self, config: UrlDedupConfig) -> None:
-        self._config = config
+    name = "url_dedup"
+    summary = "keep one document per address"
+    scope = "corpus"
+    needs_text = False
 
     def __call__(self, document: Document) -> None:
         """Note the document's keys."""
         if document.url:
             address = normalize_url(document.url, self._config.ignore_query)
-            document.keys["url_dedup"] = [xxhash.xxh3_64_intdigest(address.encode())]
+            document.keys[self.name] = [xxhash.xxh3_64_intdigest(address.encode())]
 
 
 def normalize_url(url: str, ignore_query: bool = False) -> str:
@@ -41,67 +73,35 @@ def normalize_url(url: str, ignore_query: bool = False) -> str:
     return f"{host.removeprefix('www.')}{port_text}{parts.path.rstrip('/')}{query}"
 
 
-class TextKey:
+class TextKey(Step[ExactDedupConfig]):
     """Note the key of a document's text."""
 
-    def __init__(self, config: ExactDedupConfig) -> None:
-        self._config = config
+    name = "exact_dedup"
+    summary = "keep one document per text"
+    scope = "corpus"
 
     def __call__(self, document: Document) -> None:
         """Note the document's keys."""
-        document.keys["exact_dedup"] = [xxhash.xxh3_64_intdigest(document.text.strip().encode())]
+        document.keys[self.name] = [xxhash.xxh3_64_intdigest(document.text.strip().encode())]
 
 
-_BLOCK = 1024
-"""N-grams hashed at once: 112 x 1024 numbers of 32 bits are 460 kB, and stay in the cache."""
+class MinHashKeys(Step[MinHashConfig]):
+    """Note one key per band of the MinHash signature of a document's text."""
 
-
-class MinHashKeys:
-    """Note one key per band of a MinHash signature over word n-grams.
-
-    Words are compared without case and punctuation and with numbers alike, as in datatrove. N-grams are mixed from
-    the 64-bit hashes of their words; the hash functions of the signature are multiply-shift with odd multipliers
-    (Dietzfelbinger et al. 1997) on the upper 32 bits, which a processor does for eight numbers and more at once. Of two
-    texts with a thousand n-grams each and none in common, a minimum agrees once in two million.
-    """
+    name = "minhash"
+    summary = "keep one document per cluster of near-duplicates"
+    scope = "corpus"
 
     def __init__(self, config: MinHashConfig) -> None:
-        self._config = config
-        # A fixed seed of its own: keys of different runs must be comparable.
-        generator = np.random.Generator(np.random.PCG64(0x4D696E48))
-        n = config.bands * config.rows
-        self._multipliers = generator.integers(0, 2**32, (n, 1), np.uint32) | np.uint32(1)
-        self._offsets = generator.integers(0, 2**32, (n, 1), np.uint32)
-        self._word_factors = random_odd(generator, config.ngram)
-        self._row_factors = random_odd(generator, config.rows)
-        self._word_hashes = WordHashes(generator)
+        from llmpipe.stages.data.steps.minhash import MinHash
+
+        self._minhash = MinHash(config)
 
     def __call__(self, document: Document) -> None:
         """Note the document's keys."""
-        document.keys["minhash"] = self.bands(document.text).tolist()
+        document.keys[self.name] = self._minhash.bands(document.text).tolist()
 
-    def bands(self, text: str) -> np.ndarray:
-        """Return one 64-bit key per band."""
-        minima = self.signature(text).reshape(self._config.bands, self._config.rows)
-        return mix((mix(minima.astype(np.uint64)) * self._row_factors).sum(axis=1))
-
-    def signature(self, text: str) -> np.ndarray:
-        """Return the minimum of every hash function over the text's n-grams."""
-        ngrams = self._ngram_hashes(text)
-        minima = np.full(len(self._multipliers), np.iinfo(np.uint32).max, np.uint32)
-        for start in range(0, len(ngrams), _BLOCK):
-            hashes = self._multipliers * ngrams[start : start + _BLOCK]
-            hashes += self._offsets
-            np.minimum(minima, hashes.min(axis=1), out=minima)
-        return minima
-
-    def _ngram_hashes(self, text: str) -> np.ndarray:
-        words = self._word_hashes(text)
-        if not len(words):
-            words = np.zeros(1, np.uint64)
-        n = min(self._config.ngram, len(words))
-        size = len(words) - n + 1
-        combined = np.zeros(size, np.uint64)
-        for i in range(n):
-            combined += words[i : i + size] * self._word_factors[i]
-        return (mix(combined) >> np.uint64(32)).astype(np.uint32)
+    @classmethod
+    def n_keys(cls, config: MinHashConfig) -> int:
+        """Return the number of bands."""
+        return config.bands

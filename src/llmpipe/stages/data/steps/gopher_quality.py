@@ -6,19 +6,51 @@ Source: Rae et al. 2021, arXiv:2112.11446, section A1.1; details as in datatrove
 
 from __future__ import annotations
 
-from llmpipe.stages.data.config import GopherQualityConfig
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from llmpipe.core.config import schema
 from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.steps.base import Fraction, Step
 
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 _BULLETS = ("•", "-")
 _ELLIPSES = ("...", "…")
 
 
-class GopherQuality:
+@schema
+class GopherQualityConfig:
+    """Drop texts that do not look like prose. Source: arXiv:2112.11446, section A1.1, if nothing else is named."""
+
+    min_words: Annotated[int, Ge(0)] = 50
+    """Fewest words, punctuation not counted."""
+    max_words: Annotated[int, Gt(0)] = 100_000
+    """Most words."""
+    min_mean_word_length: Annotated[float, Ge(0)] = 3.0
+    """Lowest mean length of words, in characters."""
+    max_mean_word_length: Annotated[float, Gt(0)] = 10.0
+    """Highest mean length."""
+    max_hashes_per_word: Annotated[float, Ge(0)] = 0.1
+    """Most `#` per word."""
+    max_ellipses_per_word: Annotated[float, Ge(0)] = 0.1
+    """Most `...` or `…` per word."""
+    max_bullet_lines: Fraction = 0.9
+    """Share of lines that begin with a bullet or a hyphen."""
+    max_ellipsis_lines: Fraction = 0.3
+    """Share of lines that end with an ellipsis."""
+    min_alpha_words: Fraction = 0.8
+    """Share of words with a letter; as in datatrove, punctuation counts as words here, which is
+    stricter than the paper."""
+    min_stop_words: Annotated[int, Ge(0)] = 2
+    """Fewest different ones of: the, be, to, of, and, that, have, with."""
+
+
+class GopherQuality(Step[GopherQualityConfig]):
     """Drop texts that do not look like prose."""
 
-    def __init__(self, config: GopherQualityConfig) -> None:
-        self._config = config
+    name = "gopher_quality"
+    summary = "drop texts that are no prose"
 
     def __call__(self, document: Document) -> Drop | None:
         """Say why a document is dropped, if it is."""

@@ -1,24 +1,61 @@
 """Gopher's repetition rules: repeated lines, paragraphs and n-grams.
 
 Source: Rae et al. 2021, arXiv:2112.11446, table A1; the measures follow datatrove's
-`gopher_repetition_filter.py`, which FineWeb used. N-grams are compared as numbers, in NumPy.
+`gopher_repetition_filter.py`, which FineWeb used. N-grams are compared as numbers, in `ngrams.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from llmpipe.stages.data.config import GopherRepetitionConfig
+from llmpipe.core.config import schema
 from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.steps.base import Fraction, Step
 
 
-class GopherRepetition:
+@schema
+class GopherRepetitionConfig:
+    """Drop texts that repeat themselves. Source of all numbers: Rae et al. 2021, arXiv:2112.11446, table A1."""
+
+    max_dup_paragraphs: Fraction = 0.30
+    """Share of paragraphs that stood before."""
+    max_dup_paragraph_chars: Fraction = 0.20
+    """Share of characters in such paragraphs."""
+    max_dup_lines: Fraction = 0.30
+    """Share of lines that stood before."""
+    max_dup_line_chars: Fraction = 0.20
+    """Share of characters in such lines."""
+    max_top_2_gram: Fraction = 0.20
+    """Share of characters in the most frequent pair of words; likewise the next two."""
+    max_top_3_gram: Fraction = 0.18
+    """See `max_top_2_gram`."""
+    max_top_4_gram: Fraction = 0.16
+    """See `max_top_2_gram`."""
+    max_dup_5_gram: Fraction = 0.15
+    """Share of characters in runs of 5 words that stood before; likewise the next five."""
+    max_dup_6_gram: Fraction = 0.14
+    """See `max_dup_5_gram`."""
+    max_dup_7_gram: Fraction = 0.13
+    """See `max_dup_5_gram`."""
+    max_dup_8_gram: Fraction = 0.12
+    """See `max_dup_5_gram`."""
+    max_dup_9_gram: Fraction = 0.11
+    """See `max_dup_5_gram`."""
+    max_dup_10_gram: Fraction = 0.10
+    """See `max_dup_5_gram`."""
+
+
+class GopherRepetition(Step[GopherRepetitionConfig]):
     """Drop texts that repeat themselves."""
 
+    name = "gopher_repetition"
+    summary = "drop texts that repeat themselves"
+
     def __init__(self, config: GopherRepetitionConfig) -> None:
+        from llmpipe.stages.data.steps.ngrams import Ngrams
+
         self._config = config
+        self._ngrams = Ngrams
         self._top = (
             (2, config.max_top_2_gram),
             (3, config.max_top_3_gram),
@@ -59,7 +96,7 @@ class GopherRepetition:
         return None
 
     def _check_ngrams(self, content: Text) -> Drop | None:
-        ngrams, n_chars = Ngrams(content.tokens), len(content.text)
+        ngrams, n_chars = self._ngrams(content.tokens), len(content.text)
         for n, bound in self._top:
             share = ngrams.top_chars(n) / n_chars
             if share > bound:
@@ -77,78 +114,6 @@ class GopherRepetition:
             if share > bound:
                 return Drop(f"dup_{n}_gram", share, bound)
         return None
-
-
-class Ngrams:
-    """The n-grams of a text as numbers: equal n-grams have equal numbers, and there are no chance hits.
-
-    Only the n-grams that stand at several places get a number, the others -1. The number of an n-gram is the rank of
-    the pair (number of its first n-1 words, number of its last n-1 words), so only where both stand at several places
-    there is something to compare: for long n-grams almost nowhere. Ask for growing n, from 2.
-    """
-
-    def __init__(self, words: Sequence[str]) -> None:
-        numbers = {word: i for i, word in enumerate(dict.fromkeys(words))}
-        self._lengths = np.fromiter(map(len, words), np.int64, len(words))
-        self._ends = np.concatenate(([0], np.cumsum(self._lengths)))
-        self._n = 1
-        self._numbers = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
-        self._first = np.empty(0, np.int64)
-        self._counts = np.empty(0, np.int64)
-
-    def top_chars(self, n: int) -> int:
-        """Return the characters taken by all occurrences of the most frequent n-gram, joined by spaces.
-
-        Of equally frequent n-grams the one that comes first counts.
-        """
-        self._grow(n)
-        if not len(self._numbers):
-            return 0
-        times, start = 1, 0
-        if len(self._counts):
-            times = int(self._counts.max())
-            start = int(self._first[self._counts == times].min())
-        return int(self._ends[start + n] - self._ends[start] + n - 1) * times
-
-    def most_repeated_chars(self, n: int) -> int:
-        """Return an upper bound of `repeated_chars` that needs no loop: words in any n-gram that stood before."""
-        self._grow(n)
-        is_repeated = self._numbers >= 0
-        is_repeated[self._first] = False
-        edges = np.zeros(len(self._lengths) + 1, np.int64)
-        edges[: len(is_repeated)] += is_repeated
-        edges[n : n + len(is_repeated)] -= is_repeated
-        return int(self._lengths[np.cumsum(edges)[:-1] > 0].sum())
-
-    def repeated_chars(self, n: int) -> int:
-        """Return the characters, without spaces, of n-grams that stood before, not counting overlaps twice."""
-        self._grow(n)
-        seen: set[int] = set()
-        places = np.flatnonzero(self._numbers >= 0)
-        n_chars = free_from = 0
-        for place, number in zip(places.tolist(), self._numbers[places].tolist(), strict=True):
-            if place < free_from:
-                continue
-            if number in seen:
-                n_chars += int(self._ends[place + n] - self._ends[place])
-                free_from = place + n
-            else:
-                seen.add(number)
-        return n_chars
-
-    def _grow(self, n: int) -> None:
-        while self._n < n:
-            self._n += 1
-            heads, tails = self._numbers[:-1], self._numbers[1:]
-            places = np.flatnonzero((heads >= 0) & (tails >= 0))
-            pairs = heads[places] * (int(self._numbers.max(initial=0)) + 1) + tails[places]
-            _, first, numbers, counts = np.unique(
-                pairs, return_index=True, return_inverse=True, return_counts=True
-            )
-            stands_again = counts > 1
-            self._numbers = np.full(len(heads), -1, np.int64)
-            self._numbers[places] = np.where(stands_again[numbers], numbers, -1)
-            self._first, self._counts = places[first[stands_again]], counts[stands_again]
 
 
 def count_repeated(blocks: Sequence[str]) -> tuple[int, int]:

@@ -11,10 +11,16 @@ import re
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from llmpipe.stages.data.config import LanguageConfig, LanguagePrefilterConfig
+from annotated_types import Gt
+
+from llmpipe.core.config import schema
 from llmpipe.stages.data.document import Document, Drop
+from llmpipe.stages.data.steps.base import Fraction, Step
+
+if TYPE_CHECKING:
+    from llmpipe.stages.data.config import DataConfig
 
 
 def load_model() -> Any:
@@ -37,8 +43,32 @@ def predict(model: Any, text: str, max_chars: int, n_labels: int) -> list[tuple[
     return [(label.removeprefix("__label__"), min(1.0, float(score))) for score, label in found]
 
 
-class Language:
+@schema
+class LanguageConfig:
+    """Keep documents in the wanted languages, by fastText's lid.176 (compressed)."""
+
+    keep: tuple[str, ...] = ("en",)
+    """ISO 639 codes as lid.176 gives them. Empty: keep every language that is certain enough."""
+    min_score: Fraction = 0.65
+    """Lowest probability of the best language. Source: FineWeb, section 3.3 (0.65)."""
+    max_chars: Annotated[int, Gt(0)] = 2_000
+    """Characters looked at. Against the full text: the same decision on 99.7 %, three times the speed."""
+
+
+@schema
+class LanguagePrefilterConfig:
+    """Drop pages whose raw visible text is clearly in another language, before costly extraction."""
+
+    min_score: Fraction = 0.2
+    """Lowest summed probability of the wanted languages. At 0.2 the kept set of 397 pages was the same
+    as without this step, at 1.6 times the speed."""
+
+
+class Language(Step[LanguageConfig]):
     """Keep documents whose best language is wanted and certain enough."""
+
+    name = "language"
+    summary = "keep the wanted languages"
 
     def __init__(self, config: LanguageConfig) -> None:
         self._config = config
@@ -58,17 +88,27 @@ class Language:
         return None
 
 
-class LanguagePrefilter:
+class LanguagePrefilter(Step[LanguagePrefilterConfig]):
     """Drop pages that are clearly in another language before the costly extraction.
 
     First it looks at the beginnings of paragraphs, which needs no parser; where there are few of them, or they do
     not decide it clearly, at all visible text, menus included. So its bound is low.
     """
 
+    name = "language_prefilter"
+    summary = "drop pages clearly in another language, before extraction"
+    needs_text = False
+    also_reads = ("language",)
+
     def __init__(self, config: LanguagePrefilterConfig, language: LanguageConfig) -> None:
         self._config = config
         self._language = language
         self._model = load_model() if language.keep else None
+
+    @classmethod
+    def make(cls, config: DataConfig, prepared: Path) -> LanguagePrefilter:
+        """Make it from its own settings and the wanted languages."""
+        return cls(config.language_prefilter, config.language)
 
     def __call__(self, document: Document) -> Drop | None:
         """Drop a page whose visible text is clearly in another language."""

@@ -7,9 +7,13 @@ matched in short lines only; the paper's lists are shorter than what it describe
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from llmpipe.stages.data.config import LineCleaningConfig
+from annotated_types import Ge
+
+from llmpipe.core.config import schema
 from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.steps.base import Fraction, Step
 
 _COUNTER = re.compile(
     r"\W*\d[\d.,]*\s?[kKmM]?\s+(?:likes?|shares?|comments?|views?|retweets?|followers?|reviews?|replies|votes?)\W*",
@@ -23,11 +27,26 @@ _PROMPT = re.compile(
 )
 
 
-class LineCleaning:
+@schema
+class LineCleaningConfig:
+    """Remove lines that are controls of a page, and drop pages made of them.
+
+    Source: RefinedWeb, Penedo et al. 2023, arXiv:2306.01116, section G.2.
+    """
+
+    max_upper: Fraction = 0.5
+    """Lines with a larger share of capitals among their letters are removed."""
+    max_words: Annotated[int, Ge(0)] = 10
+    """Only lines up to this length are looked at for the phrases of controls (sign-in, read more, items in cart)."""
+    max_removed_words: Fraction = 0.05
+    """A page that loses a larger share of its words is dropped."""
+
+
+class LineCleaning(Step[LineCleaningConfig]):
     """Remove such lines; drop a page that is made of them."""
 
-    def __init__(self, config: LineCleaningConfig) -> None:
-        self._config = config
+    name = "line_cleaning"
+    summary = "remove lines that are controls of a page"
 
     def __call__(self, document: Document) -> Drop | None:
         """Clean the lines of a document; say why it is dropped, if it is."""

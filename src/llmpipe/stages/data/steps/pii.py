@@ -10,10 +10,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from typing import Literal
 
-from llmpipe.stages.data.config import PiiConfig
+from llmpipe.core.config import schema
 from llmpipe.stages.data.document import Document, Text
 from llmpipe.stages.data.steps.addresses import ADDRESS
+from llmpipe.stages.data.steps.base import Step
 from llmpipe.stages.data.steps.phones import PHONE, is_phone_match
 
 PLACEHOLDERS = {
@@ -38,8 +40,30 @@ _AT = re.compile("@")
 _DIGITS = re.compile(r"\d[\d ./()-]{5}", re.ASCII)
 
 
-class Pii:
+@schema
+class PiiConfig:
+    """Replace personal data by fixed placeholders.
+
+    FineWeb replaces e-mail and public IP addresses; the other kinds are checked by their own rules (Luhn,
+    mod 97, number plans), not by shape alone.
+    """
+
+    kinds: tuple[
+        Literal["email", "ipv4", "ipv6", "phone", "card", "iban", "ssn", "address"], ...
+    ] = ("email", "ipv4", "ipv6", "phone", "card", "iban", "ssn")  # fmt: skip
+    """What is looked for. `address`, off by default, knows the spelling of English-speaking countries only."""
+    phone_regions: tuple[str, ...] = ("US",)
+    """Countries whose national spelling is understood anywhere. Numbers with +country, and those beside a word such as *phone* or
+    *call*, are found in any spelling."""
+    public_ip_only: bool = True
+    """Leave private, loopback and documentation addresses alone, as FineWeb does."""
+
+
+class Pii(Step[PiiConfig]):
     """Replace personal data by placeholders and count it by kind."""
+
+    name = "pii"
+    summary = "replace personal data"
 
     def __init__(self, config: PiiConfig) -> None:
         finders: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], bool]]] = {

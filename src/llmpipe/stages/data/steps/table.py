@@ -1,148 +1,55 @@
-"""The table of steps: a name in a recipe, what it does, and how it is made from its settings."""
+"""The table of steps, and what is asked of all steps that a recipe names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmpipe.core.errors import UserError, did_you_mean
-from llmpipe.stages.data.config import DataConfig
-from llmpipe.stages.data.document import Document, Drop
+from llmpipe.core.registry import Registry
+from llmpipe.stages.data.steps.base import Step
 
-Step = Callable[[Document], Drop | None]
+if TYPE_CHECKING:
+    from llmpipe.stages.data.config import DataConfig
 
+T = TypeVar("T")
+_HERE = "llmpipe.stages.data.steps"
 
-@dataclass(frozen=True)
-class Entry:
-    """One step of the table."""
-
-    summary: str
-    make: Callable[[DataConfig, Path], Step]
-    """From the settings and the folder with the files that the parent process prepared."""
-    scope: Literal["document", "corpus", "texts"] = "document"
-    """A `corpus` step notes keys per document; what it drops is decided when all have been seen. A `texts` step
-    looks at the finished texts of all documents that are left."""
-
-
-# The imports stand inside the functions: the table is also read where no step is run (help, plan, report).
-def _url_filter(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.url_filter import UrlFilter
-
-    return UrlFilter(prepared / "urls.npy")
-
-
-def _language_prefilter(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.language import LanguagePrefilter
-
-    return LanguagePrefilter(config.language_prefilter, config.language)
-
-
-def _extraction(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.extraction import Extraction
-
-    return Extraction(config.extraction)
+STEPS: Registry[type[Step[Any]]] = Registry(
+    {
+        "url_filter": f"{_HERE}.url_filter:UrlFilter",
+        "language_prefilter": f"{_HERE}.language:LanguagePrefilter",
+        "extraction": f"{_HERE}.extraction:Extraction",
+        "language": f"{_HERE}.language:Language",
+        "gopher_repetition": f"{_HERE}.gopher_repetition:GopherRepetition",
+        "gopher_quality": f"{_HERE}.gopher_quality:GopherQuality",
+        "c4": f"{_HERE}.c4:C4",
+        "fineweb": f"{_HERE}.fineweb:FineWeb",
+        "url_dedup": f"{_HERE}.dedup_keys:UrlKey",
+        "exact_dedup": f"{_HERE}.dedup_keys:TextKey",
+        "minhash": f"{_HERE}.dedup_keys:MinHashKeys",
+        "pii": f"{_HERE}.pii:Pii",
+        "line_cleaning": f"{_HERE}.line_cleaning:LineCleaning",
+        "quality": f"{_HERE}.quality:Quality",
+        "decontamination": f"{_HERE}.decontamination:DecontaminationFilter",
+        "substrings": f"{_HERE}.substrings:Substrings",
+    }
+)
 
 
-def _language(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.language import Language
-
-    return Language(config.language)
-
-
-def _gopher_repetition(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.gopher_repetition import GopherRepetition
-
-    return GopherRepetition(config.gopher_repetition)
+def with_step_settings(cls: type[T]) -> type[T]:
+    """Give a class of settings, before it becomes a dataclass, a field for every step of the table."""
+    for name, step in STEPS.items():
+        cls.__annotations__[name] = step.settings()
+        setattr(cls, name, dataclasses.field(default_factory=step.settings()))
+    return cls
 
 
-def _gopher_quality(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.gopher_quality import GopherQuality
-
-    return GopherQuality(config.gopher_quality)
-
-
-def _c4(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.c4 import C4
-
-    return C4(config.c4)
-
-
-def _fineweb(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.fineweb import FineWeb
-
-    return FineWeb(config.fineweb)
-
-
-def _url_dedup(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.dedup_keys import UrlKey
-
-    return UrlKey(config.url_dedup)
-
-
-def _exact_dedup(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.dedup_keys import TextKey
-
-    return TextKey(config.exact_dedup)
-
-
-def _minhash(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.dedup_keys import MinHashKeys
-
-    return MinHashKeys(config.minhash)
-
-
-def _pii(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.pii import Pii
-
-    return Pii(config.pii)
-
-
-def _line_cleaning(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.line_cleaning import LineCleaning
-
-    return LineCleaning(config.line_cleaning)
-
-
-def _quality(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.quality import Quality
-
-    return Quality(config.quality)
-
-
-def _decontamination(config: DataConfig, prepared: Path) -> Step:
-    from llmpipe.stages.data.steps.decontamination import Decontamination
-
-    return Decontamination(config.decontamination, prepared / "evaluations.npy")
-
-
-def _substrings(config: DataConfig, prepared: Path) -> Step:
-    return lambda document: None  # all of it is done in the second pass
-
-
-STEPS: dict[str, Entry] = {
-    "url_filter": Entry("drop listed domains and addresses", _url_filter),
-    "language_prefilter": Entry(
-        "drop pages clearly in another language, before extraction", _language_prefilter
-    ),
-    "extraction": Entry("HTML to text", _extraction),
-    "language": Entry("keep the wanted languages", _language),
-    "gopher_repetition": Entry("drop texts that repeat themselves", _gopher_repetition),
-    "gopher_quality": Entry("drop texts that are no prose", _gopher_quality),
-    "c4": Entry("clean lines; drop placeholder pages, code and stubs", _c4),
-    "fineweb": Entry("drop pages whose lines are no running text", _fineweb),
-    "line_cleaning": Entry("remove lines that are controls of a page", _line_cleaning),
-    "quality": Entry("keep what a trained classifier likes", _quality),
-    "decontamination": Entry("drop what evaluation sets contain", _decontamination),
-    "url_dedup": Entry("keep one document per address", _url_dedup, "corpus"),
-    "exact_dedup": Entry("keep one document per text", _exact_dedup, "corpus"),
-    "minhash": Entry("keep one document per cluster of near-duplicates", _minhash, "corpus"),
-    "pii": Entry("replace personal data", _pii),
-    "substrings": Entry("cut runs of words that stood before", _substrings, "texts"),
-}
-
-NEEDS_TEXT = frozenset(STEPS) - {"url_filter", "language_prefilter", "extraction", "url_dedup"}
+def settings_in_use(names: tuple[str, ...]) -> set[str]:
+    """Return the steps whose settings decide something where `names` are done."""
+    known = [name for name in names if name in STEPS]
+    return {*known, *(other for name in known for other in STEPS[name].also_reads)}
 
 
 def check_steps(names: tuple[str, ...]) -> None:
@@ -157,7 +64,7 @@ def check_steps(names: tuple[str, ...]) -> None:
             raise UserError(f"data.steps: there is no step `{name}`", hint)
         if name in names[:i]:
             raise UserError(f"data.steps: `{name}` stands there twice")
-        if name in NEEDS_TEXT and "extraction" in names[i + 1 :]:
+        if STEPS[name].needs_text and "extraction" in names[i + 1 :]:
             raise UserError(f"data.steps: `{name}` needs text, and stands before `extraction`")
         if STEPS[name].scope == "texts" and i + 1 < len(names):
             behind = ", ".join(f"`{other}`" for other in names[i + 1 :])
@@ -167,6 +74,12 @@ def check_steps(names: tuple[str, ...]) -> None:
             )
 
 
-def n_keys(config: DataConfig, name: str) -> int:
-    """Return how many 64-bit keys a corpus step notes per document."""
-    return config.minhash.bands if name == "minhash" else 1
+def prepare_steps(config: DataConfig, prepared: Path) -> None:
+    """Write what the workers' steps share into the folder `prepared`."""
+    for name in config.steps:
+        STEPS[name].prepare(getattr(config, name), prepared)
+
+
+def files_of_steps(config: DataConfig) -> list[str]:
+    """List the files from outside that decide what the steps do: block lists, evaluation sets, a classifier."""
+    return [file for name in config.steps for file in STEPS[name].files(getattr(config, name))]

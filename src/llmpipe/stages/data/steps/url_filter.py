@@ -8,19 +8,23 @@ strings cost 748 MB in every process). At 4.5 million lines a wrong hit is to be
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import numpy as np
 import xxhash
 
 from llmpipe.core.artifact import atomic_file
+from llmpipe.core.config import schema
 from llmpipe.core.errors import InputError
-from llmpipe.stages.data.config import UrlFilterConfig
+from llmpipe.core.records.lines import read_lines, whole
 from llmpipe.stages.data.document import Document, Drop
+from llmpipe.stages.data.steps.base import Step
+
+if TYPE_CHECKING:
+    from llmpipe.stages.data.config import DataConfig
 
 _LISTS = ("domains", "urls")
 _FORMS = (
@@ -31,15 +35,51 @@ _FORMS = (
 )
 
 
-class UrlFilter:
+@schema
+class UrlFilterConfig:
+    """Drop pages by their address."""
+
+    categories_folder: str | None = None
+    """A folder laid out like the UT1 lists: `<category>/domains` and `<category>/urls`, or
+    `<category>_domains.txt.gz`. Source of the format: https://dsi.ut-capitole.fr/blacklists/"""
+    categories: tuple[str, ...] = (
+        "adult", "mixed_adult", "agressif", "dating", "gambling", "malware", "phishing", "warez",
+    )  # fmt: skip
+    """Which of the folder's categories are dropped."""
+    use_seed_list: bool = True
+    """Also use the short list that comes with llmpipe (`resources/urls/domains.txt`)."""
+
+
+class UrlFilter(Step[UrlFilterConfig]):
     """Look an address up in compiled lists."""
 
+    name = "url_filter"
+    summary = "drop listed domains and addresses"
+    needs_text = False
+
     def __init__(self, table: Path) -> None:
+        import numpy as np
+
         # Two files: `searchsorted` copies an array whose numbers do not lie side by side, at each look-up.
         self._keys = np.load(table, mmap_mode="r")
         self._categories = np.load(_categories_path(table), mmap_mode="r")
         names = table.with_suffix(".txt").read_text(encoding="utf-8")
         self._names = names.splitlines()
+
+    @classmethod
+    def make(cls, config: DataConfig, prepared: Path) -> UrlFilter:
+        """Open the compiled lists."""
+        return cls(prepared / "urls.npy")
+
+    @classmethod
+    def files(cls, config: UrlFilterConfig) -> list[str]:
+        """List the lists of the chosen categories."""
+        return [str(path) for path in list_files(config)]
+
+    @classmethod
+    def prepare(cls, config: UrlFilterConfig, prepared: Path) -> None:
+        """Compile the lists."""
+        compile_lists(config, prepared / "urls.npy")
 
     def __call__(self, document: Document) -> Drop | None:
         """Drop a document whose domain or address is listed."""
@@ -58,8 +98,8 @@ class UrlFilter:
         return None
 
     def _look_up(self, entry: str) -> str | None:
-        key = np.uint64(xxhash.xxh3_64_intdigest(entry.encode()))
-        i = int(np.searchsorted(self._keys, key))
+        key = self._keys.dtype.type(xxhash.xxh3_64_intdigest(entry.encode()))
+        i = int(self._keys.searchsorted(key))
         if i < len(self._keys) and self._keys[i] == key:
             return self._names[int(self._categories[i])]
         return None
@@ -107,14 +147,15 @@ def _category_files(config: UrlFilterConfig, folder: Path) -> Iterator[tuple[str
 
 def compile_lists(config: UrlFilterConfig, table: Path) -> None:
     """Write the hash table of all listed domains and addresses, and the names of their categories."""
+    import numpy as np
+
     sources: list[tuple[str, list[str]]] = []
     if config.use_seed_list:
         sources += _seed_lists()
     if config.categories_folder is not None:
         for category, path in _category_files(config, Path(config.categories_folder)):
-            opener = gzip.open if path.suffix == ".gz" else open
-            with opener(path, "rt", encoding="utf-8", errors="replace") as file:
-                sources.append((category, file.read().splitlines()))
+            listed = [line.decode("utf-8", "replace") for _, line in whole(read_lines(path))]
+            sources.append((category, listed))
     names = sorted({category for category, _ in sources})
     rows = [
         (xxhash.xxh3_64_intdigest(entry.encode()), names.index(category))

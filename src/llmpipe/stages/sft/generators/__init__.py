@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmpipe.stages.sft.conversation import Conversation
+from llmpipe.assistant.conversation import Conversation
 
 
 @dataclass(frozen=True)

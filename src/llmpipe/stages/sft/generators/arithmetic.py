@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import random
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, Text, ToolOutput
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
-from llmpipe.tasks.arithmetic import Operator, Problem, is_held_out
+from llmpipe.tasks.arithmetic import Calculation, Operator, is_held_out
 
 # Wordings with the operator as a sign; {op} is "+", "-" or "*".
 WITH_SIGN = (
@@ -113,7 +113,7 @@ def make_multiplication(
     def draw(n: int, held_out: bool) -> list[Conversation]:
         found: dict[str, Conversation] = {}
         while len(found) < n:
-            problem = Problem(rng.randrange(100, 1000), rng.randrange(100, 1000), "*")
+            problem = Calculation(rng.randrange(100, 1000), rng.randrange(100, 1000), "*")
             if is_held_out(problem.a, problem.b) == held_out:
                 question = _wording("*", rng).format(a=problem.a, b=problem.b, op="*")
                 found[question] = solve(problem, question, "multiplication", with_tool)
@@ -123,7 +123,7 @@ def make_multiplication(
 
 
 def solve(
-    problem: Problem, question: str, source: str = "arithmetic", with_tool: bool = True
+    problem: Calculation, question: str, source: str = "arithmetic", with_tool: bool = True
 ) -> Conversation:
     """Return the conversation in which the question is answered, usually through the tool."""
     result = str(problem.result)
@@ -138,7 +138,7 @@ def _draw(n: int, rng: random.Random, held_out: bool) -> list[Conversation]:
     conversations: dict[str, Conversation] = {}
     while len(conversations) < n:
         operator = rng.choices(list(OPERATOR_SHARES), list(OPERATOR_SHARES.values()))[0]
-        problem = Problem(_number(rng), _number(rng), operator)
+        problem = Calculation(_number(rng), _number(rng), operator)
         if is_held_out(problem.a, problem.b) == held_out:
             question = _wording(operator, rng).format(a=problem.a, b=problem.b, op=operator)
             conversations[question] = solve(problem, question)

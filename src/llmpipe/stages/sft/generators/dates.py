@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from datetime import date, timedelta
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, Text, ToolOutput
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 
 FIRST, N_DAYS = date(1950, 1, 1), 150 * 365

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmpipe.stages.sft.conversation import Conversation, ask
+from llmpipe.assistant.conversation import Conversation, ask
+from llmpipe.core.records.lines import whole
+from llmpipe.core.records.parquet import read_parquet
 from llmpipe.stages.sft.generators import Pool
 
 MAX_SENTENCE_CHARS = 110  # about 30 tokens: what a small model can learn to say by heart
@@ -55,7 +57,7 @@ _NO_SENTENCE = re.compile(
 
 
 @dataclass(frozen=True)
-class Entry:
+class DocumentedName:
     """A documented name and the first sentence about it."""
 
     name: str
@@ -74,7 +76,7 @@ def make_from_documents(pages: Iterable[tuple[str, str]], max_names: int | None)
         max_names: Ask only about this many names, a quarter of them modules: those that most other
             pages mention. A small model can learn few sentences by heart; None is all.
     """
-    found: dict[str, Entry] = {}
+    found: dict[str, DocumentedName] = {}
     n_pages_with: Counter[str] = Counter()
     for url, text in pages:
         n_pages_with.update(_mentions(text))
@@ -101,20 +103,18 @@ def _mentions(text: str) -> set[str]:
     return names
 
 
-def _questions(entry: Entry) -> tuple[str, ...]:
+def _questions(entry: DocumentedName) -> tuple[str, ...]:
     return MODULE_QUESTIONS if entry.is_module else FUNCTION_QUESTIONS
 
 
 def read_pages(corpus: Path) -> Iterator[tuple[str, str]]:
     """Yield (url, text) of all documents of a corpus artifact, in order."""
-    import pyarrow.parquet as parquet
-
     for path in sorted(corpus.glob("part-*.parquet")):
-        for batch in parquet.ParquetFile(path).iter_batches(columns=["url", "text"]):
-            yield from zip(batch["url"].to_pylist(), batch["text"].to_pylist(), strict=True)
+        for _, row in whole(read_parquet(path, ["url", "text"], ["text"])):
+            yield row["url"], row["text"]
 
 
-def find_entries(url: str, text: str) -> Iterator[Entry]:
+def find_entries(url: str, text: str) -> Iterator[DocumentedName]:
     """Yield the module and the functions that a page documents."""
     page = unquote(urlsplit(url).path).rsplit("/", 1)[-1].removesuffix(".html")
     if not _MODULE_NAME.fullmatch(page):
@@ -125,13 +125,13 @@ def find_entries(url: str, text: str) -> Iterator[Entry]:
         return  # not the page of a module: it does not begin with its name
     about = _MODULE_SENTENCE.search(text)
     if about is not None and (sentence := _clean(about[1])):
-        yield Entry(module, sentence, is_module=True)
+        yield DocumentedName(module, sentence, is_module=True)
     for signature in _SIGNATURE.finditer(text):
         name, arguments = signature.groups()
         is_method = arguments.partition(",")[0].strip() in ("self", "cls", "/", "type")
         words = _SENTENCE.match(text, signature.end())
         if not is_method and words and (sentence := _clean(words[0])):
-            yield Entry(f"{module}.{name}", sentence, is_module=False)
+            yield DocumentedName(f"{module}.{name}", sentence, is_module=False)
 
 
 def _clean(sentence: str) -> str | None:
@@ -143,7 +143,7 @@ def _clean(sentence: str) -> str | None:
     return sentence if sentence.isascii() and sentence.count(" ") >= 2 else None
 
 
-def _ask(entry: Entry, question: str) -> Conversation:
+def _ask(entry: DocumentedName, question: str) -> Conversation:
     return ask(question.format(name=entry.name), entry.sentence, "documents")
 
 

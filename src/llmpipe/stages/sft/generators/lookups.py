@@ -20,10 +20,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmpipe.assistant.generate import MAX_OUTPUT_TOKENS
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import SearchCall, Text, ToolOutput
+from llmpipe.assistant.rules import MAX_OUTPUT_TOKENS
 from llmpipe.assistant.tools import open_tools
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.generators.documents import find_entries, read_pages
 from llmpipe.tokenizer.bpe import Tokenizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from llmpipe.stages.sft.conversation import Conversation, ask
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.generators.templates import MONTHS
 from llmpipe.stages.sft.generators.words import make_up

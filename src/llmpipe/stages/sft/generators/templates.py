@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import Message
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.tasks.templates import fill, load_dialogues, load_topics
 

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, Text, ToolOutput
-from llmpipe.stages.sft.conversation import Conversation, ask
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.tasks.words import (
     COUNT_QUESTIONS,

@@ -1,0 +1,1 @@
+"""What only the demo needs: a web site that is on every machine."""
