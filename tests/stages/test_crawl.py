@@ -27,6 +27,7 @@ from llmpipe.core.errors import InputError, Stopped, UserError
 from llmpipe.core.report import to_html, to_markdown
 from llmpipe.core.stage import Inputs, Request, plan_stage, run_stage
 from llmpipe.stages.crawl.config import CrawlConfig, Server
+from llmpipe.stages.crawl.loop import crawl
 from llmpipe.stages.crawl.stage import SPEC, plan
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -702,6 +703,39 @@ def test_robots_txt_is_read_again_after_a_day(
     monkeypatch.setattr("llmpipe.stages.crawl.crawler.MAX_AGE_S", -1.0)
     found = fetched({**TWO, "/robots.txt": robots(NO)}, serve, make_context, tmp_path)
     assert found == ["/robots.txt", "/", "/robots.txt", "/robots.txt", "/yes"]
+
+
+@pytest.mark.parametrize("way", ["robots.txt", "map", "index"])
+def test_a_public_site_leads_nobody_into_the_private_network(
+    way: str, serve: Any, make_context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of the seed is public; what it leads to is on loopback, and gets not one request."""
+    monkeypatch.setattr(
+        "llmpipe.stages.crawl.address_guard._addresses", lambda host: ["93.184.216.34"]
+    )
+    inside = serve({"/secret": xml(urlset("/x"))})
+    secret = f"{inside.url}/secret"
+    site = serve(
+        {
+            "robots.txt": {"/robots.txt": leads_to(secret)},
+            "map": {"/robots.txt": robots(f"Sitemap: {secret}")},
+            "index": {"/sitemap.xml": xml(urlset(secret, kind="sitemap"))},
+        }[way]
+        | {"/": page("a"), "/a": page()}
+    )
+    seed = "http://public.example/"
+    host, _, port = site.url.removeprefix("http://").partition(":")
+    settings = CrawlConfig(seeds=(seed,), delay_s=0, sitemaps=True, retries=0)
+    connect_to = {"public.example": (host, int(port))}
+    crawled = crawl(settings, [seed], tmp_path, make_context(tmp_path), connect_to)
+    assert inside.paths == []
+    if way == "robots.txt":
+        assert [visit.outcome for visit in crawled.visits] == ["robots_unavailable"]
+        assert crawled.visits[0].detail == "robots.txt: leads to 127.0.0.1"
+    else:
+        # Its robots.txt is what would be asked for first.
+        assert crawled.sitemaps.visits[-1].outcome == "robots_unavailable"
+        assert [visit.outcome for visit in crawled.visits] == ["fetched", "fetched"]
 
 
 REDIRECTS = {

@@ -21,6 +21,11 @@ DELAY_TOO_LONG = "delay_too_long"  # the host asks for a longer pause than `max_
 PAGE_LIMIT = "page_limit"  # known and not visited, because of `max_pages`
 TIME_LIMIT = "time_limit"  # the same, because of `max_seconds`
 
+# Of maps, which are counted by themselves.
+MAP_READ = "read"
+NO_MAP = "no_map"
+MAP_LIMIT = "map_limit"
+
 MEANINGS = {
     FETCHED: "stored as a page",
     REDIRECT: "led elsewhere",
@@ -40,6 +45,9 @@ MEANINGS = {
     DELAY_TOO_LONG: "its host asks for longer pauses than allowed here",
     PAGE_LIMIT: "not visited: page limit",
     TIME_LIMIT: "not visited: time limit",
+    MAP_READ: "read",
+    NO_MAP: "no addresses in it",
+    MAP_LIMIT: "not read: enough maps, or enough addresses for `max_pages`",
 }
 
 

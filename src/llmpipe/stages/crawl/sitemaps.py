@@ -19,7 +19,7 @@ from llmpipe.core.console import Console
 from llmpipe.core.http_message import UnknownCodingError
 from llmpipe.stages.crawl.crawler import Crawler
 from llmpipe.stages.crawl.fetch import FetchError
-from llmpipe.stages.crawl.outcomes import BAD_ENCODING, meaning
+from llmpipe.stages.crawl.outcomes import BAD_ENCODING, MAP_LIMIT, MAP_READ, NO_MAP, meaning
 from llmpipe.stages.crawl.sitemap_reader import SitemapReader
 from llmpipe.stages.crawl.urls import canonical, origin
 
@@ -28,13 +28,6 @@ MAX_MAPS = 500
 MAX_ADDRESSES = 50_000
 """Addresses of pages taken from one map, and of maps in all. Source: sitemaps.org, which allows no more in one file."""
 
-READ = "read"
-NO_MAP = "no_map"
-MAP_LIMIT = "map_limit"
-_MEANINGS = {
-    NO_MAP: "no addresses in it",
-    MAP_LIMIT: "not read: enough maps, or enough addresses for `max_pages`",
-}
 N_SAID = 5
 
 NO_ADDRESS = "no_address"
@@ -104,7 +97,7 @@ def read_sitemaps(
     known = {url for url, _ in queue}
     n_inside = 0
     while queue:
-        visit = MapVisit(*queue.popleft(), READ)
+        visit = MapVisit(*queue.popleft(), MAP_READ)
         found.visits.append(visit)
         if len(found.visits) > MAX_MAPS or n_inside >= max_pages:
             visit.outcome = MAP_LIMIT
@@ -161,9 +154,7 @@ def _say(found: SiteMaps, console: Console) -> None:
     for visit in found.visits:
         if visit.found_on is None and visit.outcome == "http_404":
             continue
-        reason = (
-            "" if visit.outcome == READ else _MEANINGS.get(visit.outcome) or meaning(visit.outcome)
-        )
+        reason = "" if visit.outcome == MAP_READ else meaning(visit.outcome)
         ignored = ", ".join(f"{n:,} {name}" for name, n in visit.passed_over.items())
         parts = [reason, visit.detail, f"passed over: {ignored}" if ignored else ""]
         if any(parts):
