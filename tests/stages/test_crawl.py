@@ -483,15 +483,17 @@ def test_crawl_of_nothing_says_what_was_tried_and_tries_again(
 
 def test_artifact_and_report(serve: Any, tmp_path: Path) -> None:
     site = serve({"/": page("a", "no|pe"), "/a": page(text="x" * 1000)})
-    request = Request(SPEC, config(site), tmp_path / "crawl")
+    request = Request(SPEC, config(site, sitemaps=True), tmp_path / "crawl")
     artifact = run_stage(plan_stage(request), Console(quiet=True))
-    assert set(artifact.manifest["files"]) == {"urls.jsonl", "warc/crawl-00000.warc.gz"}
+    files = {"urls.jsonl", "sitemaps.jsonl", "warc/crawl-00000.warc.gz"}
+    assert set(artifact.manifest["files"]) == files
     assert plan_stage(request).status == "up to date"
     assert SPEC.headline(artifact.stats).startswith("2 pages, 1.")
     sections = SPEC.report(artifact)
     markdown = to_markdown("t", sections)
     assert "| fetched | stored as a page | 2 |" in markdown
     assert "| http_404 | answered with status 404 | 1 |" in markdown
+    assert "| maps | answered with status 404 | 1 |" in markdown
     assert f"from `{site.url}/`; links were followed 1 deep" in markdown
     assert "Size of the pages by depth" in to_html("t", sections)
 
@@ -788,6 +790,7 @@ PAGES: dict[str, tuple[dict[str, Answer], list[str]]] = {
     "GB2312 that is GBK": ({"/": html('<a href="?q=朱镕">'.encode("gbk"), "text/html; charset=gb2312")}, ["/?q=%D6%EC%E9F"]),
     "what an encoding lacks": ({"/": html('<a href="?q=&#26085;">'.encode("latin-1"), "text/html; charset=iso-8859-1")}, ["/?q=%26%2326085%3B"]),
     "UTF-16": ({"/": html('<a href="/é?q=é">'.encode("utf-16"), "text/html")}, ["/%C3%A9?q=%C3%A9"]),
+    "UTF-16 that is none": ({"/": html('<a href="/é?q=é">', "text/html; charset=utf-16")}, ["/%C3%A9?q=%C3%A9"]),
     "an unknown charset": ({"/": html('<a href="/é?q=é">', "text/html; charset=no-such")}, ["/%C3%A9?q=%C3%A9"]),
     "comma in the type": ({"/": page("a"), "/a": html("<a href=b>", "text/html, charset=utf-8")}, ["/a"]),
     "blank in the type": ({"/": html("<a href=a>", "TEXT/HTML charset=utf-8")}, ["/a"]),

@@ -140,7 +140,12 @@ class _Inflating:
 def decode_body(body: bytes, content_encoding: str, max_bytes: int) -> tuple[bytes, bool]:
     """Undo the codings of a body in memory: its first `max_bytes` and one more, and whether they came without damage.
 
+    A page that was sent as it is, although a header says otherwise, is taken as it is.
+
     Raises:
         UnknownCodingError: naming the coding.
     """
-    return read_up_to(undo_codings(io.BytesIO(body), content_encoding), max_bytes + 1)
+    content, is_whole = read_up_to(undo_codings(io.BytesIO(body), content_encoding), max_bytes + 1)
+    if not content and not is_whole and body.lstrip().startswith(b"<"):
+        return body[: max_bytes + 1], True
+    return content, is_whole

@@ -110,6 +110,12 @@ def test_what_is_damaged_from_the_start_gives_nothing(encoding: str) -> None:
     assert decode_body(b"\x01nonsense" * 9, encoding, 100) == (b"", False)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+def test_a_page_that_was_not_compressed_is_taken_as_it_is(encoding: str) -> None:
+    page = b"\n<!doctype html><p>" + TEXT
+    assert decode_body(page, encoding, 10**6) == (page, True)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "zstd", "zstd, gzip"])
 def test_a_bomb_is_cut_without_unpacking_it(encoding: str) -> None:
     body = bytes(50_000_000)

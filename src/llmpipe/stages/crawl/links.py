@@ -101,11 +101,11 @@ def find_encoding(html: bytes, charset: str | None) -> str:
     labels = [charset] if charset else []
     for pattern in (_META_CHARSET, _XML_ENCODING):
         if found := pattern.search(html, 0, DECLARED_WITHIN):
-            # Letters that can be read as ASCII are not UTF-16, whatever they say (HTML standard, "prescan").
-            label = found[1].decode("ascii", "replace").lower()
-            labels.append("utf-8" if label.startswith("utf-16") else label)
+            labels.append(found[1].decode("ascii", "replace"))
     for label in (*labels, detect_encoding(html, max_len=2**16) or ""):
-        if codec := _codec(label):
+        codec = _codec(label)
+        # Letters that can be read as ASCII are not UTF-16, whatever they say (HTML standard, "prescan").
+        if codec and not (codec.startswith(("utf-16", "utf-32")) and b"\0" not in html[:1024]):
             return codec
     return "utf-8"
 
