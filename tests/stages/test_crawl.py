@@ -839,6 +839,8 @@ def test_frames_are_as_deep_as_their_page_and_end(
     site = {"/": html("<iframe src=0></iframe>"), **frames}
     found = fetched(site, serve, make_context, tmp_path, max_depth=0, max_redirects=3)
     assert found == ["/robots.txt", "/", "/0", "/1", "/2"]
+    last = json.loads((tmp_path / "urls.jsonl").read_text().splitlines()[-1])
+    assert last["detail"] == "not followed from here: 1 frames or refreshes, after 3 in a row"
 
 
 def test_a_crawl_that_goes_on_knows_the_frames(
@@ -893,12 +895,12 @@ def test_sitemaps(name: str, serve: Any, make_context: Any, tmp_path: Path) -> N
 def test_what_is_ignored_of_maps_is_counted_and_said(
     serve: Any, make_context: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ("gone", "html", "no", "packed", "odd", "cut")
+    names = ("gone", "html", "no", "packed", "odd", "ftp://x/y", "cut")
     packed = gzip.compress(urlset(*(f"/{i * 7919 % 10007}" for i in range(9000))).encode())
     site = serve(
         {
             "/": page(),
-            "/robots.txt": robots("".join(f"Sitemap: /{n}\n" for n in names) + "User-agent: *\nDisallow: /no\nDisallow: /1\n"),
+            "/robots.txt": robots("".join(f"Sitemap: {n}\n" for n in names) + "User-agent: *\nDisallow: /no\nDisallow: /1\n"),
             "/html": page("x"),
             "/packed": xml(b"\x1f\x9d", Content_Encoding="compress"),
             "/odd": xml(urlset("/p", "mailto:x@y", "", "http://elsewhere.example/")),
@@ -909,12 +911,12 @@ def test_what_is_ignored_of_maps_is_counted_and_said(
     stats = SPEC.run(config(site, sitemaps=True, max_pages=3), NO_INPUTS, tmp_path, context)
     rows = [json.loads(line) for line in (tmp_path / "sitemaps.jsonl").read_text().splitlines()]
     assert [(row["url"].removeprefix(site.url), row["outcome"]) for row in rows] == [
-        ("/gone", "http_404"), ("/html", "no_map"), ("/no", "robots_disallowed"), ("/packed", "bad_encoding"), ("/odd", "read"), ("/cut", "read"),
+        ("/gone", "http_404"), ("/html", "no_map"), ("/no", "robots_disallowed"), ("/packed", "bad_encoding"), ("/odd", "read"), ("ftp://x/y", "no_address"), ("/cut", "read"),
     ]  # fmt: skip
     assert rows[4]["passed_over"] == {"no_address": 2}
-    assert "damaged after" in rows[5]["detail"]
+    assert "damaged after" in rows[6]["detail"]
     assert stats["sitemaps"]["maps"] == {
-        "read": 2, "bad_encoding": 1, "http_404": 1, "no_map": 1, "robots_disallowed": 1,
+        "read": 2, "bad_encoding": 1, "http_404": 1, "no_address": 1, "no_map": 1, "robots_disallowed": 1,
     }  # fmt: skip
     assert stats["sitemaps"]["passed_over"] == {"no_address": 2}
     assert stats["outcomes"]["out_of_scope"] == 1
@@ -926,7 +928,7 @@ def test_what_is_ignored_of_maps_is_counted_and_said(
         strict=True,
     ):  # fmt: skip
         assert f"map {site.url}/{name}: {reason}" in said
-    assert "and 1 maps more" in said
+    assert "and 2 maps more" in said
 
 
 def test_an_index_is_read_as_far_as_it_may_be(

@@ -145,6 +145,8 @@ def decode_body(body: bytes, content_encoding: str, max_bytes: int) -> tuple[byt
     Raises:
         UnknownCodingError: naming the coding.
     """
+    if not body:
+        return b"", True
     content, is_whole = read_up_to(undo_codings(io.BytesIO(body), content_encoding), max_bytes + 1)
     if not content and not is_whole and body.lstrip().startswith(b"<"):
         return body[: max_bytes + 1], True

@@ -76,7 +76,7 @@ TEXT = bytes(random.Random(1).choices(b"abcdefgh <>", k=100_000))
             for none in ("ISO-8859-1", "binary", "aws-chunked", "none", "utf-8", "8bit")
         ),
         (gzip.compress(TEXT), "aws-chunked,gzip"),
-        (b"", "gzip"),
+        *((b"", coding) for coding in ("gzip", "deflate", "br", "zstd")),
     ],
 )
 def test_codings_are_undone(body: bytes, encoding: str) -> None:

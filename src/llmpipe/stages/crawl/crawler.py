@@ -84,16 +84,21 @@ class Crawler:
         visit = _visit(target, FETCHED, response, detail=detail)
         if self._config.canonical_urls and links.canonical not in (None, target.url):
             visit = dataclasses.replace(visit, canonical=links.canonical)
-        is_too_far = len(target.chain) >= self._config.max_redirects
-        return Result(
-            visit, response, links.anchors if wants_links else (), () if is_too_far else links.parts
-        )
+        parts, n_before = links.parts, len(target.chain)
+        if parts and n_before >= self._config.max_redirects:
+            left = f"not followed from here: {len(parts)} frames or refreshes, after {n_before} in a row"
+            visit = dataclasses.replace(visit, detail=f"{detail}; {left}" if detail else left)
+            parts = ()
+        return Result(visit, response, links.anchors if wants_links else (), parts)
 
     def sitemaps_of(self, host: str) -> list[tuple[str, str | None]]:
-        """Return where an origin's maps are, and who says so: its robots.txt, or nobody and they are at the usual place."""
-        named = [canonical(url, f"{host}/") for url in self._rules_of(host).robots.sitemaps]
+        """Return where an origin's maps are, and who says so: its robots.txt, or nobody and they are at the usual place.
+
+        What its robots.txt names may be no address.
+        """
         robots_txt = f"{host}/robots.txt"
-        return [(url, robots_txt) for url in named if url] or [(f"{host}/sitemap.xml", None)]
+        named = [canonical(url, robots_txt) or url for url in self._rules_of(host).robots.sitemaps]
+        return [(url, robots_txt) for url in named] or [(f"{host}/sitemap.xml", None)]
 
     def fetch_sitemap(self, url: str, file: BinaryIO) -> Response:
         """Fetch a map into a file, as far as it leads on and is allowed.

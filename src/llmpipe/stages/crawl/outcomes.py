@@ -24,6 +24,7 @@ TIME_LIMIT = "time_limit"  # the same, because of `max_seconds`
 # Of maps, which are counted by themselves.
 MAP_READ = "read"
 NO_MAP = "no_map"
+NO_ADDRESS = "no_address"
 MAP_LIMIT = "map_limit"
 
 MEANINGS = {
@@ -47,6 +48,7 @@ MEANINGS = {
     TIME_LIMIT: "not visited: time limit",
     MAP_READ: "read",
     NO_MAP: "no addresses in it",
+    NO_ADDRESS: "no http or https address",
     MAP_LIMIT: "not read: enough maps, or enough addresses for `max_pages`",
 }
 

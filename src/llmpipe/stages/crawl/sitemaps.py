@@ -19,7 +19,14 @@ from llmpipe.core.console import Console
 from llmpipe.core.http_message import UnknownCodingError
 from llmpipe.stages.crawl.crawler import Crawler
 from llmpipe.stages.crawl.fetch import FetchError
-from llmpipe.stages.crawl.outcomes import BAD_ENCODING, MAP_LIMIT, MAP_READ, NO_MAP, meaning
+from llmpipe.stages.crawl.outcomes import (
+    BAD_ENCODING,
+    MAP_LIMIT,
+    MAP_READ,
+    NO_ADDRESS,
+    NO_MAP,
+    meaning,
+)
 from llmpipe.stages.crawl.sitemap_reader import SitemapReader
 from llmpipe.stages.crawl.urls import canonical, origin
 
@@ -30,7 +37,6 @@ MAX_ADDRESSES = 50_000
 
 N_SAID = 5
 
-NO_ADDRESS = "no_address"
 ADDRESS_LIMIT = "address_limit"
 
 
@@ -101,6 +107,9 @@ def read_sitemaps(
         found.visits.append(visit)
         if len(found.visits) > MAX_MAPS or n_inside >= max_pages:
             visit.outcome = MAP_LIMIT
+            continue
+        if canonical(visit.url) is None:  # a line of robots.txt may say anything
+            visit.outcome = NO_ADDRESS
             continue
         for is_map, address in _entries(crawler, visit):
             if address in (known if is_map else found.addresses):
