@@ -92,6 +92,7 @@ if __name__ == "__main__":
     config = DataConfig()
     watch = Watch()
     watch.start()
+    read = resource.getrusage(resource.RUSAGE_SELF)
     started, waiting = time.perf_counter(), os.getloadavg()[0]
     if hasattr(corpus, "plan_corpus"):
         plan = corpus.plan_corpus(config, commits, out / "state", executor)
@@ -104,16 +105,15 @@ if __name__ == "__main__":
     watch.is_over.set()
     watch.join()
     others = [peak for pid, peak in watch.peak_mb.items() if pid != os.getpid()]
-    own, children = (
-        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in usages) - read.ru_utime - read.ru_stime
     print(
         json.dumps(
             {
                 "wall_s": ended - started,
                 "plan_s": planned - started,
                 "quiet_s": ended - started - watch.waited(),
-                "cpu_s": sum(usage.ru_utime + usage.ru_stime for usage in (own, children)),
+                "cpu_s": cpu_s,
                 "parent_mb": watch.peak_mb[os.getpid()],
                 "worker_mb": max(others, default=0.0),
                 "load": waiting,

@@ -20,6 +20,7 @@ from llmpipe.stages.data.steps.table import STEPS
 
 ROOT = Path(__file__).parents[2]
 UNKEYED = {
+    "data.inputs": "the key has their contents instead, wherever they lie",
     "pretrain.checkpoint_every_s": "where a run is saved changes no step of it",
     "pretrain.keep_checkpoints": "they are deleted when the model is done",
     "pretrain.max_skipped_in_a_row": "a run that it ends has no result",
@@ -57,7 +58,8 @@ def test_settings_that_are_left_out_of_the_key_are_these_for_these_reasons():
 @pytest.mark.parametrize("key", UNKEYED)
 def test_other_values_of_them_give_the_same_key(key):
     recipe = ROOT / "configs" / "tiny.toml"
-    other = {"gpu": "T4", "profile": "true", "recompute": "true"}.get(key.rpartition(".")[2], "7")
+    others = {"gpu": "T4", "profile": "true", "recompute": "true", "inputs": "['a.jsonl']"}
+    other = others.get(key.rpartition(".")[2], "7")
     stage = key.partition(".")[0]
     base, changed = (
         load_recipe(recipe, schemas(), overrides).sections[stage]
@@ -74,7 +76,7 @@ def test_only_steps_that_are_named_enter_the_key_of_a_corpus():
     )
     assert keyed(replace(config, c4=C4Config(min_sentences=1))) != keyed(config)
     assert set(keyed(config)) & set(STEPS) == {"c4", "pii"}
-    assert {"inputs", "steps", "keep_dropped", "part_mb", "read", "limits"} < set(keyed(config))
+    assert {"steps", "keep_dropped", "part_mb", "read", "limits"} < set(keyed(config))
 
 
 def test_settings_that_a_named_step_reads_of_another_are_keyed_too():

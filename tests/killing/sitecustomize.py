@@ -6,8 +6,4 @@ if "KILL_COUNTER" in os.environ:
     import steps
 
     os.environ.setdefault("KILL_PID", str(os.getpid()))  # the first one; the others inherit it
-    steps.arm(
-        os.environ["KILL_COUNTER"],
-        int(os.environ["KILL_AT"]),
-        steps.kill(int(os.environ["KILL_PID"])),
-    )
+    steps.arm(os.environ["KILL_COUNTER"], int(os.environ["KILL_AT"]), steps.end_run)

@@ -48,9 +48,22 @@ def arm(counter: str, at: int, act: Callable[[], None]) -> None:
                 table.add(step)
 
 
-def kill(pid: int) -> Callable[[], None]:
-    """Return the action that ends a process."""
-    return lambda: os.kill(pid, signal.SIGKILL)
+def end_run() -> None:
+    """End the run's first process; with KILL_LEAVES in the environment, a worker that does so is left behind, stopped."""
+    first = int(os.environ["KILL_PID"])
+    if "KILL_LEAVES" in os.environ and os.getpid() != first:
+        Path(os.environ["KILL_LEAVES"]).write_text(str(os.getpid()))
+        os.kill(first, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    os.kill(first, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there, running or stopped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 class Steps:
@@ -59,8 +72,11 @@ class Steps:
     def __init__(self, counter: Path) -> None:
         self.counter = counter
 
-    def environment(self, at: int = 0) -> dict[str, str]:
-        """Return the environment for a Python command that ends before step `at`; 0 lets it end by itself."""
+    def environment(self, at: int = 0, leaves: Path | None = None) -> dict[str, str]:
+        """Return the environment for a Python command that ends before step `at`; 0 lets it end by itself.
+
+        If a worker takes that step, it is stopped in the middle of its work, and `leaves` holds its process id.
+        """
         self.counter.unlink(missing_ok=True)
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         return {
@@ -68,6 +84,7 @@ class Steps:
             "PYTHONPATH": path.rstrip(os.pathsep),
             "KILL_COUNTER": str(self.counter),
             "KILL_AT": str(at),
+            **({"KILL_LEAVES": str(leaves)} if leaves else {}),
         }
 
     def fork(self, work: Callable[[], object], act: Callable[[], None], at: int = 0) -> int:

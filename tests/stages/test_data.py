@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from steps import Steps
+from steps import Steps, is_alive
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.errors import InputError, UserError
@@ -261,23 +262,44 @@ if __name__ == "__main__":
 """
 
 
+def start(folder: Path, name: str, environment: dict[str, str]) -> int:
+    """Run the stage by a command of its own with two workers; return its exit code."""
+    script = folder / "run_stage.py"
+    script.write_text(RUN)
+    command = [sys.executable, str(script), str(folder / name), str(folder / "in")]
+    result = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert "Traceback" not in result.stderr, result.stderr
+    return result.returncode
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_run_equals_uninterrupted_run(tmp_path: Path, steps: Steps) -> None:
     many(tmp_path)
-    script = tmp_path / "run_stage.py"
-    script.write_text(RUN)
+    assert start(tmp_path, "whole", steps.environment()) == 0
+    go_on = lambda at: start(tmp_path, "killed", steps.environment(at))  # noqa: E731
+    steps.kill_again_and_again(go_on, steps.taken(), 4)
+    assert start(tmp_path, "killed", steps.environment()) == 0
+    assert digest_of(tmp_path / "killed") == digest_of(tmp_path / "whole")
 
-    def start(out: Path, at: int = 0) -> int:
-        arguments = [sys.executable, str(script), str(out), str(tmp_path / "in")]
-        result = subprocess.run(arguments, env=steps.environment(at), stderr=subprocess.PIPE)
-        assert b"Traceback" not in result.stderr, result.stderr.decode()
-        return result.returncode
 
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole) == 0
-    steps.kill_again_and_again(lambda at: start(killed, at), steps.taken(), 4)
-    assert start(killed) == 0
-    assert digest_of(killed) == digest_of(whole)
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
+def test_a_stopped_worker_of_a_killed_run_is_gone_when_the_next_has_ended(
+    tmp_path: Path, steps: Steps
+) -> None:
+    many(tmp_path)
+    assert start(tmp_path, "whole", steps.environment()) == 0
+    n_steps, n_left = steps.taken(), 0
+    for share in (0.2, 0.4, 0.6):
+        left = tmp_path / f"left{share}"
+        killed = steps.environment(int(share * n_steps), leaves=left)
+        assert start(tmp_path, f"out{share}", killed) == -signal.SIGKILL
+        assert start(tmp_path, f"out{share}", steps.environment()) == 0
+        assert digest_of(tmp_path / f"out{share}") == digest_of(tmp_path / "whole")
+        if left.exists():
+            n_left += 1
+            assert not is_alive(int(left.read_text()))
+    assert n_left  # most steps of the first pass are taken by workers
 
 
 @pytest.mark.slow

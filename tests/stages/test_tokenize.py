@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from steps import Steps
+from steps import Steps, is_alive
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.console import Console
@@ -199,26 +200,48 @@ if __name__ == "__main__":
 """
 
 
+def start(config: TokenizeConfig, out: Path, workers: int, environment: dict[str, str]) -> int:
+    """Run the stage by a command of its own; return its exit code."""
+    arguments = [str(Path(__file__).parent), config.inputs[0], str(out), str(workers)]
+    command = [sys.executable, "-c", RUN, *arguments]
+    result = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert "Traceback" not in result.stderr, result.stderr
+    return result.returncode
+
+
 @pytest.mark.slow
 def test_a_run_killed_20_times_ends_the_same(
     config: TokenizeConfig, tmp_path: Path, steps: Steps
 ) -> None:
     """`kill -9` before chosen steps of the work; every fourth run has two workers."""
-
-    def start(out: Path, workers: int, at: int = 0) -> int:
-        arguments = [str(Path(__file__).parent), config.inputs[0], str(out), str(workers)]
-        command = [sys.executable, "-c", RUN, *arguments]
-        result = subprocess.run(
-            command, env=steps.environment(at), stderr=subprocess.PIPE, text=True
-        )
-        assert "Traceback" not in result.stderr, result.stderr
-        return result.returncode
-
-    assert start(tmp_path / "whole", 1) == 0
     out, n_workers = tmp_path / "killed", itertools.cycle([1, 1, 1, 2])
-    steps.kill_again_and_again(lambda at: start(out, next(n_workers), at), steps.taken(), 20)
-    assert start(out, 2) == 0
+
+    def go_on(at: int) -> int:
+        return start(config, out, next(n_workers), steps.environment(at))
+
+    assert start(config, tmp_path / "whole", 1, steps.environment()) == 0
+    steps.kill_again_and_again(go_on, steps.taken(), 20)
+    assert start(config, out, 2, steps.environment()) == 0
     assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
+def test_a_stopped_worker_of_a_killed_run_is_gone_when_the_next_has_ended(
+    config: TokenizeConfig, tmp_path: Path, steps: Steps
+) -> None:
+    assert start(config, tmp_path / "whole", 2, steps.environment()) == 0
+    n_steps, n_left = steps.taken(), 0
+    for share in (0.2, 0.5, 0.8):
+        out, left = tmp_path / f"out{share}", tmp_path / f"left{share}"
+        killed = steps.environment(int(share * n_steps), leaves=left)
+        assert start(config, out, 2, killed) == -signal.SIGKILL
+        assert start(config, out, 2, steps.environment()) == 0
+        assert contents(out) == contents(tmp_path / "whole")
+        if left.exists():
+            n_left += 1
+            assert not is_alive(int(left.read_text()))
+    assert n_left  # most steps are taken by workers
 
 
 def test_a_kill_while_shards_are_placed_is_made_good(
@@ -247,6 +270,22 @@ def test_without_hard_links_shards_are_moved_and_their_units_can_be_done_again(
     for _ in range(2):
         run(config, tmp_path / "moved")
         assert contents(tmp_path / "moved") == contents(tmp_path / "linked")
+
+
+def test_rows_that_cannot_be_used_are_set_aside_with_place_and_reason(
+    config: TokenizeConfig, tmp_path: Path
+) -> None:
+    lines = ['{"text": "good"}', '{"text": null}', '{"text": "x', "", "[1]", '{"text": "end"}']
+    (tmp_path / "in/d.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    stats = run(config, tmp_path / "out")
+    rows = [json.loads(x) for x in (tmp_path / "out/set_aside.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["reason"]) for row in rows] == [
+        ("d.jsonl:2", "`text` must be a text, NoneType came"),
+        ("d.jsonl:3", "not JSON: Unterminated string starting at"),
+        ("d.jsonl:5", "expected an object, got list"),
+    ]
+    assert stats["documents_set_aside"] == 3
+    assert stats["documents"] == N_DOCUMENTS + 2
 
 
 def test_long_documents_are_set_aside_and_counted(config: TokenizeConfig, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def answer_many(
 
 
 def _submit(engine: Engine, messages: Sequence[Message], sampling: Sampling, reply: Reply) -> int:
+    # To the model a chat is one sequence of ids that ends in the middle: an open turn of the
+    # assistant, which it goes on with as it would with any text.
     rules, tokenizer = reply.rules, reply.tokenizer
     return engine.submit(
         render(messages, tokenizer, add_generation_prompt=True).ids,
@@ -109,6 +111,8 @@ def _submit(engine: Engine, messages: Sequence[Message], sampling: Sampling, rep
 def _advance(engine: Engine, reply: Reply, token: Token, tools: Tools) -> Iterator[Event]:
     """Take one token, and run the tool that the reply then waits for."""
     yield from reply.push(token, room(engine, token))
+    # Nothing is computed while the tool runs: the row keeps its keys and values, and of the output only
+    # the new ids go through the model.
     if call := reply.call:
         tool = tools.get(call.tool)
         output = tool.run(call.text) if tool else f"error: there is no tool named {call.tool}"

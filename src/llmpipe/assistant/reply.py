@@ -172,6 +172,8 @@ class Reply:
             events: list[Event] = []
             self._finish("context", events)
             return events
+        # What is cut is the end of the output. A model that reads half of it can still answer; one
+        # whose context is full cannot say a word.
         most = min(max(room - ANSWER_TOKENS, MIN_OUTPUT_TOKENS), MAX_OUTPUT_TOKENS)
         return self._inject(output_ids(output, self.tokenizer, most))
 

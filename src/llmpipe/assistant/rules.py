@@ -44,7 +44,11 @@ class ReplyRules:
     is_plain: bool = False
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
-        """Return the ids that end a reply."""
+        """Return the ids that end a reply.
+
+        A model has no other way to stop than to write such a token, which it learned as the last one
+        of every answer it was trained on.
+        """
         if self.is_plain:
             return list(self.ends)
         calls = _known([TOOLS[name].end for name in self.hands_over], tokenizer)
@@ -57,7 +61,11 @@ class ReplyRules:
         return _known([TOOLS[name].end for name in self.runs], tokenizer)
 
     def applied_to(self, sampling: Sampling, tokenizer: Tokenizer) -> Sampling:
-        """Return settings in which what is ruled out has no probability at all."""
+        """Return settings in which what is ruled out has no probability at all.
+
+        To ask a model for something is to make it likelier; a logit of minus infinity makes a token
+        impossible. The token that opens a call is enough: without it there is no call.
+        """
         if self.is_plain:
             return sampling
         allowed = self.runs | self.hands_over

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -103,7 +103,7 @@ def argument(
 
 
 def _parameter(name: str, kind: Any, default: Any, how: Any) -> inspect.Parameter:
-    kind = Optional[kind] if default is None else kind  # noqa: UP045  `kind | None` takes no list[str]
+    kind = kind | None if default is None else kind
     default = inspect.Parameter.empty if default is ... else default
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, how]
@@ -402,7 +402,7 @@ def export(console: Console, model: Path, **given: Any) -> None:
     exported = export_model(model, console=console, **given)
     path = str(exported.folder)
     document = {"path": path, "bytes": exported.n_bytes, "checks": exported.checks}
-    _show(console, document, [*exported.checks, path])
+    console.result(document, [*exported.checks, path])
 
 
 @command(
@@ -417,15 +417,7 @@ def import_(console: Console, folder: Path, out: Path) -> None:
     from llmpipe.export.import_model import import_model
 
     artifact = import_model(folder, out, console=console)
-    _show(console, {"path": str(artifact.path), **artifact.manifest}, [str(artifact.path)])
-
-
-def _show(console: Console, document: Any, lines: Sequence[str]) -> None:
-    if console.json_output:
-        console.document(document)
-        return
-    for line in lines:
-        console.out(line)
+    console.result({"path": str(artifact.path), **artifact.manifest}, [str(artifact.path)])
 
 
 @command(
@@ -544,7 +536,7 @@ def data_explain(console: Console, key: str, corpus: Path) -> None:
     from llmpipe.stages.data.explain import explain
 
     lines = explain(corpus, key, console)
-    _show(console, lines, lines)
+    console.result(lines, lines)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -565,7 +557,7 @@ def train_classifier(console: Console, **given: Any) -> None:
     from llmpipe.stages.data.quality import train_classifier
 
     result = dataclasses.asdict(train_classifier(**given))
-    _show(console, result, [f"{name:<18}{value}" for name, value in result.items()])
+    console.result(result, [f"{name:<18}{value}" for name, value in result.items()])
 
 
 @command(

@@ -37,12 +37,9 @@ def run_doctor(console: Console) -> None:
         InputError: if something would keep llmpipe from working here.
     """
     facts, problems = examine()
-    if console.json_output:
-        console.document({**facts, "problems": problems})
-    else:
-        for key, value in facts.items():
-            console.out(f"{key:<18}{value}")
-        console.out(f"{'verdict':<18}{'all well' if not problems else '; '.join(problems)}")
+    shown = {**facts, "verdict": "; ".join(problems) or "all well"}
+    lines = (f"{key:<18}{value}" for key, value in shown.items())
+    console.result({**facts, "problems": problems}, lines)
     if problems:
         raise InputError("; ".join(problems))
 

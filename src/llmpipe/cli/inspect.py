@@ -30,12 +30,11 @@ def find_artifacts(folder: Path) -> list[Artifact]:
         raise InputError(
             f"`{folder}` holds no finished artifact", "`llmpipe ls` lists the runs here"
         )
-    return sorted(found, key=_place)
+    return sorted(found, key=lambda artifact: _place(artifact.manifest["stage"]))
 
 
-def _place(artifact: Artifact) -> int:
-    """Where an artifact stands in the pipeline; what no stage made (an import) comes first."""
-    stage = artifact.manifest["stage"]
+def _place(stage: str) -> int:
+    """Where a stage stands in the pipeline; what no stage made (an import) comes first."""
     return list(STAGES).index(stage) if stage in STAGES else -1
 
 
@@ -50,21 +49,19 @@ def headline_of(artifact: Artifact) -> str:
 def ls(runs: Path, console: Console) -> None:
     """List runs, their artifacts and unfinished work."""
     rows = list(_runs(runs))
-    if console.json_output:
-        console.document(rows)
-        return
-    if not rows:
+    if not rows and not console.json_output:
         console.info(f"no runs in `{runs}`; start one with: llmpipe run")
-    for row in rows:
-        console.out(f"{row['path']:<28}{row['state']:<12}{row['id'][:8]:<10}{row['headline']}")
+    console.result(
+        rows,
+        (f"{r['path']:<28}{r['state']:<12}{r['id'][:8]:<10}{r['headline']}" for r in rows),
+    )
 
 
 def _runs(runs: Path) -> Iterator[dict[str, str]]:
     if not runs.is_dir():
         return
     for run in sorted(path for path in runs.iterdir() if path.is_dir()):
-        found = [open_artifact(path.parent) for path in run.glob(f"*/{MANIFEST}")]
-        for artifact in sorted(found, key=_place):
+        for artifact in find_artifacts(run) if any(run.glob(f"*/{MANIFEST}")) else []:
             headline = headline_of(artifact)
             yield {
                 "path": str(artifact.path),
@@ -85,15 +82,13 @@ def _runs(runs: Path) -> Iterator[dict[str, str]]:
 def show(path: Path, console: Console) -> None:
     """Show what an artifact, or each artifact of a run, is made of."""
     artifacts = find_artifacts(path)
-    if console.json_output:
-        documents = [dict(artifact.manifest) for artifact in artifacts]
-        console.document(documents[0] if len(documents) == 1 else documents)
-        return
-    for i, artifact in enumerate(artifacts):
-        if i:
-            console.out()
-        for label, text in _facts(artifact):
-            console.out(f"{label:<10}{text}")
+    documents = [dict(artifact.manifest) for artifact in artifacts]
+    lines = [
+        line
+        for i, artifact in enumerate(artifacts)
+        for line in [*([""] if i else []), *(f"{a:<10}{b}" for a, b in _facts(artifact))]
+    ]
+    console.result(documents[0] if len(documents) == 1 else documents, lines)
 
 
 def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
@@ -127,21 +122,17 @@ def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
 
 def diff(a: Path, b: Path, console: Console) -> None:
     """Show in which settings, inputs and numbers two artifacts, or two runs, differ."""
-    pairs = _pairs(find_artifacts(a), find_artifacts(b))
-    document: dict[str, Any] = {}
-    for stage, left, right in pairs:
+    document: dict[str, list[str]] = {}
+    lines = []
+    for stage, left, right in _pairs(find_artifacts(a), find_artifacts(b)):
         old = left.manifest["asked"] if left else {}
         new = right.manifest["asked"] if right else {}
-        lines = diff_values(old, new)
-        lines += diff_values(_numbers(left), _numbers(right), "stats")
-        document[stage] = lines
-        if not console.json_output:
-            same = left and right and left.id == right.id
-            console.out(f"{stage}: {'same contents' if same else 'contents differ'}")
-            for line in lines:
-                console.out(f"    {line}")
-    if console.json_output:
-        console.document(document)
+        numbers = diff_values(_numbers(left), _numbers(right), "stats")
+        document[stage] = diff_values(old, new) + numbers
+        same = left and right and left.id == right.id
+        lines.append(f"{stage}: {'same contents' if same else 'contents differ'}")
+        lines += [f"    {line}" for line in document[stage]]
+    console.result(document, lines)
 
 
 def _pairs(
@@ -150,9 +141,7 @@ def _pairs(
     by_stage = [
         {artifact.manifest["stage"]: artifact for artifact in side} for side in (left, right)
     ]
-    stages = sorted(
-        {*by_stage[0], *by_stage[1]}, key=lambda s: list(STAGES).index(s) if s in STAGES else -1
-    )
+    stages = sorted({*by_stage[0], *by_stage[1]}, key=_place)
     return [(stage, by_stage[0].get(stage), by_stage[1].get(stage)) for stage in stages]
 
 
@@ -168,13 +157,11 @@ def verify_command(paths: Sequence[Path], console: Console) -> None:
         InputError: if a file is missing, damaged or not in the manifest.
     """
     results = {str(a.path): verify(a) for path in paths for a in find_artifacts(path)}
-    if console.json_output:
-        console.document(results)
-    else:
-        for path, problems in results.items():
-            console.out(f"{path}: {'every file is as written' if not problems else 'DAMAGED'}")
-            for problem in problems:
-                console.out(f"    {problem}")
+    lines = []
+    for path, problems in results.items():
+        lines.append(f"{path}: {'every file is as written' if not problems else 'DAMAGED'}")
+        lines += [f"    {problem}" for problem in problems]
+    console.result(results, lines)
     damaged = [path for path, problems in results.items() if problems]
     if damaged:
         hint = "delete the damaged folder and run `llmpipe run` again"
@@ -242,7 +229,4 @@ def report_command(folder: Path, out: Path | None, console: Console) -> None:
         write_report(folder, target)
     except KeyError as error:
         raise LlmpipeError(f"the report of `{folder}` lacks {error}") from error
-    if console.json_output:
-        console.document({"report": str(target)})
-    else:
-        console.out(str(target))
+    console.result({"report": str(target)}, [str(target)])

@@ -72,12 +72,11 @@ def list_recipes(console: Console) -> None:
             stages = []
         stages = [stage for stage in stages if stage != "expect"]
         rows.append({"name": name, "summary": summary, "path": str(path), "stages": stages})
-    if console.json_output:
-        console.document(rows)
-        return
-    for row in rows:
-        console.out(f"{row['name']:<10}{row['summary']}")
-        console.out(f"{'':<10}{row['path']}: {' → '.join(row['stages'])}")
+    lines = (
+        f"{row['name']:<10}{row['summary']}\n{'':<10}{row['path']}: {' → '.join(row['stages'])}"
+        for row in rows
+    )
+    console.result(rows, lines)
 
 
 def show_recipe(name: str, console: Console) -> None:

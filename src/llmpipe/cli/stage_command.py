@@ -342,14 +342,14 @@ def settings_table(config: type[Any]) -> list[tuple[str, str, str]]:
 
     from llmpipe.core.config import field_types, schema_types
 
-    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
-    assert isinstance(body, ast.ClassDef)
     meanings = {}
-    for node, following in zip(body.body, body.body[1:], strict=False):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            if is_text:
-                meanings[node.target.id] = " ".join(str(following.value.value).split())  # type: ignore[attr-defined]
+    for cls in reversed(config.__mro__[:-1]):  # a base's settings are its own too
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for node, following in zip(body.body, body.body[1:], strict=False):
+            if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
+                text = ast.literal_eval(following.value)
+                meanings[ast.unparse(node.target)] = " ".join(text.split())
     rows = []
     types = field_types(config)
     for f in dataclasses.fields(config):

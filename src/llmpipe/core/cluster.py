@@ -23,7 +23,7 @@ from typing import Any
 from llmpipe.core.artifact import write_atomic
 from llmpipe.core.config import digest
 from llmpipe.core.errors import LlmpipeError, UserError
-from llmpipe.core.executors import Limits, LocalProcesses, Progress
+from llmpipe.core.executors import Limits, LocalProcesses, UnitProgress
 from llmpipe.core.stage import Context
 from llmpipe.core.units import Executor, Job, Stoppable, Unit, is_done
 
@@ -37,7 +37,7 @@ def make_executor(
     name: str,
     n_workers: int,
     limits: Limits,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[UnitProgress], None],
     should_stop: Callable[[], bool],
 ) -> Executor:
     """Return the executor of a name: `local`, `ray`, `ray:ADDRESS` or `slurm`.
@@ -55,7 +55,9 @@ def make_executor(
     raise UserError(f"there is no executor `{name}`", "known: local, ray, ray:ADDRESS, slurm")
 
 
-def executor_of(ctx: Context, limits: Limits, on_progress: Callable[[Progress], None]) -> Executor:
+def executor_of(
+    ctx: Context, limits: Limits, on_progress: Callable[[UnitProgress], None]
+) -> Executor:
     """Return the executor that the command line asks for; a stop of the stage stops it."""
     stop = ctx.stop
     chosen = make_executor(ctx.executor, ctx.workers, limits, on_progress, lambda: stop.requested)
@@ -79,7 +81,7 @@ class RayCluster:
     address: str
     """Of a running cluster; `auto` finds the one this machine belongs to."""
     limits: Limits
-    on_progress: Callable[[Progress], None]
+    on_progress: Callable[[UnitProgress], None]
     should_stop: Callable[[], bool]
 
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:
@@ -103,7 +105,7 @@ class RayCluster:
             while pending:
                 done, pending = ray.wait(pending, timeout=_POLL_S)
                 ray.get(done)  # raises what a unit raised
-                self.on_progress(Progress(len(units) - len(pending), 0))
+                self.on_progress(UnitProgress(len(units) - len(pending), 0))
                 if self.should_stop():
                     return
         finally:
@@ -131,7 +133,7 @@ class SlurmArray:
     n_parallel: int
     """Tasks that Slurm may run at a time."""
     limits: Limits
-    on_progress: Callable[[Progress], None]
+    on_progress: Callable[[UnitProgress], None]
     should_stop: Callable[[], bool]
 
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:
@@ -168,7 +170,7 @@ class SlurmArray:
         while process.poll() is None:
             time.sleep(_POLL_S)
             n_done = sum(is_done(folder, unit) for unit in units)
-            self.on_progress(Progress(n_done, 0))
+            self.on_progress(UnitProgress(n_done, 0))
             if self.should_stop():
                 process.terminate()
                 subprocess.run(["scancel", f"--name={name}", "--me"], check=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -416,29 +417,13 @@ def _parses(assignment: str) -> bool:
     return True
 
 
+_KEY = r"""(?:"[^"]*"|'[^']*'|[\w-]+)"""
+
+
 def _split_key(line: str) -> tuple[str, ...]:
     """Read the dotted, possibly quoted key at the start of a line."""
-    parts: list[str] = []
-    i = 0
-    while i < len(line):
-        if line[i] in "\"'":
-            end = line.index(line[i], i + 1)
-            parts.append(line[i + 1 : end])
-            i = end + 1
-        else:
-            end = i
-            while end < len(line) and (line[end].isalnum() or line[end] in "_-"):
-                end += 1
-            parts.append(line[i:end])
-            i = end
-        while i < len(line) and line[i].isspace():
-            i += 1
-        if i >= len(line) or line[i] != ".":
-            break
-        i += 1
-        while i < len(line) and line[i].isspace():
-            i += 1
-    return tuple(parts)
+    dotted = re.match(rf"\s*{_KEY}(?:\s*\.\s*{_KEY})*", line)
+    return tuple(part.strip("\"'") for part in re.findall(_KEY, dotted[0])) if dotted else ()
 
 
 def _resolve_arrays(keys: Sequence[str], sizes: Mapping[KeyPath, int], last_too: bool) -> KeyPath:

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 LOG_EVERY_S = 10.0
@@ -66,6 +66,14 @@ class Console:
     def document(self, value: Any) -> None:
         """Write the one JSON document of `--json` to stdout."""
         self.out(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+    def result(self, document: Any, lines: Iterable[str]) -> None:
+        """Write a result: the document for programs, the lines for people."""
+        if self.json_output:
+            self.document(document)
+            return
+        for line in lines:
+            self.out(line)
 
     # -- talk ------------------------------------------------------------
 

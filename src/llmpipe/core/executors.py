@@ -69,14 +69,14 @@ CLEAN_INPUT = Limits(cpu_s=None, wall_s=600.0, memory_bytes=None, sets_aside=Fal
 
 
 @dataclass(frozen=True)
-class Progress:
+class UnitProgress:
     """How far the units of this run are."""
 
     n_units: int
     n_records: int
 
 
-class Journal:
+class RecordJournal:
     """The record in hand, in memory shared by a worker and its parent through a file."""
 
     _FORMAT = struct.Struct(
@@ -100,7 +100,7 @@ class RecordWatch:
     """A worker's side of the limits."""
 
     def __init__(
-        self, journal: Journal, limits: Limits, parent: int, aside: dict[int, str]
+        self, journal: RecordJournal, limits: Limits, parent: int, aside: dict[int, str]
     ) -> None:
         self._journal = journal
         self._limits = limits
@@ -139,7 +139,7 @@ def _work(
     run_unit: RunUnit, parent: int, files: Sequence[int], folder: Path, limits: Limits
 ) -> None:
     """Run units until the pipe of tasks is closed."""
-    tasks, results, journal = Connection(files[0]), Connection(files[1]), Journal(files[2])
+    tasks, results, journal = Connection(files[0]), Connection(files[1]), RecordJournal(files[2])
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
     def make_watch(place: Path) -> RecordWatch:
@@ -201,7 +201,7 @@ class _Worker:
         self._slot = slot
         with tempfile.TemporaryFile() as file, their_tasks, their_results:
             # A file without a name: no process but these two can reach it, of this run or of another.
-            self.journal = Journal(file.fileno())
+            self.journal = RecordJournal(file.fileno())
             self.journal.write(_OPENING, 0.0, 0)
             files = (their_tasks.fileno(), their_results.fileno(), file.fileno())
             fork_server.fork(slot, files, folder, limits)
@@ -253,7 +253,7 @@ class LocalProcesses:
         self,
         n_workers: int,
         limits: Limits,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[UnitProgress], None],
         should_stop: Callable[[], bool],
     ) -> None:
         self._n_workers = n_workers
@@ -271,7 +271,7 @@ class LocalProcesses:
         slots = range(min(self._n_workers, len(units)))
         if len(slots) == 1 and not self._limits.sets_aside:
             # Nothing to do side by side and nothing to guard against: a process of its own would only cost its start.
-            here = InPlace(lambda n: self._on_progress(Progress(n, 0)), self._should_stop)
+            here = InPlace(lambda n: self._on_progress(UnitProgress(n, 0)), self._should_stop)
             here.run(job, units, folder)
             return
         queue = deque(units)
@@ -308,7 +308,7 @@ class LocalProcesses:
                 running = sum(
                     worker.journal.read()[2] for worker in workers.values() if worker.unit
                 )
-                self._on_progress(Progress(n_units, n_records + running))
+                self._on_progress(UnitProgress(n_units, n_records + running))
                 if self._should_stop():
                     return
         finally:

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from llmpipe.core.cache import cache_folder
 from llmpipe.inference.int8 import Int8Linear
 from llmpipe.inference.kv_cache import SlotCache
 from llmpipe.model.mlp import SwiGLU
@@ -250,7 +250,7 @@ def compiled() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     try:
-        with _cache_folder() as folder:
+        with _library_folder() as folder:
             target = folder / f"decode-{_fingerprint(compiler)}.so"
             if not target.is_file():
                 _compile(compiler, target)
@@ -264,24 +264,16 @@ def compiled() -> ctypes.CDLL | None:
 
 
 @contextlib.contextmanager
-def _cache_folder() -> Iterator[Path]:
-    """Give the folder that libraries are kept in; a user without a home gets one for the moment.
+def _library_folder() -> Iterator[Path]:
+    """Give the user's cache; a user without one gets a private folder for the moment.
 
     Never a fixed place that others can write to, such as one below `/tmp`: what lies here is executed.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(
-        base
-    ).is_absolute():  # others are to be ignored, says the XDG base directory specification
-        yield Path(base) / "llmpipe"
+    if (cache := cache_folder()) is not None:
+        yield cache
         return
-    try:
-        home = Path.home()
-    except RuntimeError:  # no HOME, and no entry in passwd, as in some containers
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-        return
-    yield home / ".cache" / "llmpipe"
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def _compile(compiler: str, target: Path) -> None:

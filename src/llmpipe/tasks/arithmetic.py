@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from llmpipe.tasks.base import Answer, Example, Facts, Task
+from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task
 
 Operator = Literal["+", "-", "*"]
 
@@ -71,7 +71,7 @@ def is_held_out(a: int, b: int) -> bool:
     return int.from_bytes(hashed[:8], "big") < HELD_OUT_FRAC * 2**64
 
 
-def sum_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+def sum_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return up to `n` held-out sums of two-digit numbers, no pair twice."""
     pairs = [(a, b) for a in range(10, 100) for b in range(10, 100) if is_held_out(a, b)]
     chosen = random.Random(f"arithmetic {seed}").sample(pairs, min(n, len(pairs)))
@@ -81,7 +81,7 @@ def sum_examples(facts: Facts, n: int, seed: int) -> list[Example]:
     ]
 
 
-def product_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+def product_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return `n` held-out products of three-digit numbers, no pair twice."""
     rng = random.Random(f"multiplication {seed}")
     pairs: dict[tuple[int, int], None] = {}

@@ -17,7 +17,7 @@ Z_95 = 1.959964  # two-sided 95% of the normal distribution
 
 
 @dataclass(frozen=True)
-class Facts:
+class AssistantFacts:
     """What a task may know of the assistant it examines."""
 
     name: str
@@ -55,7 +55,7 @@ class Task:
     name: str
     version: int
     summary: str
-    examples: Callable[[Facts, int, int], list[Example]]
+    examples: Callable[[AssistantFacts, int, int], list[Example]]
     """(facts, n, seed) -> up to n examples, the same for the same arguments."""
     is_right: Callable[[Example, Answer], bool]
 

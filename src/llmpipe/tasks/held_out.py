@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmpipe.tasks.base import Facts
+from llmpipe.tasks.base import AssistantFacts
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class HeldOut:
     """What the answer calls, in order."""
 
 
-def held_out_conversations(facts: Facts) -> Iterator[HeldOut]:
+def held_out_conversations(facts: AssistantFacts) -> Iterator[HeldOut]:
     """Yield the conversations of `facts.conversations`, if there are any, in order."""
     # Not at the top: the names of tasks are part of the command's help, which has to come at once.
     from llmpipe.assistant.conversation import messages_from_json

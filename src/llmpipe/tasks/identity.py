@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 import re
 
-from llmpipe.tasks.base import Answer, Example, Facts, Task
+from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task
 from llmpipe.tasks.templates import load_topics
 
 
-def identity_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+def identity_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return up to `n` held-out questions about the assistant, over all topics."""
     questions = [question for topic in load_topics("identity") for question in topic.held_out]
     chosen = random.Random(f"identity {seed}").sample(questions, min(n, len(questions)))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 
 from llmpipe.tasks.arithmetic import sum_examples
-from llmpipe.tasks.base import Answer, Example, Facts, Task
+from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task
 from llmpipe.tasks.held_out import held_out_conversations
 from llmpipe.tasks.identity import identity_examples
 
 
-def stop_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+def stop_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return up to `n` held-out prompts of all kinds, none twice."""
     prompts = {kept.question for kept in held_out_conversations(facts)} - {""}
     if not prompts:

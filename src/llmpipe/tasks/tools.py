@@ -9,14 +9,14 @@ import random
 
 from llmpipe.assistant.tools import tool_line
 from llmpipe.tasks.arithmetic import sum_examples
-from llmpipe.tasks.base import Answer, Example, Facts, Task
+from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task
 from llmpipe.tasks.held_out import held_out_conversations
 
 NO_TOOLS = tool_line(())
 """System message that lists no tool."""
 
 
-def lookup_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+def lookup_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return up to `n` questions whose answer stands in the corpus."""
     kept = [c for c in held_out_conversations(facts) if c.source == "lookups"]
     chosen = random.Random(f"lookups {seed}").sample(kept, min(n, len(kept)))
@@ -28,7 +28,7 @@ def says_what_was_found(example: Example, answer: Answer) -> bool:
     return bool(answer.tool_calls) and answer.text.split() == example.expected.split()
 
 
-def no_tool_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+def no_tool_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return up to `n` questions that want a tool, under a system message that lists none."""
     questions = [c.question for c in held_out_conversations(facts) if c.tools]
     if not questions:

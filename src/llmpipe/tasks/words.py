@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from llmpipe.tasks.arithmetic import is_right_with_tool
-from llmpipe.tasks.base import Answer, Example, Facts, Task
+from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task
 
 HELD_OUT_FRAC = 0.25
 TALK_WORDS = ("strawberry", "ubiquitous")
@@ -49,7 +49,7 @@ def english_words() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").split())
 
 
-def count_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+def count_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return up to `n` questions about how often a letter is in a held-out word."""
     rng = random.Random(f"letters {seed}")
     examples = []
@@ -63,7 +63,7 @@ def count_examples(facts: Facts, n: int, seed: int) -> list[Example]:
     return examples
 
 
-def third_examples(facts: Facts, n: int, seed: int) -> list[Example]:
+def third_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return up to `n` questions for every third character of a held-out word."""
     rng = random.Random(f"characters {seed}")
     examples = [

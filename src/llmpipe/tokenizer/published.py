@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+from llmpipe.core.cache import cache_folder
 from llmpipe.core.errors import InputError
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.vocabularies import KNOWN, load_vocabulary, vocabulary_files
@@ -46,11 +47,9 @@ def _locate(name: str, here: Path) -> Path:
     url = _URL.format(stem)
     # tiktoken names a downloaded file by the hash of where it came from.
     digest = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
-    candidates = (
-        here / "tokenizers" / f"{stem}.tiktoken",
-        Path.home() / ".cache/llmpipe/tokenizers" / f"{stem}.tiktoken",
-        Path(tempfile.gettempdir()) / "data-gym-cache" / digest,
-    )
+    folders = [folder / "tokenizers" for folder in (here, cache_folder()) if folder is not None]
+    candidates = [folder / f"{stem}.tiktoken" for folder in folders]
+    candidates.append(Path(tempfile.gettempdir()) / "data-gym-cache" / digest)
     for path in candidates:
         if path.is_file():
             return path

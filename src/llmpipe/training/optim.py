@@ -124,6 +124,19 @@ def build_adamw(model: nn.Module, config: AdamW, ranks: Ranks) -> Optimizer:
 
 # ---------------------------------------------------------------------------------------------
 # Muon
+#
+# The gradient of a matrix is mostly a few directions: its largest singular values are far above the others.
+# Following it, those few directions learn and the many small ones hardly move. Muon keeps the directions and
+# makes all of them equally long: with the momentum's singular value decomposition U S V^T, the update is
+# U V^T. (Adam evens out single numbers, whatever matrix they stand in.)
+#
+# A singular value decomposition is slow on a GPU, and matrix products are fast. An odd polynomial of a matrix,
+# a X + b (X X^T) X + c (X X^T)^2 X, changes its singular values s to a s + b s^3 + c s^5 and leaves U and V alone.
+# A few such polynomials in a row, chosen to push every s in (0, 1] towards 1, are as good (Newton-Schulz).
+#
+# Embeddings, the head, and vectors are no maps between two spaces of features; AdamW updates those.
+#
+# Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
 
 # Polar Express: the polynomials that bring singular values in (1e-3, 1) closest to 1, one per
 # step. Source: Amsel et al. 2025, arXiv:2505.16932, algorithm 1; the values are those of
@@ -150,9 +163,11 @@ def orthogonalize(
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     x: Tensor = matrices.mT if is_tall else matrices  # the smaller product is the cheaper one
+    # The Frobenius norm is at least the largest singular value, so now all of them are in (0, 1).
     x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-6)
     x = x.to(direction_type(matrices))
     for a, b, c in POLAR_EXPRESS[:n_steps]:
+        # (b gram + c gram^2) x + a x: three products, two of them of the smaller size
         gram = x @ x.mT  # N R R
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram²
         x = torch.baddbmm(x, polynomial, x, beta=a)
@@ -251,6 +266,8 @@ class MuonOptimizer:
     ) -> Float[Tensor, "n rows columns"]:
         """Remember the gradients, and give them one step ahead (Nesterov)."""
         momenta = [self.momenta[name] for name in batch.named]
+        # Momentum averages the gradients of the last updates, so that what only one batch asks for cancels out.
+        # Nesterov looks at where the momentum with the newest gradient in it would lead.
         # In place of a gradient that is not usable the momentum itself, which leaves it as it is.
         gradients = [
             torch.where(is_usable, _gradient(p), m)

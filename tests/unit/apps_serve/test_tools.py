@@ -17,8 +17,11 @@ import pytest
 from llmpipe.apps.chat.state import Chat
 from llmpipe.apps.load import Loaded
 from llmpipe.apps.serve.tools import ToolRunner
+from llmpipe.assistant.events import Event
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, render
+from llmpipe.assistant.reply import Reply
 from llmpipe.assistant.rules import ANSWER_TOKENS, MAX_OUTPUT_TOKENS, MIN_OUTPUT_TOKENS
+from llmpipe.inference.engine import Token
 from llmpipe.inference.sampling import Sampling
 from llmpipe.tasks.judging import Assistant
 
@@ -203,6 +206,31 @@ def test_broken_tool_is_told_to_the_model(served: Any, tool: Fake) -> None:
     (choice,) = ask(served, "sum").choices
     assert choice.message.tool_runs[0]["output"] == "error: the tool failed: ZeroDivisionError"
     assert choice.message.content == "It is 49."
+
+
+def test_reply_that_fails_ends_no_other(
+    served: Any, tool: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = Reply.push
+
+    def strange(self: Reply, token: Token, room: int) -> list[Event]:
+        if self.rules.stops:
+            raise ZeroDivisionError
+        return push(self, token, room)
+
+    monkeypatch.setattr(Reply, "push", strange)
+    tool.may_answer.clear()
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(ask(served, "sum")))
+    thread.start()
+    while not tool.asked:
+        time.sleep(0.01)
+    with pytest.raises(openai.InternalServerError, match="the reply failed: ZeroDivisionError"):
+        ask(served, "plain", stop=["never"])
+    tool.may_answer.set()
+    thread.join(10)
+    assert found[0].choices[0].message.content == "It is 49."
+    assert served.service.worker.n_failures == 1
 
 
 def test_client_that_leaves_while_a_tool_runs_frees_its_slot(served: Any, tool: Fake) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steps import is_alive
 
 from llmpipe.core.executors import Limits, LocalProcesses
 from llmpipe.core.units import Unit, read_aside, read_commit, run_units, unit_folder
@@ -150,13 +151,6 @@ def wait_for(happens: Callable[[], bool], what: str) -> None:
     while not happens():
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.005)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")

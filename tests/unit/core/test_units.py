@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmpipe.core.errors import InputError, LlmpipeError, Stopped
-from llmpipe.core.executors import CLEAN_INPUT, Limits, LocalProcesses, Progress
+from llmpipe.core.executors import CLEAN_INPUT, Limits, LocalProcesses, UnitProgress
 from llmpipe.core.stop import StopFlag
 from llmpipe.core.units import (
     FILES,
@@ -94,7 +94,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def local(
-    n_workers: int = 1, seen: list[Progress] | None = None, stop: bool = False
+    n_workers: int = 1, seen: list[UnitProgress] | None = None, stop: bool = False
 ) -> LocalProcesses:
     return LocalProcesses(
         n_workers, LIMITS, (seen if seen is not None else []).append, lambda: stop

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +35,7 @@ from llmpipe.stages.data.segments import (
     change_rows,
     read_segments,
 )
-from llmpipe.stages.data.writing import WriteJob
+from llmpipe.stages.data.writing import CORPUS, WriteJob
 
 STEPS = ("gopher_quality", "url_dedup", "exact_dedup", "minhash")
 WORDS = [
@@ -246,6 +249,38 @@ def test_whoever_writes_and_however_often_it_ends_the_files_are_the_same(
 
 
 @pytest.mark.slow
+def test_a_run_that_is_killed_at_every_part_gives_the_same_files(tmp_path: Path) -> None:
+    config = DataConfig(steps=STEPS, part_mb=1)
+    commits = write_units(tmp_path / "units", config, n_units=3, n=1100, longest=600)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    build(config, commits, whole, InPlace())
+
+    def start() -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setsid()
+            executor = LocalProcesses(2, Limits(60.0, 60.0, 10**9), lambda now: None, lambda: False)
+            build(config, commits, killed, executor)
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    n_parts = len(list(whole.glob("part-*.parquet")))
+    assert n_parts > 2
+    for n_done in range(1, n_parts):
+        pid = start()
+        while len(list(killed.glob(f"state/parts/*/{DONE}"))) < n_done:
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended by itself"
+            time.sleep(0.002)
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]) == 0
+    assert contents(killed) == contents(whole)
+
+
+@pytest.mark.slow
 def test_parts_are_written_by_several_workers_as_by_one(tmp_path: Path) -> None:
     config = DataConfig(steps=(*STEPS, "substrings"), part_mb=1, keep_dropped=True, substrings=SubstringsConfig(min_tokens=8))  # fmt: skip
     commits = write_units(tmp_path / "units", config, n_units=3, n=700, longest=500)
@@ -258,6 +293,20 @@ def test_parts_are_written_by_several_workers_as_by_one(tmp_path: Path) -> None:
         found.append(contents(tmp_path / str(workers)))
     assert found[0] == found[1]
     assert len([name for name in found[0] if name.startswith("part-")]) > 1
+
+
+def test_inputs_in_which_nothing_was_found(tmp_path: Path, small_parts: DataConfig) -> None:
+    commits = write_units(tmp_path / "units", small_parts, n_units=3, n=40)
+    build(small_parts, commits, tmp_path / "without", InPlace())
+    for name, place in (("0a", 0), ("ff", 2), ("aa", 5)):  # before, between and behind the others
+        unit = Unit(name, name, None)
+        (tmp_path / name).mkdir()
+        commits.insert(place, Commit(unit, tmp_path / name, {}))
+    build(small_parts, commits, tmp_path / "with", InPlace())
+    assert contents(tmp_path / "with") == contents(tmp_path / "without")
+    nothing = build(small_parts, [commits[0], commits[2]], tmp_path / "nothing", InPlace())
+    assert nothing.to_stats()["documents_in"] == 0
+    assert pq.read_table(tmp_path / "nothing" / "part-00000.parquet").schema == CORPUS
 
 
 def test_a_part_of_which_nothing_is_left_is_no_file(

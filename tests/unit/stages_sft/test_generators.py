@@ -27,7 +27,7 @@ from llmpipe.stages.sft.generators.words import (
     make_letters,
 )
 from llmpipe.tasks.arithmetic import is_held_out
-from llmpipe.tasks.base import Facts
+from llmpipe.tasks.base import AssistantFacts
 from llmpipe.tasks.identity import identity_examples
 from llmpipe.tasks.templates import load_dialogues, load_topics
 from llmpipe.tasks.words import is_held_out_word
@@ -100,7 +100,7 @@ def test_arithmetic_follows_from_the_seed() -> None:
 
 def test_identity_is_filled_in_and_leaves_the_examiners_questions_out() -> None:
     pool = make_from_templates("identity", FACTS)
-    asked = {example.question for example in identity_examples(Facts("Pebble"), 1000, 1)}
+    asked = {example.question for example in identity_examples(AssistantFacts("Pebble"), 1000, 1)}
     trained = {conversation.messages[0].text for conversation in pool.train}
     assert not asked & trained
     answers = {

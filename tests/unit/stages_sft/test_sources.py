@@ -14,6 +14,7 @@ from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, SearchCall, Text, Thought, ToolOutput
 from llmpipe.core.errors import InputError
 from llmpipe.stages.sft.generators.arithmetic import solve
+from llmpipe.stages.sft.generators.documents import read_pages
 from llmpipe.stages.sft.sources import read_conversations, source_files
 from llmpipe.tasks.arithmetic import Calculation
 
@@ -282,3 +283,21 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_published_files(test_data: Path, name: str, n_good: int, n_bad: int) -> None:
     conversations, errors = read_conversations(test_data / name, name)
     assert (len(conversations), len(errors)) == (n_good, n_bad)
+
+
+def test_a_flipped_bit_in_a_table_is_an_error_and_no_other_text(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.parquet"
+    rows = [
+        {"url": name, "text": "Hi", "prompt": name, "completion": "x"}
+        for name in ("a", "lamb", "z")
+    ]
+    parquet.write_table(
+        pa.Table.from_pylist(rows), path, compression="none", use_dictionary=False,
+        write_page_checksum=True,
+    )  # fmt: skip
+    assert [url for url, _ in read_pages(tmp_path)] == ["a", "lamb", "z"]
+    path.write_bytes(path.read_bytes().replace(b"lamb", b"lama"))
+    with pytest.raises(InputError, match=r"part-00000\.parquet` cannot be read: .*CRC"):
+        read_conversations(path, "x")
+    with pytest.raises(InputError, match=r"part-00000\.parquet` cannot be read: .*CRC"):
+        list(read_pages(tmp_path))

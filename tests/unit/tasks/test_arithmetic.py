@@ -8,9 +8,9 @@ from llmpipe.tasks.arithmetic import (
     is_right_with_tool,
     sum_examples,
 )
-from llmpipe.tasks.base import Answer, Example, Facts
+from llmpipe.tasks.base import Answer, AssistantFacts, Example
 
-FACTS = Facts("Pebble")
+FACTS = AssistantFacts("Pebble")
 CALL = ("37+45",)
 
 

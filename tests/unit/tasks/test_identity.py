@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmpipe.tasks.base import Answer, Example, Facts
+from llmpipe.tasks.base import Answer, AssistantFacts, Example
 from llmpipe.tasks.identity import identity_examples, says_the_name
 from llmpipe.tasks.templates import fill, load_topics
 
@@ -31,7 +31,7 @@ def test_a_name_may_hold_signs() -> None:
 def test_there_are_enough_wordings() -> None:
     topics = load_topics("identity")
     assert sum(len(topic.questions) for topic in topics) >= 120
-    assert len(identity_examples(Facts("Pebble"), 1000, 1)) >= 50
+    assert len(identity_examples(AssistantFacts("Pebble"), 1000, 1)) >= 50
 
 
 @pytest.mark.parametrize("name", ["identity", "smalltalk", "refusals"])

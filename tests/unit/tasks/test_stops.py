@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpipe.tasks.base import Answer, Example, Facts
+from llmpipe.tasks.base import Answer, AssistantFacts, Example
 from llmpipe.tasks.registry import TASKS
 from llmpipe.tasks.stops import ended, stop_examples
 
@@ -31,9 +31,11 @@ def test_prompts_come_from_held_out_conversations(tmp_path: Path) -> None:
         {"role": "assistant", "content": "Yes."},
     ]
     path.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
-    questions = [example.question for example in stop_examples(Facts("Pebble", path), 5000, 1)]
+    questions = [
+        example.question for example in stop_examples(AssistantFacts("Pebble", path), 5000, 1)
+    ]
     assert questions == ["Only I am asked."]
-    without = [example.question for example in stop_examples(Facts("Pebble"), 5000, 1)]
+    without = [example.question for example in stop_examples(AssistantFacts("Pebble"), 5000, 1)]
     assert len(without) == len(set(without)) > 100
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from llmpipe.assistant.tools import tool_line
 from llmpipe.tasks.arithmetic import is_held_out, is_right, product_examples
-from llmpipe.tasks.base import Answer, Example, Facts
+from llmpipe.tasks.base import Answer, AssistantFacts, Example
 from llmpipe.tasks.tools import (
     NO_TOOLS,
     does_without,
@@ -20,7 +20,7 @@ SAID = "Brimot is a lake. (http://atlas.example/brimot)"
 
 
 @pytest.fixture
-def facts(tmp_path: Path) -> Facts:
+def facts(tmp_path: Path) -> AssistantFacts:
     rows = [
         {
             "source": "lookups",
@@ -46,12 +46,12 @@ def facts(tmp_path: Path) -> Facts:
     ]
     path = tmp_path / "held_out.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Facts("Pebble", path)
+    return AssistantFacts("Pebble", path)
 
 
-def test_lookups_are_the_held_out_ones(facts: Facts) -> None:
+def test_lookups_are_the_held_out_ones(facts: AssistantFacts) -> None:
     assert lookup_examples(facts, 9, 1) == [Example("What is Brimot?", SAID)]
-    assert lookup_examples(Facts("Pebble"), 9, 1) == []
+    assert lookup_examples(AssistantFacts("Pebble"), 9, 1) == []
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_truth_table_of_lookups(answer: Answer, right: bool) -> None:
     assert says_what_was_found(Example("?", SAID), answer) is right
 
 
-def test_what_wants_a_tool_is_asked_without_any(facts: Facts) -> None:
+def test_what_wants_a_tool_is_asked_without_any(facts: AssistantFacts) -> None:
     [example] = no_tool_examples(facts, 9, 1)
     assert (example.question, example.system) == ("What is Brimot?", NO_TOOLS)
     assert tool_line([]) == NO_TOOLS
-    assert len(no_tool_examples(Facts("Pebble"), 9, 1)) == 9
+    assert len(no_tool_examples(AssistantFacts("Pebble"), 9, 1)) == 9
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_truth_table_of_no_tools(answer: Answer, right: bool) -> None:
 
 
 def test_products_are_of_three_digits_and_held_out() -> None:
-    examples = product_examples(Facts("Pebble"), 40, 1)
+    examples = product_examples(AssistantFacts("Pebble"), 40, 1)
     assert len({example.question for example in examples}) == 40
     for example in examples:
         digits = "".join(c if c.isdigit() else " " for c in example.question)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from llmpipe.tasks.base import Answer, Example, Facts
+from llmpipe.tasks.base import Answer, AssistantFacts, Example
 from llmpipe.tasks.words import (
     count_examples,
     english_words,
@@ -13,7 +13,7 @@ from llmpipe.tasks.words import (
     third_examples,
 )
 
-FACTS = Facts("Pebble")
+FACTS = AssistantFacts("Pebble")
 
 
 @pytest.mark.parametrize(

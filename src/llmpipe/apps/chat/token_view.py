@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 
-from rich.console import Console as RichConsole
 from rich.text import Text
 
-from llmpipe.apps.printable import printable
+from llmpipe.apps.printable import drawn, printable
 from llmpipe.assistant.render import Rendered
 from llmpipe.tokenizer.bpe import Tokenizer
 
@@ -33,14 +31,7 @@ def token_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> st
     view.append(
         f"\n{len(rendered.ids)} tokens, {n_trained} of them (+) the model is trained to write"
     )
-    page = io.StringIO()
-    RichConsole(
-        file=page,
-        width=shutil.get_terminal_size().columns,
-        force_terminal=has_colour,
-        color_system="standard" if has_colour else None,
-    ).print(view)
-    return page.getvalue().rstrip("\n")
+    return drawn(view, shutil.get_terminal_size().columns, has_colour)
 
 
 def raw_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> str:

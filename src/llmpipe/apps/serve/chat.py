@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -81,12 +80,9 @@ async def chat_completions(service: Service, request: Request, body: dict[str, A
     ids = [*ids, *replies[0].ids]
     service.check_prompt(ids, "messages")
     exchange = Exchange(service, settings, [PromptGroup(ids, settings.samplings, replies)], given)
-    head = {
-        "id": f"chatcmpl-{secrets.token_hex(12)}",
-        "object": "chat.completion.chunk" if settings.stream else "chat.completion",
-        "created": int(time.time()),
-        "model": service.model,
-    }
+    head = service.head(
+        "chatcmpl", "chat.completion.chunk" if settings.stream else "chat.completion"
+    )
     prompt = token_fields(settings, "prompt_", ids, tokenizer)
     return await exchange.respond(
         request, head, ChatShape(replies, settings, wants_logprobs), prompt

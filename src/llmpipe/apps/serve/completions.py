@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,12 +80,7 @@ async def completions(service: Service, request: Request, body: dict[str, Any]) 
     shape = _TextShape(
         exchange.replies, of_each, settings, echo, max_tokens == 0, n_logprobs is not None
     )
-    head = {
-        "id": f"cmpl-{secrets.token_hex(12)}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": service.model,
-    }
+    head = service.head("cmpl", "text_completion")
     return await exchange.respond(request, head, shape, {})
 
 

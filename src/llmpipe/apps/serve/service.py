@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmpipe.apps.serve.errors import ApiError
 from llmpipe.apps.serve.limits import RequestLimits
@@ -53,6 +55,15 @@ class Service:
         """Run a tool; return its output."""
         assert self.tools, "only tools that are there can be waited for"
         return await self.tools.run(call.tool, call.text)
+
+    def head(self, prefix: str, kind: str) -> dict[str, Any]:
+        """Return what every object of an answer begins with."""
+        return {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.model,
+        }
 
     def close(self) -> None:
         """End the engine and the tools."""

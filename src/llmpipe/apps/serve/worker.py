@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.requests import Request
@@ -145,20 +146,26 @@ class Worker:
         self._is_idle = not tokens
         for token in tokens:
             self.n_generated += 1
-            exchange, i_reply = self._rows[token.request]
-            reply = exchange.replies[i_reply]
-            events = reply.push(token, room(self.engine, token))
-            settle(self.engine, token.request, reply)
-            if reply.done:
-                del self._rows[token.request]
-            exchange.deliver((i_reply, events))
+            push = partial(Reply.push, token=token, room=room(self.engine, token))
+            self._advance(token.request, push)
 
     def _give(self, exchange: Exchange, i_reply: int, output: str) -> None:
-        request, reply = exchange.requests[i_reply], exchange.replies[i_reply]
-        if request not in self._rows:  # its client has gone while the tool ran
+        request = exchange.requests[i_reply]
+        if request in self._rows:  # else its client has gone while the tool ran
+            give = partial(Reply.give, output=output, room=self.engine.room(request))
+            self._advance(request, give)
+
+    def _advance(self, request: int, move: Callable[[Reply], list[Event]]) -> None:
+        """Let a reply take something; do to its row what it wants, and tell the event loop."""
+        exchange, i_reply = self._rows[request]
+        reply = exchange.replies[i_reply]
+        try:
+            events = move(reply)
+            settle(self.engine, request, reply)
+        except Exception as error:  # one strange reply must not end the others
+            self.n_failures += 1
+            self._fail(exchange, RuntimeError(f"the reply failed: {type(error).__name__}"))
             return
-        events = reply.give(output, self.engine.room(request))
-        settle(self.engine, request, reply)
         if reply.done:
             del self._rows[request]
         exchange.deliver((i_reply, events))

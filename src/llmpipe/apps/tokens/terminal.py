@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
 from llmpipe.apps.chat.token_view import token_view
+from llmpipe.apps.printable import drawn
 from llmpipe.apps.tokens.find import OURS, find_tokenizer
 from llmpipe.apps.tokens.view import View, view_tokens
 from llmpipe.assistant.render import render as render_conversation
@@ -118,13 +117,7 @@ def _as_json(view: View) -> dict[str, object]:
 def render(views: Sequence[View], width: int, has_colour: bool) -> str:
     """Return views of one text as lines: side by side where they fit, else one below the other."""
     n_beside = max(1, min(len(views), width // _MIN_WIDTH))
-    page = io.StringIO()
-    rich = RichConsole(
-        file=page,
-        width=width,
-        force_terminal=has_colour,
-        color_system="standard" if has_colour else None,
-    )
+    tables = []
     for start in range(0, len(views), n_beside):
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, expand=n_beside > 1)
         row = views[start : start + n_beside]
@@ -133,8 +126,8 @@ def render(views: Sequence[View], width: int, has_colour: bool) -> str:
         table.add_row(*(_heading(view) for view in row))
         table.add_row(*(_pieces(view) for view in row))
         table.add_row(*(_ids(view) for view in row))
-        rich.print(table)
-    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+        tables.append(drawn(table, width, has_colour))
+    return "\n".join(tables)
 
 
 def _heading(view: View) -> Text:

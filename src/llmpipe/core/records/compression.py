@@ -16,7 +16,7 @@ import mmap
 import resource
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from isal import isal_zlib
 
@@ -132,28 +132,14 @@ class _Source:
 # Files of members: gzip and Zstandard
 
 
-class _Inflate(Protocol):
-    """The interface of zlib's decompression objects."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    @property
-    def unconsumed_tail(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
-
-
 @dataclass(frozen=True)
 class _Codec:
     """A compression whose files are members one after the other."""
 
     name: str
     magic: bytes
-    make: Callable[[], _Inflate]
+    make: Callable[[], Any]
+    """Returns what unpacks one member: an object with the interface of `zlib.decompressobj()`."""
     error: type[Exception]
     read_bytes: int
 

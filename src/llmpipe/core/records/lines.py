@@ -89,7 +89,7 @@ def read_lines(
         stop: and before this one: ranges that meet have every line once.
 
     Yields:
-        The place and the line, with its line break if it has one. A byte-order mark is left out.
+        The place and the line, without its line break, and without a byte-order mark.
 
     Raises:
         InputError: the file cannot be opened.
@@ -140,7 +140,7 @@ def _split(pieces: Iterable[Piece], max_bytes: int) -> Iterator[tuple[int, bytes
                 yield size, _join(parts, size, is_cut, max_bytes)
                 parts, is_cut = [], False
             else:
-                yield size, piece[at:end]
+                yield size, piece[at : end - 1]
             size, at = 0, end
         size += len(piece) - at
         parts.append(piece[at:])
@@ -153,7 +153,7 @@ def _split(pieces: Iterable[Piece], max_bytes: int) -> Iterator[tuple[int, bytes
 def _join(parts: list[bytes], size: int, is_cut: bool, max_bytes: int) -> bytes | str:
     if is_cut:
         return "cut_line"
-    return "over_limit" if size > max_bytes else b"".join(parts)
+    return "over_limit" if size > max_bytes else b"".join(parts).removesuffix(b"\n")
 
 
 def read_json_lines(

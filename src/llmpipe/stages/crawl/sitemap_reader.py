@@ -34,6 +34,7 @@ class SitemapReader:
     Args:
         file: the body of the response, at its beginning.
         content_encoding: the header of that name.
+        is_cut: more was sent than is in the file.
 
     Attributes:
         damage: what ended the map early; None if it came whole.
@@ -42,9 +43,13 @@ class SitemapReader:
         UnknownCodingError: it is compressed in a way that cannot be undone here.
     """
 
-    def __init__(self, file: BinaryIO, content_encoding: str) -> None:
+    def __init__(self, file: BinaryIO, content_encoding: str, is_cut: bool = False) -> None:
         self.damage: str | None = None
-        start = undo_codings(file, content_encoding).read(2)
+        self._is_cut = is_cut
+        start, _ = read_up_to(undo_codings(file, content_encoding), 2)
+        file.seek(0)
+        if not start and file.read(READ_BYTES).lstrip().startswith(b"<"):
+            content_encoding = ""  # it was sent as it is
         file.seek(0)
         # A file that is gzip itself may be sent with another one around it, by servers that compress everything.
         codings = f"gzip, {content_encoding}" if start == GZIP_MAGIC else content_encoding
@@ -64,9 +69,42 @@ class SitemapReader:
             if first:
                 break
         pieces = chain([first], pieces)
-        yield from (
-            _of_xml(pieces, encoding and "utf-8") if first.startswith(b"<") else _of_text(pieces)
+        if first.startswith(b"<"):
+            yield from self._of_xml(pieces, encoding and "utf-8")
+        else:
+            yield from self._of_text(pieces)
+
+    def _of_text(self, pieces: Iterable[bytes]) -> Iterator[tuple[bool, str]]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        rest = ""
+        for piece in pieces:
+            *lines, rest = _LINE_ENDS.split(rest + decoder.decode(piece))
+            rest = rest[:LONGEST]
+            yield from ((False, line) for line in lines if line.strip())
+        if rest.strip() and self.damage is None:  # half an address is another address
+            yield False, rest
+
+    def _of_xml(self, pieces: Iterable[bytes], encoding: str | None) -> Iterator[tuple[bool, str]]:
+        import lxml.etree
+
+        entries = _Entries()
+        # Entities that the map itself defines are put in (libxml2 stops those that multiply); none is fetched.
+        parser = lxml.etree.XMLParser(
+            target=entries,
+            encoding=encoding,
+            recover=True,
+            resolve_entities="internal",
+            no_network=True,
         )
+        try:
+            for piece in _mended(pieces):
+                parser.feed(piece)
+                yield from entries.take()
+            if self.damage is None:
+                parser.close()
+        except lxml.etree.LxmlError as error:
+            self.damage = f"no XML from here on: {error}"
+        yield from entries.take()
 
     def _pieces(self) -> Iterator[bytes]:
         n_bytes = 0
@@ -77,9 +115,11 @@ class SitemapReader:
             if n_bytes > MAX_MAP_BYTES:
                 self.damage = f"only its first {MAX_MAP_BYTES} bytes were read"
             elif not is_whole:
-                self.damage = f"its compressed body is damaged after {n_bytes} bytes"
+                self.damage = f"its compressed body is damaged or cut after {n_bytes} bytes"
             elif len(piece) == READ_BYTES:
                 continue
+            elif self._is_cut:
+                self.damage = f"only its first {MAX_MAP_BYTES} bytes were read"
             return
 
 
@@ -96,39 +136,6 @@ def _as_utf8(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
     for piece in pieces:
         yield decoder.decode(piece).replace("\ufeff", "").encode("utf-8", "replace")
-
-
-def _of_text(pieces: Iterable[bytes]) -> Iterator[tuple[bool, str]]:
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    rest = ""
-    for piece in pieces:
-        *lines, rest = _LINE_ENDS.split(rest + decoder.decode(piece))
-        rest = rest[:LONGEST]
-        yield from ((False, line) for line in lines if line.strip())
-    if rest.strip():
-        yield False, rest
-
-
-def _of_xml(pieces: Iterable[bytes], encoding: str | None) -> Iterator[tuple[bool, str]]:
-    import lxml.etree
-
-    entries = _Entries()
-    # Entities that the map itself defines are put in (libxml2 stops those that multiply); none is fetched.
-    parser = lxml.etree.XMLParser(
-        target=entries,
-        encoding=encoding,
-        recover=True,
-        resolve_entities="internal",
-        no_network=True,
-    )
-    try:
-        for piece in _mended(pieces):
-            parser.feed(piece)
-            yield from entries.take()
-        parser.close()
-    except lxml.etree.LxmlError:
-        pass  # as far as it went, it is as good as any
-    yield from entries.take()
 
 
 def _mended(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -135,7 +135,8 @@ def _entries(crawler: Crawler, visit: MapVisit) -> Iterator[tuple[bool, str]]:
         try:
             response = crawler.fetch_sitemap(visit.url, file)
             file.seek(0)
-            reader = SitemapReader(file, response.headers.get("content-encoding", ""))
+            encoding = response.headers.get("content-encoding", "")
+            reader = SitemapReader(file, encoding, response.is_cut)
         except FetchError as error:
             visit.outcome, visit.detail = error.outcome, error.detail
             return
@@ -151,8 +152,6 @@ def _entries(crawler: Crawler, visit: MapVisit) -> Iterator[tuple[bool, str]]:
                 n_addresses += 1
                 yield is_map, address
         visit.detail = reader.damage or ""
-        if response.is_cut and not reader.damage:
-            visit.detail = "more was sent than is read"
         if not n_addresses:
             visit.outcome = NO_MAP
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from llmpipe.core.artifact import atomic_file, hash_file
-from llmpipe.core.units import RunUnit, Unit, Watch
+from llmpipe.core.config import digest
+from llmpipe.core.units import Commit, Executor, RunUnit, Unit, Watch, run_units
 
 FOUND = "found.npy"
 
@@ -30,3 +31,27 @@ class ArrayJob:
         with atomic_file(folder / FOUND) as path, path.open("wb") as file:
             np.save(file, found)
         return {"rows": len(found), "sha256": hash_file(folder / FOUND)}
+
+
+def make_arrays(
+    work: Callable[..., np.ndarray],
+    payloads: Sequence[tuple[Any, ...]],
+    identity: object,
+    folder: Path,
+    executor: Executor,
+) -> list[Commit]:
+    """Have one array made of each payload; returns the commit records, in order.
+
+    Args:
+        work: a function that can be imported; gets a payload as its arguments.
+        payloads: one per array.
+        identity: all that decides the arrays, as JSON values: with it, `work` and their place they are found again.
+        folder: of the units.
+        executor: where they run.
+    """
+    name, n = work.__name__, len(payloads)
+    units = [
+        Unit(digest([identity, name, i, n])[:32], f"{name} {i + 1}/{n}", payload)
+        for i, payload in enumerate(payloads)
+    ]
+    return run_units(ArrayJob(work), units, folder, executor)

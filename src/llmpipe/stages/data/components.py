@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmpipe.core.config import digest
-from llmpipe.core.units import Executor, Unit, run_units
-from llmpipe.stages.data.array_job import FOUND, ArrayJob
+from llmpipe.core.units import Executor
+from llmpipe.stages.data.array_job import FOUND, make_arrays
 
 
 def find_components(
@@ -39,15 +38,10 @@ def find_components(
     i_round = 0
     while True:
         for star in (large_star, small_star):
-            units = [
-                Unit(
-                    digest([[path.as_posix() for path in files], star.__name__, i_round, i])[:32],
-                    f"{star.__name__} {i_round + 1}, {i + 1}/{n_parts}",
-                    (files, i * unit_nodes, (i + 1) * unit_nodes),
-                )
-                for i in range(n_parts)
-            ]
-            commits = run_units(ArrayJob(star), units, folder, executor)
+            ranges = [(i * unit_nodes, (i + 1) * unit_nodes) for i in range(n_parts)]
+            identity = [[path.as_posix() for path in files], i_round]
+            payloads = [(files, start, stop) for start, stop in ranges]
+            commits = make_arrays(star, payloads, identity, folder, executor)
             files = tuple(commit.folder / FOUND for commit in commits)
         # Once every component is a star, the next round writes the very same files.
         contents = [commit.record["sha256"] for commit in commits]

@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llmpipe.core.artifact import atomic_file, hash_file
 from llmpipe.core.config import digest
+from llmpipe.core.records.lines import read_objects
+from llmpipe.core.records.parquet import open_parquet
 from llmpipe.core.units import Commit, Executor, InPlace, Unit, run_units
 from llmpipe.stages.data.account import Account, top_hosts
 from llmpipe.stages.data.cluster_examples import ClusterExample, choose_clusters
@@ -218,8 +219,7 @@ def _examples(commits: Sequence[Commit]) -> Iterable[dict[str, Any]]:
     """Return the first few documents of every reason, by reason."""
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for commit in commits:
-        for line in (commit.folder / EXAMPLES).read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for row in read_objects(commit.folder / EXAMPLES):
             shown = examples.setdefault((row["step"] or READ, row["reason"]), [])
             if len(shown) < EXAMPLES_PER_REASON:
                 shown.append(row)
@@ -227,7 +227,7 @@ def _examples(commits: Sequence[Commit]) -> Iterable[dict[str, Any]]:
 
 
 def _host_counts(commit: Commit) -> pa.Table:
-    with pq.ParquetFile(commit.folder / HOST_COUNTS) as file:
+    with open_parquet(commit.folder / HOST_COUNTS) as file:
         return file.read(use_threads=False)
 
 

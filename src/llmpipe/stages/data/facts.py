@@ -84,7 +84,11 @@ class Facts:
 
     def read(self, name: str) -> np.ndarray:
         """Return one fact of every document, as 64-bit numbers without sign."""
-        return np.concatenate([np.empty(0, np.uint64), *self.columns[name].pieces()])
+        found, start = np.empty(self.n_documents, np.uint64), 0
+        for piece in self.columns[name].pieces():
+            found[start : start + len(piece)] = piece
+            start += len(piece)
+        return found
 
     def unit_starts(self) -> dict[str, int]:
         """Return the number of each unit's first document, in order; units without segments have none."""
@@ -110,7 +114,7 @@ def gather(
     units = []
     for commit in commits:
         paths = segment_paths(commit.folder)
-        identity = digest([[path.as_posix() for path in paths], config.steps])[:32]
+        identity = digest([commit.unit.id, [path.as_posix() for path in paths], config.steps])[:32]
         units.append(Unit(identity, f"facts of {commit.unit.name}", paths))
     is_few = sum(len(unit.payload) for unit in units) <= _FEW
     found = run_units(job, units, folder, InPlace() if is_few else executor)

@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from llmpipe.core.artifact import atomic_file, hash_file
-from llmpipe.core.config import digest
-from llmpipe.core.units import Executor, Unit, run_units
-from llmpipe.stages.data.array_job import FOUND, ArrayJob
+from llmpipe.core.units import Executor
+from llmpipe.stages.data.array_job import FOUND, make_arrays
 from llmpipe.stages.data.components import find_components
 from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.grouping import Clusters, equal_pairs, union
@@ -83,14 +82,9 @@ def group_in_units(
     table = folder / f"members-{columns[0].name}.npy"
     with atomic_file(table) as path, path.open("wb") as file:
         np.save(file, members)
-    units = []
-    for column in columns:
-        identity = [hash_file(table), column.contents, column.name, n_parts]
-        units += [
-            Unit(digest([*identity, i])[:32], f"{column.name} {i + 1}/{n_parts}", (column, table, i, n_parts))
-            for i in range(n_parts)
-        ]  # fmt: skip
-    commits = run_units(ArrayJob(edges), units, folder / "units", executor)
+    identity = [hash_file(table), [[column.contents, column.name] for column in columns]]
+    payloads = [(column, table, i, n_parts) for column in columns for i in range(n_parts)]
+    commits = make_arrays(edges, payloads, identity, folder / "units", executor)
     files = [commit.folder / FOUND for commit in commits]
     parent = np.arange(len(members))
     if len(members) > union_rows:

@@ -63,18 +63,14 @@ def cluster(n: int, columns: Iterable[np.ndarray], members: np.ndarray) -> Clust
 def equal_pairs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return index pairs (first of the group, other) for every group of equal keys."""
     # Sorting brings equal keys together, and because it is stable the first of a group is the smallest index. A group of n
-    # gives n - 1 pairs with its first, not n² / 2: that is enough to connect it.
+    # gives n - 1 pairs with its first, not n² / 2: that is enough to connect it. Most keys are alone, so what follows
+    # looks only at those that equal the one before.
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    starts = (
-        np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-        if len(keys)
-        else order
-    )
-    lengths = np.diff(np.append(starts, len(keys)))
-    firsts = np.repeat(order[starts], lengths)
-    is_other = firsts != order
-    return firsts[is_other], order[is_other]
+    places = np.flatnonzero(ordered[1:] == ordered[:-1])
+    is_first = np.append(True, np.diff(places) > 1)[: len(places)]
+    starts = np.maximum.accumulate(np.where(is_first, places, 0))
+    return order[starts], order[places + 1]
 
 
 def union(parent: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from llmpipe.stages.data.report import report
 def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Make a corpus under `out` and return its numbers."""
     from llmpipe.core.cluster import executor_of
-    from llmpipe.core.executors import Limits, Progress
+    from llmpipe.core.executors import Limits, UnitProgress
     from llmpipe.core.units import is_done, run_units
     from llmpipe.stages.data.arrow import leave_out_pandas
     from llmpipe.stages.data.corpus import plan_corpus, write_corpus
@@ -47,7 +47,7 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     executor = partial(executor_of, ctx, limits)
     with ctx.console.progress("data", len(units), "file") as progress:
 
-        def show(now: Progress) -> None:
+        def show(now: UnitProgress) -> None:
             progress.update(n_done + now.n_units, f"{format_count(now.n_records)} records")
 
         job = DataJob(config, state / "prepared")

@@ -11,7 +11,7 @@ first occurrence does not count: a text that repeats one word keeps `n` of them,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from llmpipe.core.artifact import atomic_file, hash_file
 from llmpipe.core.config import digest
-from llmpipe.core.units import Commit, Executor, Unit, run_units
-from llmpipe.stages.data.array_job import FOUND, ArrayJob
+from llmpipe.core.units import Commit, Executor
+from llmpipe.stages.data.array_job import FOUND, make_arrays
 from llmpipe.stages.data.document import Text
 from llmpipe.stages.data.group_units import UNIT_ROWS, in_range
 from llmpipe.stages.data.segments import DROPPED, change_rows, read_segments
@@ -63,12 +63,8 @@ def find_repeats(
         np.save(file, members)
     identity = digest([hash_file(table), [part.id for part in parts], n, unit_rows])
 
-    def run(pass_name: str, work: Callable[..., np.ndarray], *payloads: tuple[Any, ...]) -> list[Commit]:  # fmt: skip
-        units = [
-            Unit(digest([identity, pass_name, i])[:32], f"{pass_name} {i + 1}/{len(payloads)}", payload)
-            for i, payload in enumerate(payloads)
-        ]  # fmt: skip
-        return run_units(ArrayJob(work), units, folder / "units", executor)
+    def run(work: Callable[..., np.ndarray], payloads: Iterable[tuple[Any, ...]]) -> list[Commit]:
+        return make_arrays(work, list(payloads), identity, folder / "units", executor)
 
     def ranges(commits: Sequence[Commit]) -> Iterator[tuple[Any, ...]]:
         files = tuple(commit.folder / FOUND for commit in commits)
@@ -76,11 +72,10 @@ def find_repeats(
         n_parts = max(1, -(-n_rows // unit_rows))
         return ((files, i, n_parts) for i in range(n_parts))
 
-    sampled = run("sample", sample, *((part, table, n) for part in parts))
-    recurring = run("recur", recur, *ranges(sampled))
-    hashes = tuple(commit.folder / FOUND for commit in recurring)
-    found = run("candidates", candidates, *((part, table, n, hashes) for part in parts))
-    repeated = run("repeats", repeats, *((*payload, n) for payload in ranges(found)))
+    sampled = run(sample, ((part, table, n) for part in parts))
+    hashes = tuple(commit.folder / FOUND for commit in run(recur, ranges(sampled)))
+    found = run(candidates, ((part, table, n, hashes) for part in parts))
+    repeated = run(repeats, ((*payload, n) for payload in ranges(found)))
     places = [np.load(commit.folder / FOUND) for commit in repeated]
     return np.sort(np.concatenate(places))
 

@@ -233,5 +233,7 @@ class _Output:
         hosts = sorted(self._hosts.items())
         columns = [[host for host, _ in hosts], [n for _, n in hosts]]
         with atomic_file(folder / HOST_COUNTS) as path:
-            pq.write_table(pa.table(columns, HOSTS), path, compression="zstd")
+            pq.write_table(
+                pa.table(columns, HOSTS), path, compression="zstd", write_page_checksum=True
+            )
         return {"account": self.account.to_record(), "shown": self._shown}

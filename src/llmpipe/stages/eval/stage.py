@@ -69,7 +69,7 @@ def known_facts(config: EvalConfig, model: Artifact) -> Any:
     Raises:
         UserError: the name it should give is not known.
     """
-    from llmpipe.tasks.base import Facts
+    from llmpipe.tasks.base import AssistantFacts
 
     name = config.name or model.config.get("identity", {}).get("name")
     if name is None:
@@ -78,7 +78,7 @@ def known_facts(config: EvalConfig, model: Artifact) -> Any:
             "name it with `--set eval.name=NAME`",
         )
     held_out = model.file("held_out.jsonl")
-    return Facts(name, held_out if held_out.is_file() else None)
+    return AssistantFacts(name, held_out if held_out.is_file() else None)
 
 
 def needs(config: EvalConfig) -> dict[str, Need]:

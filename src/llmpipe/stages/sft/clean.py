@@ -16,7 +16,7 @@ from llmpipe.assistant.conversation import Conversation
 from llmpipe.stages.sft.config import DecontaminationSettings
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.mixture import MixtureSource
-from llmpipe.tasks.base import Facts
+from llmpipe.tasks.base import AssistantFacts
 from llmpipe.tasks.overlap import Runs, collect_runs, strings_of
 from llmpipe.tasks.registry import TASKS
 
@@ -91,7 +91,7 @@ def read_evaluations(config: DecontaminationSettings, own_name: str, seed: int) 
         InputError: a file cannot be read.
     """
     texts = (text for name in config.files for text in strings_of(Path(name)))
-    facts = Facts(own_name)
+    facts = AssistantFacts(own_name)
     asked = {
         text_key([example.question])
         for task in TASKS.values()

@@ -17,7 +17,7 @@ from llmpipe.stages.sft.config import FileSource, SFTConfig
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.lint import RULES, Finding, lint
 from llmpipe.stages.sft.mixture import MixtureSource, Share, mix, split_held_out
-from llmpipe.stages.sft.own import HELD_OUT_PER_SOURCE, Facts, make_own
+from llmpipe.stages.sft.own import HELD_OUT_PER_SOURCE, AssistantFacts, make_own
 from llmpipe.stages.sft.sources import read_conversations
 from llmpipe.stages.sft.tools_told import tell_tools
 from llmpipe.tasks.templates import fill
@@ -52,7 +52,7 @@ class Gathered:
 
 def gather(
     config: SFTConfig,
-    facts: Facts,
+    facts: AssistantFacts,
     corpus: Path,
     tokenizer: Tokenizer,
     seed: int,
@@ -97,7 +97,7 @@ def gather(
     )
 
 
-def system_words(text: str, facts: Facts) -> str:
+def system_words(text: str, facts: AssistantFacts) -> str:
     """Fill the system message.
 
     Raises:

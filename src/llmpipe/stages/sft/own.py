@@ -25,7 +25,7 @@ from llmpipe.tokenizer.bpe import Tokenizer
 
 HELD_OUT_PER_SOURCE = 30  # enough for a steady validation loss, few enough to cost nothing
 
-Facts = Mapping[str, str | None]
+AssistantFacts = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Wish:
     """What a maker may need."""
 
     config: SFTConfig
-    facts: Facts
+    facts: AssistantFacts
     corpus: Path
     tokenizer: Tokenizer
     rng: random.Random
@@ -73,7 +73,7 @@ MAKERS: dict[str, Callable[[Wish], Pool]] = {
 
 def make_own(
     config: SFTConfig,
-    facts: Facts,
+    facts: AssistantFacts,
     corpus: Path,
     tokenizer: Tokenizer,
     seed: int,

@@ -60,8 +60,8 @@ class TokenizeConfig:
     added; `vocab_size` and `pattern` are its own."""
 
     inputs: tuple[str, ...] = ()
-    """Files to read in place of a corpus artifact: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
-    `.parquet`; folders, globs and fsspec URLs too."""
+    """Files to read in place of a corpus artifact: `.jsonl` or `.ndjson`, plain or packed with gzip, zstd
+    or LZ4, and `.parquet`; folders, globs and fsspec URLs too."""
 
     sources: tuple[CorpusPart, ...] = ()
     """A mixture, in place of `inputs`: where each part of the corpus is, and how much of it to use."""
@@ -86,7 +86,8 @@ class TokenizeConfig:
     validation set."""
 
     max_document_bytes: Annotated[int, Gt(0)] = 32 * 2**20
-    """Longer documents are set aside and listed in `set_aside.jsonl`; bounds memory."""
+    """Longer documents are set aside and listed in `set_aside.jsonl`, as are rows that cannot be used;
+    bounds memory."""
 
     shard_tokens: Annotated[int, Ge(1024)] = 100_000_000
     """A shard ends with the document that reaches this. 100M tokens are 200 MB at 2 bytes.

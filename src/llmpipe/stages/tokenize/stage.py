@@ -121,6 +121,8 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     if set_aside:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in set_aside)
         write_atomic(out / "set_aside.jsonl", lines)
+        first = "{id}: {reason}".format(**set_aside[0])
+        ctx.console.warn(f"set aside are {len(set_aside):,} documents (set_aside.jsonl): {first}")
     shards = place_shards(commits, out)
     write_index(
         out,
@@ -208,7 +210,7 @@ def _learn(
     from llmpipe.stages.tokenize.train_bpe import (
         COUNTS_FILE,
         CountJob,
-        Sample,
+        TrainingSample,
         check_vocab_size,
         learn_vocabulary,
     )
@@ -218,7 +220,7 @@ def _learn(
     n_buckets = sample_sizes(sources_of(config), scans, config.train_bytes)
     # A source's later copies hold the same documents: the merges are learned from the first.
     sampled = [unit for unit in units if unit.payload.copy == 0 and n_buckets[unit.payload.source]]
-    job = CountJob(config, Sample(ctx.seed, n_buckets, val_below))
+    job = CountJob(config, TrainingSample(ctx.seed, n_buckets, val_below))
     commits = _run_units(job, sampled, "count", out, ctx)
     text_bytes = sum(commit.record["text_bytes"] for commit in commits)
     with ctx.console.progress("learn", config.vocab_size, "merge") as bar:

@@ -25,7 +25,7 @@ from llmpipe.tokenizer.special import N_SPECIAL, VOCAB_MULTIPLE, place_special
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """Which documents the merges are learned from."""
 
     seed: int
@@ -43,7 +43,7 @@ class CountJob:
     """Counts the pieces of a unit's sampled documents."""
 
     config: TokenizeConfig
-    sample: Sample
+    sample: TrainingSample
 
     def open(self) -> RunUnit:
         """Return the function that runs a unit."""

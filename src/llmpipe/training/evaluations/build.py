@@ -138,17 +138,9 @@ def _check_call(
         ) from None
 
 
-def _multiple_choice(settings: MultipleChoice, folders: Sequence[Path]) -> Evaluation:
-    return MultipleChoiceEvaluation(settings)
-
-
-def _bits_per_byte(settings: BitsPerByte, folders: Sequence[Path]) -> Evaluation:
-    return BitsPerByteEvaluation(settings)
-
-
 BUILDERS: dict[type, Callable[[Any, Sequence[Path]], Evaluation]] = {
-    MultipleChoice: _multiple_choice,
-    BitsPerByte: _bits_per_byte,
+    MultipleChoice: lambda settings, folders: MultipleChoiceEvaluation(settings),
+    BitsPerByte: lambda settings, folders: BitsPerByteEvaluation(settings),
     Custom: find_custom,
 }
 """Settings -> how they become an evaluation."""

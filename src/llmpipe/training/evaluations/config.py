@@ -20,7 +20,34 @@ EVERY = 1000
 
 
 @schema
-class MultipleChoice:
+class AnyEvaluation:
+    """What all evaluations have."""
+
+    _: KW_ONLY
+    files: tuple[str, ...] = ()
+    """Files it reads: other contents are other inputs of the run."""
+    name: str | None = None
+    """What stands before its numbers; without it, the name of the first file, or of the function."""
+    every: Annotated[int, Gt(0)] = EVERY
+    """Steps between evaluations; the last step is always evaluated."""
+    at_start: bool = False
+    """Evaluate the first weights too, as step 0."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.label):
+            raise UserError(
+                f"an evaluation is called `{self.label}`, expected letters, digits and `_`, `-` or `.`",
+                hint="give it a `name`",
+            )
+
+    @property
+    def label(self) -> str:
+        """What stands before its numbers."""
+        return self.name or (Path(self.files[0]).name.split(".")[0] if self.files else "")
+
+
+@schema
+class MultipleChoice(AnyEvaluation):
     """Questions with given answers: right if the model finds the right answer the likeliest.
 
     Source: Brown et al. 2020 (GPT-3), section 2.4; EleutherAI/lm-evaluation-harness.
@@ -28,15 +55,9 @@ class MultipleChoice:
 
     _: KW_ONLY
     kind: Literal["multiple_choice"] = "multiple_choice"
-    files: Annotated[tuple[str, ...], MinLen(1)]
+    files: Annotated[tuple[str, ...], MinLen(1)] = field()  # required, unlike that of the base
     """Files, or patterns: JSON lines, Parquet or CSV, packed or not, with rows as HellaSwag, ARC, MMLU, Winograd or the
     ICL sets of llm-foundry have them. Rows with an empty answer are left out."""
-    name: str | None = None
-    """What stands before its numbers; without it, the name of the first file."""
-    every: Annotated[int, Gt(0)] = EVERY
-    """Steps between evaluations; the last step is always evaluated."""
-    at_start: bool = False
-    """Evaluate the first weights too, as step 0."""
     examples: Annotated[int, Gt(0)] | None = None
     """Questions asked, drawn once from the files; without it, all."""
     shots: Annotated[int, Ge(0)] = 0
@@ -48,45 +69,23 @@ class MultipleChoice:
     """Between question and answer; without it, a line break and `Answer: ` where rows are questions (ARC,
     MMLU) or have letters, a blank where they are beginnings of texts."""
 
-    def __post_init__(self) -> None:
-        _check_name(self.label)
-
-    @property
-    def label(self) -> str:
-        """What stands before its numbers."""
-        return self.name or _stem(self.files)
-
 
 @schema
-class BitsPerByte:
+class BitsPerByte(AnyEvaluation):
     """How well the model predicts texts that it was not trained on, file by file."""
 
     _: KW_ONLY
     kind: Literal["bits_per_byte"] = "bits_per_byte"
-    files: Annotated[tuple[str, ...], MinLen(1)]
+    files: Annotated[tuple[str, ...], MinLen(1)] = field()  # required, unlike that of the base
     """Files, or patterns: JSON lines, Parquet or CSV with a `text` in each row, or plain text (.txt); packed or not."""
-    name: str | None = None
-    """What stands before its numbers; without it, the name of the first file."""
-    every: Annotated[int, Gt(0)] = EVERY
-    """Steps between evaluations; the last step is always evaluated."""
-    at_start: bool = False
-    """Evaluate the first weights too, as step 0."""
     max_tokens: Annotated[int, Gt(0)] = 100_000
     """Tokens read of each file, at most."""
     text_field: str = "text"
     """Column or key of the text."""
 
-    def __post_init__(self) -> None:
-        _check_name(self.label)
-
-    @property
-    def label(self) -> str:
-        """What stands before its numbers."""
-        return self.name or _stem(self.files)
-
 
 @schema
-class Custom:
+class Custom(AnyEvaluation):
     """A function of your own; see docs/guides/evaluations.md."""
 
     _: KW_ONLY
@@ -94,23 +93,15 @@ class Custom:
     function: str
     """`module:function`, or `package.module:Class`: beside the recipe, in the working folder, or
     installed."""
-    name: str | None = None
-    """What stands before its numbers; without it, the name of the function."""
-    every: Annotated[int, Gt(0)] = EVERY
-    """Steps between evaluations; the last step is always evaluated."""
-    at_start: bool = False
-    """Evaluate the first weights too, as step 0."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Passed to the function by name."""
-    files: tuple[str, ...] = ()
-    """Files it reads: other contents are other inputs of the run."""
 
     def __post_init__(self) -> None:
         module, colon, function = self.function.partition(":")
         words = [*module.split("."), *function.split(".")]
         if not colon or not all(word.isidentifier() for word in words):
             raise UserError(f"`function` is `{self.function}`, expected `module:function`")
-        _check_name(self.label)
+        super().__post_init__()
 
     @property
     def label(self) -> str:
@@ -144,16 +135,3 @@ def describe(evaluations: Iterable[EvaluationSettings]) -> str:
         f"{one.label} every {one.every:,} steps{' and at the start' if one.at_start else ''}"
         for one in evaluations
     )
-
-
-def _stem(files: Sequence[str]) -> str:
-    """Give a file's name without its endings: `arc_easy` of `world/arc_easy.jsonl.gz`."""
-    return Path(files[0]).name.split(".")[0] if files else ""
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(
-            f"an evaluation is called `{name}`, expected letters, digits and `_`, `-` or `.`",
-            hint="give it a `name`",
-        )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from llmpipe.stages.data.steps.word_hashes import mix
+
 TOKEN = re.compile(r"\w+|[^\w\s]")
 POSITION_BITS = 26
 """A token's place is `document << 26 | number`; tokens beyond the first 67 million of a document are not looked at."""
@@ -71,15 +73,7 @@ def _rolling(tokens: np.ndarray, n: int, base: int) -> np.ndarray:
     inverse = np.full(len(tokens), pow(base, -1, 1 << 64), np.uint64)
     inverse[0] = 1
     np.cumprod(inverse, out=inverse)
-    return _mix((sums[n:] - sums[:-n]) * inverse[: len(tokens) - n + 1])
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Spread the bits; a bijection. Source: SplitMix64, Steele, Lea and Flood 2014."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
-    return x
+    return mix((sums[n:] - sums[:-n]) * inverse[: len(tokens) - n + 1])
 
 
 def cut(text: str, windows: np.ndarray, n: int) -> tuple[str, int]:
