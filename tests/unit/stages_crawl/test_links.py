@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import gzip
-import zlib
-
 import pytest
 
-from llmpipe.stages.crawl.links import TooLargeError, decompress, extract_links
+from llmpipe.stages.crawl.links import extract_links
 
 PAGE = "http://example.com/a/index.html"
 
@@ -40,48 +37,6 @@ def test_unknown_charset_is_no_obstacle() -> None:
     assert list(extract_links(b'<a href="/c">', "no-such", PAGE).anchors) == [
         "http://example.com/c"
     ]
-
-
-def _raw_deflate(data: bytes) -> bytes:
-    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return compressor.compress(data) + compressor.flush()
-
-
-TEXT = b"some text " * 50
-
-
-@pytest.mark.parametrize(
-    ("body", "encoding"),
-    [
-        (TEXT, ""),
-        (TEXT, "identity"),
-        (gzip.compress(TEXT), "gzip"),
-        (gzip.compress(TEXT), " GZIP"),
-        (zlib.compress(TEXT), "deflate"),
-        (_raw_deflate(TEXT), "deflate"),
-    ],
-)
-def test_known_encodings_are_undone(body: bytes, encoding: str) -> None:
-    assert decompress(body, encoding, max_bytes=len(TEXT)) == TEXT
-
-
-def test_unknown_encoding_is_told_from_empty() -> None:
-    assert decompress(b"\x0b\x02\x80", "br", 100) is None
-
-
-def test_broken_encoding_gives_nothing() -> None:
-    assert decompress(b"not gzip", "gzip", 100) == b""
-
-
-def test_start_of_a_cut_body_is_used() -> None:
-    start = decompress(gzip.compress(bytes(range(256)) * 40)[:200], "gzip", 20_000)
-    assert start and (bytes(range(256)) * 40).startswith(start)
-
-
-def test_bomb_is_refused_without_unpacking_it() -> None:
-    bomb = gzip.compress(bytes(50_000_000))
-    with pytest.raises(TooLargeError):
-        decompress(bomb, "gzip", max_bytes=1000)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class FakeFetcher:
         self.answers = answers
         self.times: list[float] = []
 
-    def get(self, url: str, content_types: Collection[str] | None = None) -> Response:
+    def get(self, url: str, content_types: Collection[str] | None, sink: None) -> Response:
         self.times.append(self.clock.now - 1000)
         self.clock.now += 2
         answer = self.answers.pop(0) if self.answers else 200

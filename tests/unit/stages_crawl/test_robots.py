@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 from datetime import UTC, datetime
 
 import pytest
 from urllib3 import HTTPHeaderDict
 
-from llmpipe.stages.crawl.fetch import FetchError, Response
+from llmpipe.stages.crawl.fetch import FetchError, Response, Sink
 from llmpipe.stages.crawl.outcomes import (
     ROBOTS_DISALLOWED,
     ROBOTS_UNAVAILABLE,
@@ -30,11 +31,14 @@ class FakeFetcher:
         self.answers = answers
         self.asked: list[str] = []
 
-    def get(self, url: str, content_types: None = None) -> Response:
+    def get(self, url: str, content_types: None, sink: Sink) -> Response:
         self.asked.append(url)
         given = self.answers[url]
         if isinstance(given, FetchError):
             raise given
+        sink.file.write(given.content[: sink.max_bytes])
+        is_cut = len(given.content) > sink.max_bytes
+        given = dataclasses.replace(given, is_cut=is_cut)
         return given
 
 
@@ -52,7 +56,7 @@ def test_rules_are_followed() -> None:
     assert refusal_of(rules, "/private/x") == ROBOTS_DISALLOWED
     assert refusal_of(rules, "/private/open/x") is None  # the longer rule wins
     assert refusal_of(rules, "/") is None
-    assert rules.crawl_delay_s == 2.5
+    assert rules.robots.crawl_delay_s == 2.5
 
 
 def test_rules_are_looked_up_under_the_first_word_of_the_agent() -> None:

@@ -39,14 +39,14 @@ class CrawlConfig:
     scope: Literal["host", "prefix"] = "host"
     """`host`: stay on the hosts of the seeds. `prefix`: stay below the folders of the seeds."""
     max_depth: Annotated[int, Ge(0)] = 1
-    """Links to follow from a seed: 0 fetches the seeds alone. Redirects do not count."""
+    """Links to follow from a seed: 0 fetches the seeds alone. Redirects do not count, nor do frames, which are parts of a page."""
     max_pages: Annotated[int, Gt(0)] = 10_000
     """Stop after this many pages."""
     max_seconds: Annotated[float, Gt(0)] | None = None
     """Stop after this many seconds, looked at between pages. Time before a resume counts."""
     sitemaps: bool = False
     """Also visit the addresses in the sites' maps (sitemaps.org), as if the seeds linked to them: those that robots.txt names, else
-    `/sitemap.xml`."""
+    `/sitemap.xml`. XML, feeds and lists are read, up to 50 MB each; `sitemaps.jsonl` says what became of every one."""
     canonical_urls: bool = False
     """Store a page once if several addresses name the same one as theirs with `<link rel="canonical">`. Off, because there are sites
     whose every page names the front page."""
@@ -69,7 +69,7 @@ class CrawlConfig:
     backoff_s: Annotated[float, Ge(0)] = 1.0
     """Pause before the first further attempt; it doubles with each."""
     max_redirects: Annotated[int, Ge(0)] = 5
-    """Redirects to follow in a row. Source: RFC 9309 section 2.3.1.2 names five for robots.txt."""
+    """Redirects, and frames in frames, to follow in a row. Source: RFC 9309 section 2.3.1.2 names five for robots.txt."""
 
     max_page_bytes: Annotated[int, Gt(0)] = 5 * 2**20
     """Larger pages are counted and not stored; the limit holds as sent and after decompression.

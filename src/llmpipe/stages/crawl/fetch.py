@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
-from urllib.parse import urlsplit
+from typing import BinaryIO
+from urllib.parse import quote, urlsplit
 
 from urllib3 import BaseHTTPResponse, HTTPHeaderDict
 from urllib3.exceptions import (
@@ -21,8 +22,10 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
+from llmpipe.core.http_message import parse_media_type
 from llmpipe.stages.crawl.outcomes import (
     BAD_RESPONSE,
+    PRIVATE_ADDRESS,
     TIMEOUT,
     TOO_LARGE,
     UNREACHABLE,
@@ -34,6 +37,8 @@ from llmpipe.stages.crawl.wire import TappedHTTPConnection, TappedHTTPSConnectio
 READ_BYTES = 2**16
 
 # The empty line that ends a head; lone line feeds are what http.client and WARC readers accept too.
+_ASCII = "".join(map(chr, range(128)))
+
 END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
@@ -54,6 +59,14 @@ class FetchError(Exception):
 
 
 @dataclass(frozen=True)
+class Sink:
+    """Where a body goes that is read once and not stored: a larger one is cut there, not refused."""
+
+    file: BinaryIO
+    max_bytes: int
+
+
+@dataclass(frozen=True)
 class Response:
     """A response that came completely, and the request it answers."""
 
@@ -70,24 +83,28 @@ class Response:
     """The body without chunk sizes, still compressed."""
     ip: str
     fetched_at: datetime
+    is_cut: bool = False
+    """Only the first bytes of the body were taken."""
 
     @property
     def content_type(self) -> str:
         """The media type in lower case, without parameters; empty if the server named none."""
-        return media_type(self.headers)
+        return parse_media_type(self.headers.get("content-type", ""))[0]
 
     @property
     def charset(self) -> str | None:
         """The charset that the Content-Type header names."""
-        found = re.search(
-            r"""charset\s*=\s*["']?([\w.:-]+)""", self.headers.get("content-type", ""), re.I
-        )
-        return found[1] if found else None
+        return parse_media_type(self.headers.get("content-type", ""))[1]
 
+    @property
+    def location(self) -> str:
+        """Where a redirect leads, as it was sent; empty if it does not say.
 
-def media_type(headers: HTTPHeaderDict) -> str:
-    """Return the media type that headers name, in lower case and without parameters."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
+        Bytes outside ASCII are percent-encoded one by one, whatever their encoding: those are the bytes that the server
+        will look for. Browsers do the same.
+        """
+        sent: list[str] = self.headers.getlist("location")
+        return quote(sent[0].encode("latin-1"), safe=_ASCII) if sent else ""
 
 
 class Fetcher:
@@ -99,6 +116,7 @@ class Fetcher:
             is left to the system, which has its own limit).
         max_bytes: the largest body to take.
         connect_to: host name -> (address, port) of servers that no name service knows.
+        may_connect: asked with a canonical address and the IP address it leads to, before a request is sent.
     """
 
     def __init__(
@@ -107,11 +125,13 @@ class Fetcher:
         timeout_s: float,
         max_bytes: int,
         connect_to: Mapping[str, tuple[str, int]] | None = None,
+        may_connect: Callable[[str, str], bool] = lambda url, ip: True,
     ) -> None:
         self._user_agent = user_agent
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._connect_to = connect_to or {}
+        self._may_connect = may_connect
         self._connection: TappedHTTPConnection | None = None
         self._origin = ""
 
@@ -121,18 +141,24 @@ class Fetcher:
             self._connection.close()
             self._connection = None
 
-    def get(self, url: str, content_types: Collection[str] | None = None) -> Response:
+    def get(
+        self,
+        url: str,
+        content_types: Collection[str] | None = None,
+        sink: Sink | None = None,
+    ) -> Response:
         """Fetch a canonical address.
 
         Args:
             url: what to fetch.
             content_types: the media types wanted of a good answer (status 2xx); None takes all.
+            sink: takes the body in place of the response, which then keeps nothing of what was received.
 
         Raises:
             FetchError: no connection, no answer in time, not HTTP, too large, or not wanted.
         """
         try:
-            return self._exchange(url, content_types)
+            return self._exchange(url, content_types, sink)
         except (FetchError, KeyboardInterrupt):
             self.close()
             raise
@@ -140,7 +166,9 @@ class Fetcher:
             self.close()
             raise _explain(error) from None
 
-    def _exchange(self, url: str, content_types: Collection[str] | None) -> Response:
+    def _exchange(
+        self, url: str, content_types: Collection[str] | None, sink: Sink | None
+    ) -> Response:
         parts = urlsplit(url)
         connection = self._connection_to(url)
         connection.expect(self._timeout_s)
@@ -157,9 +185,25 @@ class Fetcher:
         ip = connection.sock.getpeername()[0]
         with contextlib.closing(connection.getresponse()) as response:
             if content_types and 200 <= response.status < 300:
-                found = media_type(response.headers)
+                found, _ = parse_media_type(response.headers.get("content-type", ""))
                 if found not in content_types:
-                    raise FetchError(WRONG_TYPE, "" if found else "no Content-Type", found)
+                    sent = response.headers.get("content-type")
+                    reason = "" if found else f"Content-Type: {sent}" if sent else "no Content-Type"
+                    raise FetchError(WRONG_TYPE, reason, found)
+            if sink is not None:
+                is_cut = self._pour(response, connection, sink)
+                return Response(
+                    url=url,
+                    status=response.status,
+                    headers=response.headers,
+                    request_head=bytes(connection.sent),
+                    head=b"",
+                    body=b"",
+                    content=b"",
+                    ip=ip,
+                    fetched_at=fetched_at,
+                    is_cut=is_cut,
+                )
             content = self._read(response)
         assert connection.tap is not None
         received = bytes(connection.tap.received)
@@ -192,8 +236,30 @@ class Fetcher:
         address = self._connect_to.get(host, address)
         kind = TappedHTTPSConnection if parts.scheme == "https" else TappedHTTPConnection
         self._connection = kind(*address, timeout=self._timeout_s)
+        self._connection.check_peer = lambda ip: self._check_peer(url, ip)
         self._origin = origin(url)
         return self._connection
+
+    def _check_peer(self, url: str, ip: str) -> None:
+        if not self._may_connect(url, ip):
+            raise FetchError(PRIVATE_ADDRESS, f"leads to {ip}")
+
+    def _pour(
+        self, response: BaseHTTPResponse, connection: TappedHTTPConnection, sink: Sink
+    ) -> bool:
+        """Write the body to a file, and tell whether there was more of it than is taken."""
+        sink.file.seek(0)
+        sink.file.truncate()
+        left = sink.max_bytes
+        for piece in response.stream(READ_BYTES, decode_content=False):
+            assert connection.tap is not None
+            connection.tap.received.clear()
+            sink.file.write(piece[:left])
+            left -= len(piece)
+            if left < 0:
+                self.close()  # the rest may be long
+                return True
+        return False
 
     def _read(self, response: BaseHTTPResponse) -> bytes:
         announced = response.headers.get("content-length", "")

@@ -1,7 +1,8 @@
 """What is known, what comes next, what became of it: the crawl without the network.
 
 Breadth first: addresses are visited in the order in which they were found, so that the same pages
-give the same crawl. A redirect's target is visited next, at the depth of the address that led there.
+give the same crawl. A redirect's target, and what is in the frames of a page, is visited next, at the depth of the address that
+led there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Target:
     found_on: str | None
     """The page that links or redirects here; None for a seed."""
     chain: tuple[str, ...] = ()
-    """The redirects that led here in a row."""
+    """The redirects and frames that led here in a row."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,17 @@ class Frontier:
         """Tell whether an address belongs to the crawl."""
         return self._scope.holds(url)
 
-    def finish(self, visit: Visit, links: Iterable[str]) -> None:
-        """Note what became of the first address, and take in the links found there."""
+    def finish(self, visit: Visit, links: Iterable[str], parts: Sequence[str] = ()) -> None:
+        """Note what became of the first address, and take in the links found there, and the parts of the page."""
         target = self._queue.popleft()
         assert target.url == visit.url, "visits are finished in order"
         self._note(visit)
         if visit.outcome == REDIRECT and visit.redirects_to is not None:
             chain = (*target.chain, target.url)
             self._admit(Target(visit.redirects_to, target.depth, target.url, chain), next_up=True)
+        for part in reversed(parts):  # each is put before the others
+            chain = (*target.chain, target.url)
+            self._admit(Target(part, target.depth, target.url, chain), next_up=True)
         for link in links:
             self._admit(Target(link, target.depth + 1, target.url))
 

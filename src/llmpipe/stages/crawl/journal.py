@@ -33,6 +33,8 @@ class Entry:
     """The day, as YYYY-MM-DD."""
     stored: Stored | None = None
     """What went into the WARC files, if anything did."""
+    parts: tuple[str, ...] = ()
+    """Of its links those that are as deep as the page itself."""
 
     def to_line(self) -> str:
         """Return the entry as one line of JSON."""
@@ -45,8 +47,9 @@ class Entry:
         visit = Visit(**fields.pop("visit"))
         position = Position(**fields.pop("position"))
         stored = fields.pop("stored", None)
-        links = tuple(fields.pop("links"))
-        return cls(visit, links, position, stored=Stored(**stored) if stored else None, **fields)
+        links, parts = tuple(fields.pop("links")), tuple(fields.pop("parts", ()))
+        was_stored = Stored(**stored) if stored else None
+        return cls(visit, links, position, stored=was_stored, parts=parts, **fields)
 
 
 class Journal:

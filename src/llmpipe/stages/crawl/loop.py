@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llmpipe.core.console import format_bytes
 from llmpipe.core.stage import Context
+from llmpipe.stages.crawl.address_guard import AddressGuard
 from llmpipe.stages.crawl.config import CrawlConfig
 from llmpipe.stages.crawl.crawler import Crawler, Result
 from llmpipe.stages.crawl.fetch import Fetcher
@@ -19,7 +20,7 @@ from llmpipe.stages.crawl.frontier import Frontier, Visit
 from llmpipe.stages.crawl.journal import Entry, Journal
 from llmpipe.stages.crawl.outcomes import ALIAS, FETCHED, PAGE_LIMIT, TIME_LIMIT
 from llmpipe.stages.crawl.politeness import PoliteFetcher
-from llmpipe.stages.crawl.sitemaps import read_sitemaps
+from llmpipe.stages.crawl.sitemaps import SiteMaps, read_sitemaps
 from llmpipe.stages.crawl.urls import Scope, origin
 from llmpipe.stages.crawl.warc import (
     Position,
@@ -42,6 +43,7 @@ class Crawled:
     visits: Sequence[Visit]
     days: Sequence[str]
     """The day of every page, as YYYY-MM-DD."""
+    sitemaps: SiteMaps
 
 
 def crawl(
@@ -65,7 +67,13 @@ def crawl(
     """
     # ---- setup ---------------------------------------------------------------------------------
     journal_path = out / "state" / "journal.jsonl"
-    fetcher = Fetcher(config.user_agent, config.timeout_s, config.max_page_bytes, connect_to)
+    fetcher = Fetcher(
+        config.user_agent,
+        config.timeout_s,
+        config.max_page_bytes,
+        connect_to,
+        may_connect=AddressGuard(seeds).allows,
+    )
     polite = PoliteFetcher(
         fetcher,
         delay_s=config.delay_s,
@@ -76,11 +84,15 @@ def crawl(
     )
     ours = frozenset(origin(f"http://{host}/") for host in connect_to)
     crawler = Crawler(config, polite, unhurried=ours)
-    frontier = Frontier(seeds, Scope(config.scope, seeds), config.max_depth)
+    scope = Scope(config.scope, seeds)
+    frontier = Frontier(seeds, scope, config.max_depth)
+    sitemaps = SiteMaps()
     if config.sitemaps:
-        state = out / "state"
-        for url, found_on in read_sitemaps(seeds, crawler, state, config.max_pages, ctx.console):
-            frontier.add_mapped(url, found_on)
+        sitemaps = read_sitemaps(
+            seeds, crawler, out / "state", scope.holds, config.max_pages, ctx.console
+        )
+    for url, found_on in sitemaps.addresses.items():
+        frontier.add_mapped(url, found_on)
     entries = _restore(frontier, journal_path, out / "warc")
     days = [entry.date for entry in entries if entry.visit.outcome == FETCHED]
     bodies = {
@@ -121,10 +133,11 @@ def crawl(
                 result = crawler.visit(target, frontier.wants_links(target))
             visit, stored = _store(result, frontier, warc, bodies)
             new_links = tuple(link for link in result.links if link not in frontier.seen)
+            parts = tuple(part for part in result.parts if part not in frontier.seen)
             today = datetime.now(UTC).date().isoformat()
             elapsed_s = time.monotonic() - started
-            journal.append(Entry(visit, new_links, warc.position, elapsed_s, today, stored))
-            frontier.finish(visit, new_links)
+            journal.append(Entry(visit, new_links, warc.position, elapsed_s, today, stored, parts))
+            frontier.finish(visit, new_links, parts)
             if visit.outcome == FETCHED:
                 days.append(today)
 
@@ -134,7 +147,7 @@ def crawl(
                 last_sync = time.monotonic()
             waiting = f"{format_bytes(frontier.n_bytes)}, {len(frontier):,} waiting"
             progress.update(frontier.n_pages, waiting)
-    return Crawled(frontier.visits, days)
+    return Crawled(frontier.visits, days, sitemaps)
 
 
 def _store(
@@ -171,7 +184,7 @@ def _restore(frontier: Frontier, journal_path: Path, warc_folder: Path) -> list[
     end = last_whole_position(warc_folder)
     entries = [entry for entry in Journal.read(journal_path) if entry.position <= end]
     for entry in entries:
-        frontier.finish(entry.visit, entry.links)
+        frontier.finish(entry.visit, entry.links, entry.parts)
     if entries:
         Journal.rewrite(journal_path, entries)
     else:

@@ -15,9 +15,17 @@ TOO_LARGE = "too_large"
 TIMEOUT = "timeout"
 UNREACHABLE = "unreachable"
 BAD_RESPONSE = "bad_response"
+BAD_ENCODING = "bad_encoding"  # compressed as nothing here can undo
+PRIVATE_ADDRESS = "private_address"  # of this machine or its network, where no seed is
 DELAY_TOO_LONG = "delay_too_long"  # the host asks for a longer pause than `max_delay_s`
 PAGE_LIMIT = "page_limit"  # known and not visited, because of `max_pages`
 TIME_LIMIT = "time_limit"  # the same, because of `max_seconds`
+
+# Of maps, which are counted by themselves.
+MAP_READ = "read"
+NO_MAP = "no_map"
+NO_ADDRESS = "no_address"
+MAP_LIMIT = "map_limit"
 
 MEANINGS = {
     FETCHED: "stored as a page",
@@ -33,9 +41,15 @@ MEANINGS = {
     TIMEOUT: "took too long",
     UNREACHABLE: "no connection",
     BAD_RESPONSE: "answered something other than HTTP",
+    BAD_ENCODING: "compressed in an unknown way",
+    PRIVATE_ADDRESS: "leads into a private network",
     DELAY_TOO_LONG: "its host asks for longer pauses than allowed here",
     PAGE_LIMIT: "not visited: page limit",
     TIME_LIMIT: "not visited: time limit",
+    MAP_READ: "read",
+    NO_MAP: "no addresses in it",
+    NO_ADDRESS: "no http or https address",
+    MAP_LIMIT: "not read: enough maps, or enough addresses for `max_pages`",
 }
 
 

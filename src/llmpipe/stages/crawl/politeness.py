@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from llmpipe.stages.crawl.fetch import Fetcher, FetchError, Response
+from llmpipe.stages.crawl.fetch import Fetcher, FetchError, Response, Sink
 from llmpipe.stages.crawl.outcomes import DELAY_TOO_LONG, UNREACHABLE
 from llmpipe.stages.crawl.urls import origin
 
@@ -50,8 +50,13 @@ class PoliteFetcher:
         """Set the pause between requests to one host (an origin: scheme, name and port)."""
         self._delays[host] = seconds
 
-    def get(self, url: str, content_types: Collection[str] | None = None) -> Response:
-        """Fetch a canonical address; the response may be of any status.
+    def get(
+        self,
+        url: str,
+        content_types: Collection[str] | None = None,
+        sink: Sink | None = None,
+    ) -> Response:
+        """Fetch a canonical address as `Fetcher.get` does; the response may be of any status.
 
         Raises:
             FetchError: the last attempt failed, or the host asks for too long a pause.
@@ -61,7 +66,7 @@ class PoliteFetcher:
             is_last = attempt == self._retries
             backoff = min(self._backoff_s * 2**attempt, self._max_delay_s)
             try:
-                response = self._fetcher.get(url, content_types)
+                response = self._fetcher.get(url, content_types, sink)
             except FetchError as error:
                 if is_last or error.outcome != UNREACHABLE:
                     raise

@@ -30,6 +30,10 @@ def report(artifact: Artifact) -> list[Section]:
     outcomes = [[name, meaning(name), n] for name, n in stats["outcomes"].items()]
     types = [[name, n] for name, n in stats["content_types"].items()]
     depths = [(f"depth {row['depth']}", round(row["bytes"] / 1e6, 2)) for row in stats["depths"]]
+    maps = stats.get("sitemaps", {"maps": {}, "passed_over": {}})
+    told = [["maps", meaning(name), n] for name, n in maps["maps"].items()]
+    told += [["entries passed over", name, n] for name, n in maps["passed_over"].items()]
+    about_maps = [Table(["of the sites' maps", "outcome", "number"], told)] if told else []
     largest = [[row["url"], format_bytes(row["bytes"])] for row in stats["largest"]]
     return [
         Section(
@@ -37,6 +41,7 @@ def report(artifact: Artifact) -> list[Section]:
             [
                 Text(intro),
                 Table(["outcome", "meaning", "addresses"], outcomes),
+                *about_maps,
                 Table(["content type", "responses"], types),
                 Bars("Size of the pages by depth", depths, "MB"),
                 Table(["largest pages", "size"], largest),

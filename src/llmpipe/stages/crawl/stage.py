@@ -32,7 +32,7 @@ def run(config: CrawlConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[st
     """
     from llmpipe.stages.crawl.loop import crawl
     from llmpipe.stages.crawl.servers import started
-    from llmpipe.stages.crawl.summary import count, url_lines, what_was_tried
+    from llmpipe.stages.crawl.summary import count, count_maps, url_lines, what_was_tried
 
     seeds = seeds_of(config)
     with contextlib.ExitStack() as running:
@@ -49,7 +49,11 @@ def run(config: CrawlConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[st
         )
     write_atomic(out / "urls.jsonl", url_lines(crawled.visits))
     n_warc_files = len(list((out / "warc").iterdir()))
-    return count(crawled.visits, crawled.days[-1], n_warc_files)
+    stats = count(crawled.visits, crawled.days[-1], n_warc_files)
+    if config.sitemaps:
+        write_atomic(out / "sitemaps.jsonl", crawled.sitemaps.lines())
+        stats["sitemaps"] = count_maps(crawled.sitemaps)
+    return stats
 
 
 def seeds_of(config: CrawlConfig) -> list[str]:
@@ -92,7 +96,7 @@ def plan(config: CrawlConfig, inputs: Inputs) -> dict[str, str]:
 
 SPEC = StageSpec(
     name="crawl",
-    version=2,
+    version=3,
     summary="Seed URLs -> WARC files, politely",
     config=CrawlConfig,
     folder="crawl",

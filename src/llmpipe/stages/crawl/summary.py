@@ -9,6 +9,7 @@ from typing import Any
 
 from llmpipe.stages.crawl.frontier import Visit
 from llmpipe.stages.crawl.outcomes import FETCHED, meaning
+from llmpipe.stages.crawl.sitemaps import SiteMaps
 
 N_LARGEST = 10
 
@@ -37,6 +38,18 @@ def count(visits: Sequence[Visit], crawled_on: str, n_warc_files: int) -> dict[s
         "largest": [{"url": page.url, "bytes": page.n_bytes} for page in largest],
         "warc_files": n_warc_files,
         "crawled_on": crawled_on,
+    }
+
+
+def count_maps(maps: SiteMaps) -> dict[str, Any]:
+    """Return the numbers of the sites' maps for the manifest: maps by outcome, entries taken, and those passed over."""
+    passed_over: Counter[str] = Counter()
+    for visit in maps.visits:
+        passed_over.update(visit.passed_over)
+    return {
+        "maps": _by_count(visit.outcome for visit in maps.visits),
+        "addresses": len(maps.addresses),
+        "passed_over": dict(passed_over),
     }
 
 

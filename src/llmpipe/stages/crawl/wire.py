@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import socket
 import time
+from collections.abc import Callable
 from http.client import HTTPResponse
 from typing import Any
 
@@ -55,8 +56,10 @@ class TappedHTTPConnection(HTTPConnection):
         sent: the request as sent.
         tap: what came in answer; None until something is read.
         deadline: until when the exchange may take, by `time.monotonic`.
+        check_peer: called with the address connected to before anything is sent; raises to send nothing.
     """
 
+    check_peer: Callable[[str], None] | None = None
     sent: bytearray
     tap: WireTap | None
     deadline: float
@@ -68,6 +71,12 @@ class TappedHTTPConnection(HTTPConnection):
         self.deadline = time.monotonic() + timeout_s
         self.timeout = timeout_s  # for connecting and sending
         self.response_class = self._tapped_response  # type: ignore[assignment]  # it is only called
+
+    def connect(self) -> None:
+        """Connect, and look at who answers: a name may lead anywhere, and to another place each time it is asked."""
+        super().connect()
+        if self.check_peer is not None:
+            self.check_peer(self.sock.getpeername()[0])
 
     def send(self, data: Any) -> None:
         """Send bytes, and keep them."""
