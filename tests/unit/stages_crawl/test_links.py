@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from llmpipe.stages.crawl.links import extract_links
@@ -26,6 +28,14 @@ def test_links_follow_the_base_a_page_states() -> None:
 def test_links_are_read_in_the_charset_of_the_header() -> None:
     html = '<a href="/ж">x</a>'.encode("cp1251")
     assert list(extract_links(html, "windows-1251", PAGE).anchors) == ["http://example.com/%D0%B6"]
+
+
+def test_a_page_of_many_links_takes_time_in_proportion() -> None:
+    html = "".join(f"<p><a href=/{i}>{i}</a> text</p>" for i in range(10_000)).encode()
+    started = time.perf_counter()
+    assert len(extract_links(html, None, PAGE).anchors) == 10_000
+    # About one second; where each link costs a walk through the page, minutes.
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize("html", [b"", b"   ", b"\x00\xff\xfe", b"<!-- only a comment -->"])

@@ -63,7 +63,8 @@ def extract_links(html: bytes, charset: str | None, url: str, refresh: str = "")
     assert document is not None
 
     def values(selector: str, attribute: str) -> list[str]:
-        found = document.query_selector_all(f"{selector}[{attribute}]")
+        # A slice is taken once; a collection that is iterated over asks the document anew for every element.
+        found = document.query_selector_all(f"{selector}[{attribute}]")[:]
         return [element.getattr(attribute) or "" for element in found]
 
     base = url
