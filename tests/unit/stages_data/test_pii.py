@@ -100,7 +100,29 @@ def test_prefix_and_length_are_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["1-", "a@", "1.", "1 ", "a.", "AB12 ", "1:", "(1", "x@x.", "+1(", "0" * 7 + " "]
+    "unit",
+    [
+        "1-",
+        "a@",
+        "1.",
+        "1 ",
+        "a.",
+        "AB12 ",
+        "1:",
+        "(1",
+        "x@x.",
+        "+1(",
+        "0" * 7 + " ",
+        "tel 1 ",
+        "(415) ",
+        "415-555 ",
+        "4111 ",
+        "1/2/2003 ",
+        "::1",
+        "é@é.",
+        "AB12-",
+        "00 1 ",
+    ],
 )
 def test_patterns_are_linear(unit: str) -> None:
     """A megabyte of hostile text takes no more than ten times ten times less of it."""

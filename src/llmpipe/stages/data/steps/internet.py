@@ -63,6 +63,8 @@ def _email_at(text: str, at: int) -> Span | None:
     local = (not before.isascii() and _LOCAL_ASCII.search(before)) or _LOCAL.search(before)
     if not local:
         return None
+    if before[: -len(local[0])].endswith("%"):
+        return None  # an address of a page: %3C is a bracket there
     parts = domain[0].lower().split(".")
     if (
         _FILE_ENDING.fullmatch(parts[-1])
@@ -79,11 +81,10 @@ def _email_at(text: str, at: int) -> Span | None:
     return at - len(local[0]), domain.end()
 
 
-_IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\w)", re.ASCII)
+_IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\w|-[A-Za-z])", re.ASCII)
 _COLONS = re.compile(r":(?=[0-9A-Fa-f]{0,4}:)", re.ASCII)
 _IPV6_HEAD = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}\Z", re.ASCII)
 _IPV6_TAIL = re.compile(r"(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])", re.ASCII)
-_SMALL = re.compile(r"\d{1,2}(?:\.\d{1,2}){3}")
 _AS_IN_LOGS = re.compile(r"(?::\d{1,5}|/\d{1,2})(?!\d)|(?:[ \t]-){2}")
 _BEFORE_ADDRESS = re.compile(
     r"(?:://|@|\[(?:ip|email)\][^\w\n]{0,3}|[\[=]|[a-z-]\.[a-z]{2,6}[ \t(]{1,3})\Z"
@@ -93,8 +94,8 @@ _BEFORE_ADDRESS = re.compile(
 def find_ipv4(text: str, public_only: bool) -> Iterator[Span]:
     """Find IPv4 addresses that are meant as such.
 
-    Four numbers with dots are often a version or a section. Called that, they are none; and if all four have one or two digits, as
-    in 2 % of all addresses and most versions, something has to speak for an address.
+    Four numbers with dots are often a version or a section. Called that, they are none; and if all four are small, as in one of 200
+    addresses and in most versions, something has to speak for an address.
     """
     for match in _IPV4.finditer(text):
         start, end = match.span()
@@ -105,10 +106,18 @@ def find_ipv4(text: str, public_only: bool) -> Iterator[Span]:
             continue  # a package: lib-1.2.3.4
         if not is_ip(match[0], public_only) or is_called_version(text, start):
             continue
-        if _SMALL.fullmatch(match[0]) and not (
-            _AS_IN_LOGS.match(text, end)
-            or _BEFORE_ADDRESS.search(text, max(0, start - 12), start)
-            or (speaks_of_internet(text, start, end) and not speaks_of_versions(text, start, end))
+        octets = sorted(map(int, match[0].split(".")))
+        if (
+            octets[1] <= 20
+            and octets[3] < 100
+            and not (
+                _AS_IN_LOGS.match(text, end)
+                or _BEFORE_ADDRESS.search(text, max(0, start - 12), start)
+                or (
+                    speaks_of_internet(text, start, end)
+                    and not speaks_of_versions(text, start, end)
+                )
+            )
         ):
             continue
         yield start, end

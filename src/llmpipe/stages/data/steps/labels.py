@@ -21,23 +21,23 @@ def _words(spaced: str, unspaced: str = "") -> str:
 
 
 _NUMBER_WORDS = _words(
-    "no nos nr num number numbers id ids code ref is are was № n° nº núm número numéro numero numer nomor nummer номер "
-    "número numarası numara số is: ist est es è é jest this",
-    "号码 號碼 号 號 番号 번호 رقم شماره نمبر संख्या नंबर क्रमांक नम्बर নম্বর নং หมายเลข เลขที่ ቁጥር",
+    "n n\\.º no nos nr num number numbers id ids code ref is are was № n° nº núm número numéro numero numer nomor nummer номер "
+    "número numarası numara số is ist est es è é jest this lautet",
+    "هو هي 号码 號碼 号 號 番号 번호 رقم شماره نمبر संख्या नंबर क्रमांक नम्बर নম্বর নং หมายเลข เลขที่ ቁጥር",
 )
 """What may stand between a label and its number: *order no.*, *order number is*."""
 
 _PHONE_NOUNS = _words(
     # English, German, French, Spanish, Portuguese, Italian, Dutch, Nordic, Polish, Czech, Turkish, Indonesian, Vietnamese, Swahili
-    "(?:tele)?phones? tel telefax fax faks mobile mob cell(?:ular)? hotline helpline whats[-~]?app sms landline viber "
+    "(?:tele)?phones? tel cel ph\\. th\\. fon\\. telefax fax faks mobile mob cell(?:ular)? hotline helpline whats[-~]?app sms landline viber "
     "telefon\\w* tele[fph]\\w*n[eo]\\w* teléfono\\w* téléphone\\w* tél rufnummer handy\\w* mobil\\w* mobiltelefon durchwahl "
-    "portable celular\\w* móvil movil telemóvel telemovel cellulare recapito gsm mobiel tlf telf fono puh puhelin tfn mobilnummer "
-    "tel\\. telefonu\\w* kom(?:órka)? komórkowy cep faks telepon telpon telp ponsel handphone hp wa điện~thoại di~động đt sđt đtdđ "
+    "portable celular\\w* móvil movil telemóvel telemovel cellulare recapito gsm mobiel tlf telf fono fone puh puhelin tfn mobilnummer "
+    "telefonu\\w* kom(?:órka)? komórkowy cep faks telepon telpon telp ponsel handphone hp wa điện~thoại di~động đt sđt đtdđ "
     "simu nambari~ya~simu rakam "
     # Russian, Ukrainian, Bulgarian, Greek
-    "тел телефон\\w* моб мобильн\\w* мобільн\\w* факс сот сотов\\w* контактн\\w+ τηλ τηλέφωνο κιν κινητό φαξ",
+    "тел т\\. телефон\\w* моб мобильн\\w* мобільн\\w* факс сот сотов\\w* контактн\\w+ τηλ τηλέφωνο κιν κινητό φαξ",
     # Arabic, Persian, Urdu, Hebrew, Hindi, Marathi, Bengali, Punjabi, Gujarati, Tamil, Telugu, Thai, Amharic, Chinese, Japanese, Korean
-    "هاتف تلفون جوال موبايل محمول فاكس واتساب تلفن موبایل همراه تماس فون موبائل טלפון נייד פקס फ़ोन फोन मोबाइल मोबाईल दूरभाष फैक्स "
+    "هاتف تلفون جوال موبايل محمول فاكس واتساب تلفن موبایل همراه فکس رابطہ تماس فون موبائل טלפון נייד פקס फ़ोन फोन मोबाइल मोबाईल दूरभाष फैक्स "
     "संपर्क सम्पर्क ফোন মোবাইল টেলিফোন যোগাযোগ ਫ਼ੋਨ ਫੋਨ ਮੋਬਾਈਲ ફોન મોબાઇલ தொலைபேசி போன் கைபேசி ఫోన్ మొబైల్ โทร มือถือ แฟกซ์ ስልክ "
     "ሞባይል ፋክስ 电话 電話 手机 手機 传真 傳真 热线 熱線 致电 致電 联系方式 聯絡 携帯 ファックス ファクス 전화 휴대폰 핸드폰 휴대전화 팩스 연락처",
 )
@@ -104,16 +104,17 @@ _INTERNET = _words(
     "عنوان आईपी पता 地址 位址 服务器 アドレス サーバ 주소 서버",
 )
 
+_GAP = r"(?:(?:[^\d.!?。！？؟।\n]|\b(?:no|nr|num|núm|n|nº)\.){0,%d}|[^\w.!?。！？؟।]{0,6})\Z"
+"""A few words of the same sentence, or marks and a line break."""
 _PATTERNS = {
-    # A phone's noun and the other kinds may stand a few words before their number; all that is not a phone's noun or verb has
-    # to stand right before it, but for the word for "number".
-    "phone": rf"(?:{_PHONE_NOUNS})[.\])]?[^\d.!?]{{0,24}}\Z|\[phone\]\W{{0,3}}(?:or|and|oder|und|ou|et|o|y|e|или|и)?\W{{0,3}}\Z",
-    "call": rf"(?:{_PHONE_VERBS})[^\d.!?]{{0,16}}\Z",
-    "card": rf"(?:{_CARDS})(?:[\W_]{{0,3}}{_NUMBER_WORDS})*[\W_]{{0,4}}\Z",
-    "other": rf"(?:{_OTHER})(?:[\W_]{{0,3}}{_NUMBER_WORDS})*[\W_]{{0,4}}\Z",
+    # A noun or a verb of telephones may stand a few words before its number. What calls it an order or a case has to stand right
+    # before it, but for the word for "number": a sentence may well speak of an order and then name a telephone.
+    "phone": rf"(?:{_PHONE_NOUNS})(?:(?<![^\W\d_]{{5}})\.)?{_GAP % 24}|\[phone\]\W{{0,3}}(?:or|and|oder|und|ou|et|o|y|e|или|и)?\W{{0,3}}\Z",
+    "call": rf"(?:{_PHONE_VERBS}){_GAP % 16}",
+    "card": rf"(?:{_CARDS}){_GAP % 40}",
+    "other": rf"(?:{_OTHER})\w{{0,3}}(?:[\W_]{{0,3}}{_NUMBER_WORDS}\.?)*[^\w.!?。！？؟]{{0,4}}\Z",
 }
 _LABELS = {kind: re.compile(pattern, re.I) for kind, pattern in _PATTERNS.items()}
-_CARD = re.compile(_CARDS, re.I)
 _SSN_BEFORE = re.compile(
     rf"{_SSN}(?:[\W_]{{0,3}}(?:{_NUMBER_WORDS}|my|the|number))*[\W_]{{0,4}}\Z", re.I
 )
@@ -140,11 +141,6 @@ def number_label(text: str, start: int) -> str | None:
                 best, at = kind, match.start()
             match = pattern.search(before, match.start() + 1)
     return best or ("other" if before.endswith("#") else None)
-
-
-def speaks_of_cards(text: str, start: int, end: int, window: int = 60) -> bool:
-    """Tell whether a word about payment cards stands near."""
-    return _CARD.search(text, max(0, start - window), end + window) is not None
 
 
 def is_called_ssn(text: str, start: int) -> bool:

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import phonenumbers
+
 from llmpipe.stages.data.steps.check_digits import is_isbn_10, is_issn
-from llmpipe.stages.data.steps.labels import number_label
+from llmpipe.stages.data.steps.labels import is_called_version, number_label
 
 Span = tuple[int, int]
 
@@ -27,7 +29,7 @@ _WORD_BEHIND = re.compile(
 )
 _DATE = re.compile(
     r"(?:(?P<a>\d{1,2})(?P<sep>[./-] ?)(?P<b>\d{1,2})(?P=sep)(?P<y>(?:19|20)?\d\d)|(?:19|20)\d\d(?P<sep2>[./-] ?)(?P<m>\d{1,2})(?P=sep2)(?P<d>\d{1,2})"
-    r"|(?:19|20)\d\d(?P<m2>\d\d)(?P<d2>[0-3]\d)(?=[ ]))(?!\d)(?:,? {1,2}-? ?\d{1,2}[.:h]?\d\d(?:[.:]\d\d)?(?![\d-]))?",
+    r"|(?:19\d\d|20[0-3]\d)(?P<m2>\d\d)(?P<d2>[0-3]\d)(?=[ ]))(?!\d)(?:,? {1,2}-? ?\d{1,2}[.:h]?\d\d(?:[.:]\d\d)?(?![\d-]))?",
     re.ASCII,
 )
 _SPACED_DATE = re.compile(
@@ -94,14 +96,39 @@ def find_phones(text: str, runs: Sequence[Span], regions: Sequence[str]) -> Iter
 
 
 def _trimmed(run: _Run) -> _Run:
-    """Leave out groups at the ends that belong to a word, a time, an amount or a percentage."""
+    """Leave out groups at the ends that belong to a word, a time or a fraction; of an amount of money leave nothing."""
     text, groups = run.text, run.groups
+    if _MONEY_BEFORE.search(text, max(0, run.start - 5), run.start) or _MONEY_BEHIND.match(
+        text, run.end
+    ):
+        return run.part(0, 0)
     first, last = 0, len(groups)
     while first < last and _belongs_before(text, groups[first][0]):
-        first += 1
+        first = _behind_word(run, first)
     while first < last and _belongs_behind(text, groups[last - 1][1]):
-        last -= 1
-    return run.part(first, last)
+        last = _before_word(run, last - 1) if text[groups[last - 1][1]] not in ":," else last - 1
+    return run.part(first, max(first, last))
+
+
+def _behind_word(run: _Run, i: int) -> int:
+    """Return the first group after a space behind group `i`."""
+    for later in range(i + 1, len(run.groups)):
+        if run.text[run.groups[later - 1][1]] == " ":
+            return later
+    return len(run.groups)
+
+
+def _before_word(run: _Run, i: int) -> int:
+    """Return how many groups are left before the word that has group `i`."""
+    while i and run.text[run.groups[i][0] - 1] in "-.":
+        i -= 1
+    return i
+
+
+_MONEY_BEFORE = re.compile(r"(?:[$€£¥₹₽₺₩฿%]|\b(?:EUR|USD|GBP|CHF|JPY|CNY|INR|RUB|R\$))[ ]{0,2}\Z")
+_MONEY_BEHIND = re.compile(
+    r"(?:[.,]\d{1,2}(?!\d)|,\d{3}(?!\d))?[ ]{0,2}(?:[€£¥$₽₺₩฿%°元円]|(?:EUR|USD|GBP|CHF|JPY|CNY|INR|RUB|Euro|Rs)\b)"
+)
 
 
 def _belongs_before(text: str, start: int) -> bool:
@@ -110,7 +137,7 @@ def _belongs_before(text: str, start: int) -> bool:
     last, other = before[-1:], before[-2:-1]
     if not last:
         return False
-    if last == "_" or (last.isalnum() and last.isascii()) or last in "$€£¥₹%":
+    if last == "_" or (last.isalnum() and last.isascii()):
         return True
     if last in ".,:" and other.isdigit():
         return True
@@ -121,13 +148,11 @@ def _belongs_before(text: str, start: int) -> bool:
 
 _INSIDE_IDENTIFIER = re.compile(r"[\d./?&][^\s./]*\Z")
 """A dot, a slash or a digit earlier in the same word: an address of a page, a DOI, a path."""
-_AMOUNT_GOES_ON = re.compile(
-    r"[A-Za-z_%€£$¥₹]|[:.]\d|,\d{1,3}(?!\d)|(?<= )?[ ]?(?:[€%°]|EUR\b|USD\b|GBP\b)"
-)
+_GOES_ON_BEHIND = re.compile(r"[A-Za-z_%]|[:.]\d|,\d{1,3}(?!\d)|-[a-f][a-f\d]\b")
 
 
 def _belongs_behind(text: str, end: int) -> bool:
-    return _AMOUNT_GOES_ON.match(text, end) is not None and not _EXTENSION.match(text, end)
+    return _GOES_ON_BEHIND.match(text, end) is not None and not _EXTENSION.match(text, end)
 
 
 def _without_dates(run: _Run) -> Iterator[_Run]:
@@ -165,13 +190,15 @@ def _phones_of(run: _Run, regions: Sequence[str]) -> Iterator[Span]:
     if _is_phone(run, label, regions):
         yield _span(run)
         return
-    if len(run.groups) < 2 or _is_of_a_book(run):
+    if not 1 < len(run.groups) <= _MAX_ROW or _is_of_a_book(run):
+        return
+    if label == "other" and " " not in run.raw:
         return
     # Several in a row, or one with other numbers around it: look at what plainly belongs together.
     first = 0
     while first < len(run.groups):
         last = first + 1
-        if first and not _MAY_BEGIN.match(run.text, run.groups[first][0] - 1):
+        if first and not _may_begin(run, first, label):
             first = last
             continue
         for part in _parts(run, first, label if first == 0 else None):
@@ -182,9 +209,22 @@ def _phones_of(run: _Run, regions: Sequence[str]) -> Iterator[Span]:
         first = last
 
 
-_MAX_GROUPS = 9
-_MAY_BEGIN = re.compile(r"[ /](?:00|011|\d{2,5}[./-]|1[.-])|\(\d{2,5}\)|\+", re.ASCII)
-"""How a number begins that shows inside a row of others: with a prefix, brackets, or hyphens where the row has spaces."""
+_MAX_GROUPS = 8
+_MAX_ROW = 200
+"""More groups than that in one line are a table, and not searched."""
+_PREFIXED = re.compile(r" (?:00[1-9]|011 )")
+_MAY_BEGIN = re.compile(r"[ /](?:\d{2,5}[./-]|1[.-])|\(\d{2,5}\)", re.ASCII)
+
+
+def _may_begin(run: _Run, i: int, label: str | None) -> bool:
+    """Tell whether a number may begin inside a row: with a prefix, brackets, or hyphens where the row has spaces."""
+    start = run.groups[i][0]
+    if _PREFIXED.match(run.text, start - 1):
+        return label != "other"
+    return (
+        _MAY_BEGIN.match(run.text, start - 1) is not None
+        and ")" not in run.text[run.groups[i - 1][1] : start]
+    )
 
 
 def _parts(run: _Run, first: int, label: str | None) -> Iterator[_Run]:
@@ -193,12 +233,14 @@ def _parts(run: _Run, first: int, label: str | None) -> Iterator[_Run]:
     separators, offset = around.separators, first - max(0, first - 1)
     if offset and not _BOUND.search(separators[0]):
         return
-    separators = separators[offset:]
+    before, separators = separators[0] if offset else "", separators[offset:]
     for n in range(min(_MAX_GROUPS, len(run.groups) - first), 0, -1):
         is_whole = first + n == len(run.groups) or _BOUND.search(separators[n - 1])
         if is_whole and (n > 1 or label == "phone"):
             part = run.part(first, first + n)
-            if _MIN_DIGITS <= part.n_digits <= _MAX_DIGITS:
+            after = separators[n - 1] if n <= len(separators) else ""
+            is_fraction = "/" in part.raw and "/" in (before, after)
+            if _MIN_DIGITS <= part.n_digits <= _MAX_DIGITS and not is_fraction:
                 yield part
 
 
@@ -233,20 +275,16 @@ def _is_phone(run: _Run, label: str | None, regions: Sequence[str], is_inner: bo
         # E.164 allows 15 digits; a prefix such as 00 or 011 and a written-out (0) come on top.
         return False
     is_thousands = _THOUSANDS.fullmatch(raw) is not None
+    digits = run.digits
     if is_international:
-        return _fits_plan(
-            "+" + raw, allow_unassigned=not is_thousands and label != "other" and not is_inner
+        return _fits_plan("+" + raw) or (
+            not (is_thousands or label == "other" or is_inner) and _may_be_assigned("+" + raw)
         )
     if label in ("card", "other") or (label is None and _is_of_a_book(run)):
         return False
-    digits = run.digits
-    if (
-        (prefix := re.match("00|011", digits[0]))
-        and (len(digits) > 1 or label)
-        and run.n_digits > 9
-    ):
-        rest = raw[prefix.end() :].lstrip(" -./")
-        if _fits_plan("+" + rest, allow_unassigned=bool(label)):
+    if (prefix := re.match("00|011", digits[0])) and (len(digits) > 1 or label):
+        number = "+" + raw[prefix.end() :].lstrip(" -./")
+        if run.n_digits > 9 and (_fits_plan(number) or (not is_inner and _has_code(number))):
             return True
     if is_thousands and (digits[-1] == "000" or (label == "call" and not _stands_alone(run))):
         return False
@@ -272,34 +310,52 @@ def _is_of_a_book(run: _Run) -> bool:
     """Tell whether it is an ISBN or ISSN; one telephone number in eleven passes their check digit, so a label counts more."""
     return (
         is_isbn_10(run.raw)
-        or (len(run.groups) == 4 and is_isbn_10(run.raw + run.text[run.end : run.end + 2]))
+        or is_isbn_10(run.raw + run.text[run.end : run.end + 2])
         or is_issn(run.raw)
     )
 
 
 def _is_dotted_international(run: _Run) -> bool:
     """Tell `+1.4155552671`, as registries of domains write (RFC 5733), from a coordinate."""
-    return "+" in run.text[_opening(run) : run.start] and _fits_plan("+" + run.raw, False)
+    is_one = len(run.groups) == 2 and "+" in run.text[_opening(run) : run.start]
+    return is_one and _fits_plan("+" + run.raw)
 
 
-def _fits_plan(number: str, allow_unassigned: bool) -> bool:
+def _fits_plan(number: str) -> bool:
     """Ask the number plans about a number with its country code."""
-    import phonenumbers
+    parsed = _parsed(number, None)
+    return parsed is not None and phonenumbers.is_valid_number(parsed)
 
-    try:
-        parsed = phonenumbers.parse(number, None)
-    except phonenumbers.NumberParseException:
-        return False
-    # After a plus even a number that nobody has yet can be meant as nothing else.
-    return phonenumbers.is_valid_number(parsed) or (
-        allow_unassigned and phonenumbers.is_possible_number(parsed)
+
+def _may_be_assigned(number: str) -> bool:
+    """Tell whether a country has the code: behind a plus a number that nobody has any more, or yet, can be meant as nothing else."""
+    parsed = _parsed(number, None)
+    return parsed is not None and (
+        phonenumbers.is_possible_number(parsed) or sum(map(str.isdigit, number)) >= 10
     )
+
+
+def _has_code(number: str) -> bool:
+    """Tell whether the digits up to the first space or hyphen are a country code, and the length is one of that country's."""
+    parsed = _parsed(number, None)
+    code = re.match(r"\+(\d+)\D", number)
+    return (
+        parsed is not None
+        and code is not None
+        and code[1] == str(parsed.country_code)
+        and phonenumbers.is_possible_number(parsed)
+    )
+
+
+def _parsed(number: str, region: str | None) -> phonenumbers.PhoneNumber | None:
+    try:
+        return phonenumbers.parse(number, region)
+    except phonenumbers.NumberParseException:
+        return None
 
 
 @lru_cache
 def _trunk_prefix(region: str) -> str:
-    import phonenumbers
-
     plan = phonenumbers.PhoneMetadata.metadata_for_region(region)
     return (plan and plan.national_prefix) or ""
 
@@ -310,43 +366,54 @@ def _fits_spelling(run: _Run, region: str, is_inner: bool) -> bool:
     Either it is in the groups in which the number plan prints it, or it has the trunk prefix (a leading 0, mostly) or brackets around
     the area code and is valid there. Bare digits are mostly ids.
     """
-    import phonenumbers
-
     digits, separators = run.digits, run.separators
-    has_brackets = "(" in run.text[_opening(run) : run.start] and any(
-        ")" in separator for separator in separators[:2]
-    )
-    if any("(" in separator for separator in separators) and not has_brackets:
+    prefix = _trunk_prefix(region)
+    opens, rest = "(" in run.text[_opening(run) : run.start], separators
+    if rest and digits[0] in ("0", "1", "8", "01") and rest[0].endswith("("):
+        opens, rest = True, rest[1:]  # 8 (495) 123-45-67: the trunk prefix stands apart
+    # A figure never begins with 0, so a trunk prefix of 0 says much.
+    is_zero = prefix.startswith("0") and digits[0].startswith(prefix) and len(digits[0]) > 1
+    is_japanese = is_zero and separators[:2] == ["(", ")"]  # 03(1234)5678
+    has_brackets = is_japanese or (opens and any(")" in separator for separator in rest[:2]))
+    if len(digits) < 2 or not 8 <= run.n_digits <= _MAX_DIGITS or _QUAD.fullmatch(run.raw):
         return False
-    if len(digits) < 2 or run.n_digits > _MAX_DIGITS or run.n_digits < 8:
+    if is_japanese:
+        rest = rest[2:]
+    if any("(" in separator or separator in _APART for separator in rest):
         return False
-    if any(separator.strip() == "" and len(separator) > 1 for separator in separators):
-        return False  # columns of a table
-    is_spaced = all(separator == " " for separator in separators)
-    if is_spaced and (is_inner or not _stands_alone(run)):
+    if "/" in "".join(separators[1:]):
         return False
-    if is_spaced and digits[0][0] != "0" and not _speaks_of_contact(run):
+    # 8 912 345 67 89 and 0 312 345 67 89
+    is_apart = digits[0] == prefix != "1" and len(digits) > 3 and len(digits[1]) == 3
+    is_spaced = not (is_zero or is_apart) and all(separator == " " for separator in separators)
+    if is_spaced and (is_inner or not (_stands_alone(run) and _speaks_of_contact(run))):
         return False
-    if re.search(r"[=+*/^<>×÷#]\s?\Z", run.text[max(0, run.start - 2) : run.start]) or re.match(
-        r"\s?[=+*^<>×÷/]", run.text[run.end : run.end + 2]
+    if _FORMULA_BEFORE.search(run.text, max(0, run.start - 2), run.start) or _FORMULA_BEHIND.match(
+        run.text, run.end
     ):
         return False
-    prefix = _trunk_prefix(region)
-    has_trunk = bool(prefix) and digits[0].startswith(prefix) and digits[0] != "0"
-    try:
-        number = phonenumbers.parse(run.raw, region)
-    except phonenumbers.NumberParseException:
+    if is_called_version(run.text, run.start):
         return False
-    if not phonenumbers.is_valid_number_for_region(number, region):
+    number = _parsed(run.raw, region)
+    if number is None or not phonenumbers.is_valid_number(number):
         return False
     national = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
     if _without_trunk(digits, prefix) == _without_trunk(re.findall(r"\d+", national), prefix):
-        return len(set(separators[1:])) <= 1
+        return len(set(separators[1:])) <= 1 or has_brackets or is_zero
     if prefix == "1":
         return False  # the North American plan has one grouping
     if has_brackets:
-        return True
-    return has_trunk and len(digits) > 2 and (len(digits[0]) != 4 or digits[0][0] == "0")
+        return is_zero or digits[0] == prefix or "(" in national
+    if not is_zero:
+        return is_apart
+    return len(digits) > 2 or (3 <= len(digits[0]) <= 6 <= len(digits[1]))
+
+
+_APART = ("  ", "   ", " - ")
+"""Columns of a table, a difference."""
+_FORMULA_BEFORE = re.compile(r"[=+*^<>×÷#] ?\Z")
+_FORMULA_BEHIND = re.compile(r" ?[=+*^<>×÷/]")
+_QUAD = re.compile(r"(?:0|[1-9]\d{0,2})(?:\.\d{1,3}){3,}")
 
 
 def _without_trunk(groups: list[str], prefix: str) -> list[str]:

@@ -23,7 +23,7 @@ from llmpipe.stages.data.steps.check_digits import (
     luhn_sum,
 )
 from llmpipe.stages.data.steps.internet import find_emails, find_ipv4, find_ipv6
-from llmpipe.stages.data.steps.labels import is_called_ssn, number_label, speaks_of_cards
+from llmpipe.stages.data.steps.labels import is_called_ssn, number_label
 from llmpipe.stages.data.steps.phones import find_phones
 
 Span = tuple[int, int]
@@ -37,7 +37,7 @@ PLACEHOLDERS = {
 
 _RUN = re.compile(r"\d(?:[ ./()-]{0,3}+\d){6,}+", re.ASCII)
 _GROUP = re.compile(r"\d+", re.ASCII)
-_IBAN = re.compile(r"\d\d(?<=[A-Za-z]{2}\d\d)(?<![^\W_][A-Za-z]{2}\d\d)(?:[ -]?[A-Za-z0-9]){11,30}")
+_IBAN = re.compile(r"\d\d(?<=[A-Za-z]{2}\d\d)(?<![\w-][A-Za-z]{2}\d\d)(?:[ -]?[A-Za-z0-9]){11,30}")
 
 
 class Pii:
@@ -95,19 +95,22 @@ _SPELLINGS = {
     **{ord(sign): str(i % 10) for first in "٠۰०০੦૦୦௦౦೦൦๐໐၀០０" for i, sign in enumerate(map(chr, range(ord(first), ord(first) + 10)))},
     **dict.fromkeys(map(ord, "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"), " "),
     **dict.fromkeys(map(ord, "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2060\ufeff"), " "),
-    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d\u30fc"), "-"),
+    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d"), "-"),
     **dict(zip(map(ord, "（）＋．＠：／，＃"), "()+.@:/,#", strict=True)),
 }  # fmt: skip
-_OTHER_SPELLING = re.compile(f"[{''.join(map(chr, _SPELLINGS))}]")
+_OTHER_SPELLING = re.compile(rf"[{''.join(map(chr, _SPELLINGS))}]|(?<=\d)ー(?=\d)")
+"""The long mark of Kana stands for a hyphen between digits only."""
 
 
 def _plain(text: str) -> str:
     """Write digits, spaces, hyphens and brackets of other scripts as ASCII, sign by sign, so that all positions stay."""
-    return _OTHER_SPELLING.sub(lambda match: _SPELLINGS[ord(match[0])], text)
+    return _OTHER_SPELLING.sub(lambda match: _SPELLINGS.get(ord(match[0]), "-"), text)
 
 
 _GROUPINGS = {(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (4, 4, 5), (4, 4, 4)}
 """How cards print their numbers: ISO/IEC 7812 leaves it open, the networks do not."""
+
+_EXPIRY = re.compile(r"\D{1,8}(?:0[1-9]|1[0-2])/(?:20)?\d\d(?!\d)")
 
 
 def find_cards(text: str, runs: Iterable[Span]) -> Iterator[Span]:
@@ -117,6 +120,10 @@ def find_cards(text: str, runs: Iterable[Span]) -> Iterator[Span]:
         i = 0
         while i < len(groups):
             n = _card_groups(text, groups[i : i + 19])
+            around = groups[max(0, i - 1) : i] + groups[i + n : i + n + 1]
+            if n and any(end - start >= 4 for start, end in around):
+                # The middle of a longer number, or of a row of figures.
+                n = n if number_label(text, groups[i][0]) == "card" else 0
             if n:
                 yield groups[i][0], groups[i + n - 1][1]
             i += max(n, 1)
@@ -151,13 +158,15 @@ def _is_card_at(text: str, start: int, end: int, lengths: tuple[int, ...]) -> bo
     digits = re.sub("[ -]", "", text[start:end])
     if luhn_sum(digits) % 10 or len(set(digits)) < 2:
         return False
-    # An EAN has 12 to 14 digits and a check digit of its own; one in ten passes Luhn as well.
-    is_plain = len(lengths) == 1 or lengths in _GROUPINGS
-    is_certain = is_plain and is_card(digits) and not (len(digits) < 15 and is_gtin(digits))
-    if number_label(text, start) == "other":
-        return False
-    # Issuers come and go, so an unknown prefix with a right check digit is a card where the text speaks of cards.
-    return is_certain or (len(set(digits)) > 2 and speaks_of_cards(text, start, end))
+    is_certain = is_card(digits) and (len(lengths) == 1 or lengths in _GROUPINGS)
+    if len(lengths) == 1 and len(digits) < 15 and is_gtin(digits):
+        # An EAN has 12 to 14 digits and a check digit of its own; one in ten passes Luhn as well.
+        is_certain = is_certain and _EXPIRY.match(text, end) is not None
+    label = number_label(text, start)
+    # Issuers come and go, so an unknown prefix with a right check digit is a card where the text says so.
+    if label == "card" and len(set(digits)) > 2:
+        return True
+    return is_certain and label != "other"
 
 
 def find_ibans(text: str) -> Iterator[Span]:
