@@ -234,6 +234,8 @@ HARMLESS = [
     "12 000 000 home owners, the number of mobile: 1 500 000, 2\u202f500\u202f000 t\u00e9l\u00e9phones",
     "Winning numbers 21 34 25 27 31 and bonus 4; Dims 220 240 2500",
     "the text 3 141 592 653 is pi, 212 555 1234 units",
+    "T: 1234567, M 3421.2357, the iPhone 11 12 13 14 15",
+    "9692638f-ad77-4114-a4c9-5c0145078dc3",  # passes IBAN's check from AD on
     "coordinates 40.7128 -74.0060, +40.712776 and 52.5200 13.4050",
     # what has a label
     "Order number 212-555-1234, Bestellnummer 212-555-1234, case no. 452-16-1234",
@@ -292,6 +294,11 @@ PERSONAL = [
     ("\u96fb\u8a71\uff1a\uff10\uff13\uff0d\uff11\uff12\uff13\uff14\uff0d\uff15\uff16\uff17\uff18", "\u96fb\u8a71\uff1a[phone]"),
     ("\u092b\u093c\u094b\u0928: \u096f\u096e\u096d\u096c\u096b \u096a\u0969\u0968\u0967\u0966", "\u092b\u093c\u094b\u0928: [phone]"),
     ("order hotline 212-555-1234", "order hotline [phone]"),
+    ("T: 020 7946 0958 M 07700 900123", "T: [phone] M [phone]"),
+    ("(549)919-1109x82757, 634.348.0650x151", "[phone], [phone]"),
+    ("Toll free: 0800 123 456; Landline 0393 1144137", "Toll free: [phone]; Landline [phone]"),
+    ("Fax: 3421.2357", "Fax: [phone]"),
+    ("Telp. 0857 1652 9804, Notrufnummer 0393 1144137", "Telp. [phone], Notrufnummer [phone]"),
     ("415\u2011555\u20112671", "[phone]"),
     ("tel=4155552671", "tel=[phone]"),  # which passes ISBN-10 as well
     # cards, accounts, social security

@@ -29,8 +29,8 @@ _NUMBER_WORDS = _words(
 
 _PHONE_NOUNS = _words(
     # English, German, French, Spanish, Portuguese, Italian, Dutch, Nordic, Polish, Czech, Turkish, Indonesian, Vietnamese, Swahili
-    "(?:tele)?phones? tel cel ph\\. th\\. fon\\. telefax fax faks mobile mob cell(?:ular)? hotline helpline whats[-~]?app sms landline viber "
-    "telefon\\w* tele[fph]\\w*n[eo]\\w* teléfono\\w* téléphone\\w* tél rufnummer handy\\w* mobil\\w* mobiltelefon durchwahl "
+    "(?:tele)?phones? tel cel ph th\\. fon\\. telefax toll[-~]free voice~?mail switchboard (?:home|work|office|business|direct|personal|emergency|contact|daytime|evening|reception|toll-free)~(?:numbers?|lines?|no) fax faks mobile mob cell(?:ular)? hotline helpline whats[-~]?app sms landline viber "
+    "telefon\\w* tele[fph]\\w*n[eo]\\w* teléfono\\w* téléphone\\w* tél \\w*telefon\\w* \\w*(?:ruf|telefon|handy|mobil|fax|service|hotline)\\w*(?:nummern?|nr) handy\\w* zentrale central~telefónica standard~téléphonique centralino mobil\\w* mobiltelefon durchwahl "
     "portable celular\\w* móvil movil telemóvel telemovel cellulare recapito gsm mobiel tlf telf fono fone puh puhelin tfn mobilnummer "
     "telefonu\\w* kom(?:órka)? komórkowy cep faks telepon telpon telp ponsel handphone hp wa điện~thoại di~động đt sđt đtdđ "
     "simu nambari~ya~simu rakam "
@@ -43,8 +43,8 @@ _PHONE_NOUNS = _words(
 )
 _PHONE_VERBS = _words(
     "desk dial ring (?<!the~)(?<!this~)text(?:s|ed)? call(?:s|ed|ing)? messages?~to answering~at reach(?:ed)?~(?:\\w+~)?(?:at|on) (?:my|your|his|her|the)~registered (?:my|your|his|her|our|their)~(?:\\w+~)?number "
-    "contact(?:~(?:us|me|him|her|no|number))? anrufen rufen wählen appel(?:er|ez) joindre llam(?:e|ar|a|ando) ligu?e ligar chiam(?:a|are|ate) "
-    "contacto contato kontakt hubungi liên~hệ gọi arayın arayınız ara звоните позвоните дзвоніть bel bellen ring zadzwoń",
+    "contact(?:~(?:us|me|him|her|no|number))? rsvp anruf\\w* rufen wählen appel(?:er|ez|lez) joign?(?:dre|ez) ll[aá]m(?:e|ar|a|ame|eme|anos|enos) lig(?:ar|ue|uem) chiam(?:a|are|ate|ateci|aci|i) "
+    "contacto contato kontakt hubungi liên~hệ gọi arayın arayınız ara звон\\w+ позвон\\w+ дзвон\\w+ bel bellen ring zadzwoń",
     "اتصل تماس कॉल कल করুন 联系 拨打",
 )
 _OTHER = _words(
@@ -111,6 +111,7 @@ _PATTERNS = {
     # before it, but for the word for "number": a sentence may well speak of an order and then name a telephone.
     "phone": rf"(?:{_PHONE_NOUNS})(?:(?<![^\W\d_]{{5}})\.)?{_GAP % 24}|\[phone\]\W{{0,3}}(?:or|and|oder|und|ou|et|o|y|e|или|и)?\W{{0,3}}\Z",
     "call": rf"(?:{_PHONE_VERBS}){_GAP % 16}",
+    "letter": r"(?-i:(?<![^\W_])[TPMF])[:.]?[ ]\Z",
     "card": rf"(?:{_CARDS}){_GAP % 40}",
     "other": rf"(?:{_OTHER})\w{{0,3}}(?:[\W_]{{0,3}}{_NUMBER_WORDS}\.?)*[^\w.!?。！？؟]{{0,4}}\Z",
 }
@@ -127,7 +128,10 @@ _WINDOW = 48
 
 
 def number_label(text: str, start: int) -> str | None:
-    """Return what the words before a number call it: `phone`, `call` (a verb, which says less), `card`, `other` or nothing.
+    """Return what the words before a number call it.
+
+    It is `phone`, `call` (a verb, which says less), `letter` (T, P, M or F, which says
+    little), `card`, `other` or nothing.
 
     Of two labels the nearer one counts: an *order hotline* is a telephone, and a *phone order number* is none.
     """

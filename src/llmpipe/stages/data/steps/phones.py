@@ -24,6 +24,9 @@ _MIN_DIGITS, _MAX_DIGITS = 7, 15
 """Source: ITU-T E.164, section 6.1 (15); shorter than 7 is a town's own business, and anything."""
 _DIGITS = re.compile(r"\d+", re.ASCII)
 _EXTENSION = re.compile(r" ?(?:x|ext\.?|extension|#) ?\d{1,6}(?!\w)", re.I | re.ASCII)
+_BEFORE_EXTENSION = re.compile(r"(?:1[ .-]|001[ .-])?\d{3}\)?[ .-]?\d{3}[.-]\d{4}")
+_LOCAL = re.compile(r"\d{3,4}\.\d{4}")
+"""A town's number in two groups; without a word about telephones a decimal fraction."""
 _WORD_BEHIND = re.compile(
     r"[^\w\n]{1,3}(?:mobile|fax|cell|phone|desk|office|home)\b(?! ?(?!or\b|and\b)[a-z])", re.I
 )
@@ -268,19 +271,27 @@ def _span(run: _Run) -> Span:
 
 
 def _is_phone(run: _Run, label: str | None, regions: Sequence[str], is_inner: bool = False) -> bool:
-    text, raw = run.text, run.raw
-    opening = text[_opening(run) : run.start]
-    is_international = "+" in opening
-    if not _MIN_DIGITS <= run.n_digits <= _MAX_DIGITS + 3 or _is_something_else(run):
+    text, raw, digits = run.text, run.raw, run.digits
+    if not _MIN_DIGITS <= run.n_digits <= _MAX_DIGITS + 3:
         # E.164 allows 15 digits; a prefix such as 00 or 011 and a written-out (0) come on top.
         return False
+    if label == "letter":
+        label = "call" if text[_opening(run)] in "(+0" and not is_inner else None
+    extension = _EXTENSION.match(text, run.end)
+    is_called = (
+        label in ("phone", "call")
+        or _WORD_BEHIND.match(text, extension.end() if extension else run.end) is not None
+        or (extension is not None and _BEFORE_EXTENSION.fullmatch(raw) is not None)
+    )
+    if _is_something_else(run) and not (is_called and _LOCAL.fullmatch(raw)):
+        return False
     is_thousands = _THOUSANDS.fullmatch(raw) is not None
-    digits = run.digits
-    if is_international:
-        return _fits_plan("+" + raw) or (
-            not (is_thousands or label == "other" or is_inner) and _may_be_assigned("+" + raw)
-        )
-    if label in ("card", "other") or (label is None and _is_of_a_book(run)):
+    if "+" in text[_opening(run) : run.start]:
+        if _fits_plan("+" + raw):
+            return True
+        is_doubtful = is_inner or label == "other" or (is_thousands and not is_called)
+        return not is_doubtful and _may_be_assigned("+" + raw)
+    if label in ("card", "other") or (not is_called and _is_of_a_book(run)):
         return False
     if (prefix := re.match("00|011", digits[0])) and (len(digits) > 1 or label):
         number = "+" + raw[prefix.end() :].lstrip(" -./")
@@ -288,7 +299,6 @@ def _is_phone(run: _Run, label: str | None, regions: Sequence[str], is_inner: bo
             return True
     if is_thousands and (digits[-1] == "000" or (label == "call" and not _stands_alone(run))):
         return False
-    is_called = label in ("phone", "call") or _WORD_BEHIND.match(text, run.end)
     if is_called and (not is_inner or label == "phone") and run.n_digits <= _MAX_DIGITS:
         return True
     if is_thousands:
