@@ -42,7 +42,7 @@ _PHONE_NOUNS = _words(
     "ሞባይል ፋክስ 电话 電話 手机 手機 传真 傳真 热线 熱線 致电 致電 联系方式 聯絡 携帯 ファックス ファクス 전화 휴대폰 핸드폰 휴대전화 팩스 연락처",
 )
 _PHONE_VERBS = _words(
-    "desk dial ring (?<!the~)(?<!this~)text(?:s|ed)? call(?:s|ed|ing)? messages?~to answering~at reach(?:ed)?~(?:\\w+~)?(?:at|on) (?:my|your|his|her|the)~registered (?:my|your|his|her|our|their)~(?:\\w+~)?number "
+    "desk dial ring (?<!the~)(?<!this~)text(?:s|ed)? call(?:s|ed|ing)?(?!~(?:logs?|numbers?|cent(?:er|re)s?|ids?|duration)) messages?~to answering~at reach(?:ed)?~(?:\\w+~)?(?:at|on) (?:my|your|his|her|the)~registered (?:my|your|his|her|our|their)~(?:\\w+~)?(?:number|no) "
     "contact(?:~(?:us|me|him|her|no|number))? rsvp anruf\\w* rufen wählen appel(?:er|ez|lez) joign?(?:dre|ez) ll[aá]m(?:e|ar|a|ame|eme|anos|enos) lig(?:ar|ue|uem) chiam(?:a|are|ate|ateci|aci|i) "
     "contacto contato kontakt hubungi liên~hệ gọi arayın arayınız ara звон\\w+ позвон\\w+ дзвон\\w+ bel bellen ring zadzwoń",
     "اتصل تماس कॉल कल করুন 联系 拨打",
@@ -71,6 +71,8 @@ _OTHER = _words(
     "طلب قضية شحنة تتبع فاتورة مرجع تسلسلي سفارش پرونده مرسوله آرڈر مقدمہ आदेश ऑर्डर मामला मामले केस ट्रैकिंग बिल चालान शिपमेंट सीरियल অর্ডার মামলা ট্র্যাকিং 订单 訂單 "
     "单号 單號 编号 編號 案号 案件 案 发票 快递 运单 追踪 序列 型号 注文 事件 追跡 伝票 請求書 型番 シリアル 製品 주문 송장 사건 운송장 일련 제품 คำสั่งซื้อ คดี พัสดุ",
 )
+_LONE = re.compile(r"(?:#|№|n°|n\.º|(?<![^\W\d_])(?:no|nr|ref|item|code)[.:]?)[ ]?\Z", re.I)
+"""A number that is only called a number."""
 _CARDS = _words(
     "(?:credit|debit|bank|giro|pre-?paid|gift)?~?(?<!sim~)(?<!sd~)(?<!memory~)(?<!graphics~)(?<!video~)cards? visa mastercard maestro amex american~express "
     "discover(?!~\\w) diners kredit\\w*kart\\w* karten?(?:nummer)? carte(?:~bancaire)? cb tarjetas? cart(?:ão|ao|ões) carta(?:~di~credito)? "
@@ -144,7 +146,7 @@ def number_label(text: str, start: int) -> str | None:
             if match.start() > at:
                 best, at = kind, match.start()
             match = pattern.search(before, match.start() + 1)
-    return best or ("other" if before.endswith("#") else None)
+    return best or ("other" if _LONE.search(before) else None)
 
 
 def is_called_ssn(text: str, start: int) -> bool:

@@ -291,7 +291,10 @@ def _is_phone(run: _Run, label: str | None, regions: Sequence[str], is_inner: bo
             return True
         is_doubtful = is_inner or label == "other" or (is_thousands and not is_called)
         return not is_doubtful and _may_be_assigned("+" + raw)
-    if label in ("card", "other") or (not is_called and _is_of_a_book(run)):
+    if label in ("card", "other") or _FORMULA_BEHIND.match(text, run.end):
+        return False
+    is_sure = is_called and not (label == "call" and len(digits) > 1)
+    if not is_sure and (_is_of_a_book(run) or (len(digits) > 2 and {"/"} == set(run.separators))):
         return False
     if (prefix := re.match("00|011", digits[0])) and (len(digits) > 1 or label):
         number = "+" + raw[prefix.end() :].lstrip(" -./")
@@ -320,6 +323,7 @@ def _is_of_a_book(run: _Run) -> bool:
     """Tell whether it is an ISBN or ISSN; one telephone number in eleven passes their check digit, so a label counts more."""
     return (
         is_isbn_10(run.raw)
+        or run.digits[0] in ("978", "979")
         or is_isbn_10(run.raw + run.text[run.end : run.end + 2])
         or is_issn(run.raw)
     )
@@ -398,9 +402,7 @@ def _fits_spelling(run: _Run, region: str, is_inner: bool) -> bool:
     is_spaced = not (is_zero or is_apart) and all(separator == " " for separator in separators)
     if is_spaced and (is_inner or not (_stands_alone(run) and _speaks_of_contact(run))):
         return False
-    if _FORMULA_BEFORE.search(run.text, max(0, run.start - 2), run.start) or _FORMULA_BEHIND.match(
-        run.text, run.end
-    ):
+    if _FORMULA_BEFORE.search(run.text, max(0, run.start - 2), run.start):
         return False
     if is_called_version(run.text, run.start):
         return False
@@ -422,7 +424,7 @@ def _fits_spelling(run: _Run, region: str, is_inner: bool) -> bool:
 _APART = ("  ", "   ", " - ")
 """Columns of a table, a difference."""
 _FORMULA_BEFORE = re.compile(r"[=+*^<>×÷#] ?\Z")
-_FORMULA_BEHIND = re.compile(r" ?[=+*^<>×÷/]")
+_FORMULA_BEHIND = re.compile(r" ?[=*^×÷]| ?[+<>] ?\d")
 _QUAD = re.compile(r"(?:0|[1-9]\d{0,2})(?:\.\d{1,3}){3,}")
 
 
