@@ -127,7 +127,8 @@ def harmless() -> list[str]:
         "## Harmless look-alikes",
         "",
         f"{n_texts.total():,} generated texts in {len(_pii_harmless.LANGUAGES)} languages ({', '.join(_pii_harmless.LANGUAGES)}): one value with its usual words, "
-        "between two sentences of which half speak of telephones, cards, mail or servers. Check digits are right. The table counts the texts that are changed at all.",
+        "between two sentences of which half speak of telephones, cards, mail or servers. Check digits are right. The table counts the texts that are changed at all. "
+        "The step was built with other draws of the same generator in view, so the words around are known to it, the values are not.",
         "",
         f"| kind | texts | {' | '.join(tools)} |",
         "|" + "---|" * (2 + len(tools)),

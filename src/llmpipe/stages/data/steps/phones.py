@@ -187,6 +187,7 @@ def _is_date(match: re.Match[str], text: str) -> bool:
 
 
 def _phones_of(run: _Run, regions: Sequence[str]) -> Iterator[Span]:
+    """Find the numbers in a run: it is one, or several in a row, or one with other numbers around it."""
     if run.n_digits < _MIN_DIGITS:
         return
     label = number_label(run.text, _opening(run))
@@ -197,7 +198,7 @@ def _phones_of(run: _Run, regions: Sequence[str]) -> Iterator[Span]:
         return
     if label == "other" and " " not in run.raw:
         return
-    # Several in a row, or one with other numbers around it: look at what plainly belongs together.
+    # Look at what plainly belongs together.
     first = 0
     while first < len(run.groups):
         last = first + 1
@@ -271,6 +272,14 @@ def _span(run: _Run) -> Span:
 
 
 def _is_phone(run: _Run, label: str | None, regions: Sequence[str], is_inner: bool = False) -> bool:
+    """Tell whether a run is a telephone number.
+
+    Args:
+        run: one number, if it is any.
+        label: what the words before it call it (`number_label`).
+        regions: countries whose spelling counts.
+        is_inner: whether the run is a part of a longer one; then it has to show more.
+    """
     text, raw, digits = run.text, run.raw, run.digits
     if not _MIN_DIGITS <= run.n_digits <= _MAX_DIGITS + 3:
         # E.164 allows 15 digits; a prefix such as 00 or 011 and a written-out (0) come on top.
@@ -286,6 +295,7 @@ def _is_phone(run: _Run, label: str | None, regions: Sequence[str], is_inner: bo
     if _is_something_else(run) and not (is_called and _LOCAL.fullmatch(raw)):
         return False
     is_thousands = _THOUSANDS.fullmatch(raw) is not None
+    # First: a plus, which a label can at most make doubtful.
     if "+" in text[_opening(run) : run.start]:
         if _fits_plan("+" + raw):
             return True
@@ -296,14 +306,17 @@ def _is_phone(run: _Run, label: str | None, regions: Sequence[str], is_inner: bo
     is_sure = is_called and not (label == "call" and len(digits) > 1)
     if not is_sure and (_is_of_a_book(run) or (len(digits) > 2 and {"/"} == set(run.separators))):
         return False
+    # Second: the prefixes that stand for a plus in most countries, and in North America.
     if (prefix := re.match("00|011", digits[0])) and (len(digits) > 1 or label):
         number = "+" + raw[prefix.end() :].lstrip(" -./")
         if run.n_digits > 9 and (_fits_plan(number) or (not is_inner and _has_code(number))):
             return True
+    # Third: a word about telephones. After a verb, three digits thrice may still be what is counted: they called 12 345 678 people.
     if is_thousands and (digits[-1] == "000" or (label == "call" and not _stands_alone(run))):
         return False
     if is_called and (not is_inner or label == "phone") and run.n_digits <= _MAX_DIGITS:
         return True
+    # Last: the spelling alone.
     if is_thousands:
         return False
     return any(_fits_spelling(run, region, is_inner) for region in regions)
