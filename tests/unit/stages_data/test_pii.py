@@ -241,6 +241,9 @@ HARMLESS = [
     "Order number 212-555-1234, Bestellnummer 212-555-1234, case no. 452-16-1234",
     "\u8ba2\u5355\u53f7\uff1a212-555-1234, \u0437\u0430\u043a\u0430\u0437 \u2116 212-555-1234",
     "order number 4111111111111111 paid by card",
+    "Az. 212-555-1234, R\u00e9f. 212-555-1234, track & trace 536-22-8726, ID: 536-22-8726, Auftragsnr. 212-555-1234",
+    "it cost \u00a5 23.214.133.203 and \u20ac23.214.133.203",
+    "upgraded from 11.0.130.25, Softwareversion 120.3.60.71, 11.0.130.25 beta",
     # versions, sections, hardware
     "Upgrade to version 5.2.1.4; see section 3.2.1.4 of the manual.",
     "Firefox 3.6.13.2 and kernel 2.6.18.6; 8.4.2.1 Definitions; the OID 2.5.4.3",
@@ -293,6 +296,7 @@ PERSONAL = [
     ("\u0647\u0627\u062a\u0641: \u06f0\u06f2\u06f1-\u06f2\u06f2\u06f2\u06f2 \u06f3\u06f3\u06f3\u06f3", "\u0647\u0627\u062a\u0641: [phone]"),
     ("\u96fb\u8a71\uff1a\uff10\uff13\uff0d\uff11\uff12\uff13\uff14\uff0d\uff15\uff16\uff17\uff18", "\u96fb\u8a71\uff1a[phone]"),
     ("\u092b\u093c\u094b\u0928: \u096f\u096e\u096d\u096c\u096b \u096a\u0969\u0968\u0967\u0966", "\u092b\u093c\u094b\u0928: [phone]"),
+    ("in that case. 415-555-2671, caller ID 0393 1144137", "in that case. [phone], caller ID [phone]"),
     ("order hotline 212-555-1234", "order hotline [phone]"),
     ("T: 020 7946 0958 M 07700 900123", "T: [phone] M [phone]"),
     ("(549)919-1109x82757, 634.348.0650x151", "[phone], [phone]"),

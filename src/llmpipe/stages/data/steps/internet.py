@@ -81,7 +81,7 @@ def _email_at(text: str, at: int) -> Span | None:
     return at - len(local[0]), domain.end()
 
 
-_IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\w|-[A-Za-z])", re.ASCII)
+_IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\w|-[A-Za-z]| (?:alpha|beta|rc)\b)", re.ASCII)
 _COLONS = re.compile(r":(?=[0-9A-Fa-f]{0,4}:)", re.ASCII)
 _IPV6_HEAD = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}\Z", re.ASCII)
 _IPV6_TAIL = re.compile(r"(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])", re.ASCII)
@@ -102,6 +102,8 @@ def find_ipv4(text: str, public_only: bool) -> Iterator[Span]:
         before = text[max(0, start - 2) : start]
         if before and (before[-1].isalnum() or before[-1] in "_."):
             continue
+        if before.strip()[-1:] in tuple("$€£¥₹₽₺₩"):
+            continue  # thousands with dots
         if before[-1:] == "-" and (before[:-1].isalpha() or before[:-1] == "_"):
             continue  # a package: lib-1.2.3.4
         if not is_ip(match[0], public_only) or is_called_version(text, start):

@@ -29,7 +29,7 @@ _NUMBER_WORDS = _words(
 
 _PHONE_NOUNS = _words(
     # English, German, French, Spanish, Portuguese, Italian, Dutch, Nordic, Polish, Czech, Turkish, Indonesian, Vietnamese, Swahili
-    "(?:tele)?phones? tel cel ph th\\. fon\\. telefax toll[-~]free voice~?mail switchboard (?:home|work|office|business|direct|personal|emergency|contact|daytime|evening|reception|toll-free)~(?:numbers?|lines?|no) fax faks mobile mob cell(?:ular)? hotline helpline whats[-~]?app sms landline viber "
+    "(?:tele)?phones? tel cel ph th\\. fon\\. telefax toll[-~]free voice~?mail switchboard (?:home|work|office|business|direct|personal|emergency|contact|daytime|evening|reception|toll-free)~(?:numbers?|lines?|no) fax faks mobile mob cell(?:ular)? hotline helpline caller~id whats[-~]?app sms landline viber "
     "telefon\\w* tele[fph]\\w*n[eo]\\w* teléfono\\w* téléphone\\w* tél \\w*telefon\\w* \\w*(?:ruf|telefon|handy|mobil|fax|service|hotline)\\w*(?:nummern?|nr) handy\\w* zentrale central~telefónica standard~téléphonique centralino mobil\\w* mobiltelefon durchwahl "
     "portable celular\\w* móvil movil telemóvel telemovel cellulare recapito gsm mobiel tlf telf fono fone puh puhelin tfn mobilnummer "
     "telefonu\\w* kom(?:órka)? komórkowy cep faks telepon telpon telp ponsel handphone hp wa điện~thoại di~động đt sđt đtdđ "
@@ -50,15 +50,15 @@ _PHONE_VERBS = _words(
 _OTHER = _words(
     # identifiers that are the same everywhere
     "isbn(?:[-~]?1[03])? issn e-?issn ean(?:-?13|-?8)? upc gtin(?:-?1[234])? imei imsi iccid eid doi pmid pmcid vin sku asin orcid isni s/?n p/?n "
-    "uuid guid oid arxiv cas mrn npi inn инн огрн кпп снилс siren siret cnpj nif cif hrb rfc sha\\d* md5 crc hash lat lon "
+    "uuid guid oid arxiv (?<!caller~)ids? cas mrn npi inn инн огрн кпп снилс siren siret cnpj nif cif hrb rfc sha\\d* md5 crc hash lat lon "
     # English
     "orders? cases? tracking shipment shipping parcel consignment waybill awb invoices? receipts? tickets? claims? dockets? files? parts? items? articles? "
     "models? serials? serial lots? batch(?:es)? products? references? bookings? confirmation reservation policy accounts? acct customers? members? "
-    "patents? barcodes? transactions? po rma build release firmware licen[cs]e(?:~key)? permit reg registration "
+    "patents? barcodes? transactions? po rma build release firmware licen[cs]e(?:~key)? permit reg registration track~&~trace applications? complaints? bills? projects? protocol ref\\. art\\. inv\\. "
     # German: its compounds end in the word for number
-    "\\w+(?:nummern?|nr|zeichen|code) bestellung auftrag rechnung artikel aktenzeichen az sendung charge "
+    "\\w+(?:nummern?|nr\\.?|zeichen|code) az\\. sendungsverfolgung paket bestellung auftrag rechnung artikel aktenzeichen az sendung charge "
     # French, Spanish, Portuguese, Italian
-    "commande suivi colis facture dossier référence réf lot affaire série pedido factura seguimiento envío expediente artículo referencia serie lote "
+    "commande suivi colis facture dossier référence réf\\.? lot affaire série pedido factura guía protocolo nota~fiscal seguimiento envío expediente artículo referencia serie lote "
     "caso encomenda rastreamento rastreio processo artigo fatura referência ordine spedizione fattura pratica articolo riferimento causa lotto "
     "tracciamento "
     # Dutch, Swedish, Polish, Turkish, Indonesian, Vietnamese
@@ -68,8 +68,8 @@ _OTHER = _words(
     "заказ\\w* дел[оау] накладн\\w+ сч[её]т\\w* артикул\\w* трек\\w* отправлени\\w+ серийн\\w+ заявк\\w+ отслеживани\\w+ посылк\\w+ договор\\w* "
     "замовлення справ[аи]",
     # Arabic, Persian, Urdu, Hindi, Bengali, Chinese, Japanese, Korean, Thai
-    "طلب قضية شحنة تتبع فاتورة مرجع تسلسلي سفارش پرونده مرسوله آرڈر مقدمہ आदेश ऑर्डर मामला मामले केस ट्रैकिंग बिल चालान शिपमेंट सीरियल অর্ডার মামলা ট্র্যাকিং 订单 訂單 "
-    "单号 單號 编号 編號 案号 案件 案 发票 快递 运单 追踪 序列 型号 注文 事件 追跡 伝票 請求書 型番 シリアル 製品 주문 송장 사건 운송장 일련 제품 คำสั่งซื้อ คดี พัสดุ",
+    "طلب قضية شحنة تتبع فاتورة مرجع تسلسلي سفارش پرونده مرسوله آرڈر مقدمہ आदेश ऑर्डर मामला मामले क्रम केस ट्रैकिंग बिल चालान शिपमेंट सीरियल অর্ডার মামলা ট্র্যাকিং 订单 訂單 "
+    "单号 單號 编号 編號 案号 案件 案 发票 快递 运单 追踪 序列 型号 注文 事件 追跡 伝票 請求書 型番 シリアル 製品 製造 問い合わせ 주문 송장 사건 운송장 일련 시리얼 제품 คำสั่งซื้อ คดี พัสดุ",
 )
 _LONE = re.compile(r"(?:#|№|n°|n\.º|(?<![^\W\d_])(?:no|nr|ref|item|code)[.:]?)[ ]?\Z", re.I)
 """A number that is only called a number."""
@@ -85,13 +85,13 @@ _SSN = _words(
 _VERSIONS = (
     _words(
         # English and what comes from it
-        "v ver vers versions? releases? rel builds? firmware fw patch(?:es)? updates? upgrade\\w* revisions? rev sections? sect? sec chapters? chap clauses? paragraphs? para "
+        "v ver vers \\w*versions? releases? rel builds? firmware fw patch(?:es)? updates? upgrade\\w* upgrad\\w+~(?:to|from) updated~(?:to|from) revisions? rev sections? sect? sec chapters? chap clauses? paragraphs? para "
         "articles? art rules? figures? fig tables? appendix annex items? steps? points? oids? driver drivers bios kernel api sdk kb "
         # software that is named before its version
         "sql~server firefox chrome chromium safari opera edge windows android ios macos ubuntu debian java jdk jre python php mysql oracle office photoshop acrobat flash "
-        "itunes skype openssl apache nginx tomcat wordpress joomla drupal unity directx nvidia geforce catalyst vlc winrar "
+        "itunes skype openssl apache nginx tomcat wordpress joomla drupal unity directx nvidia geforce catalyst vlc winrar excel reader plug-?in add-?on "
         # the other languages
-        "versionen abschnitt kapitel abs absatz ziffer artikel ausgabe stand mise~à~jour chapitre paragraphe alinéa versión versiones sección "
+        "versionen abschnitt kapitel abs absatz ziffer artikel ausgabe fassung stand mise~à~jour chapitre paragraphe alinéa versión versiones sección "
         "capítulo apartado artículo versão versões seção secção capitulo artigo item versione versioni sezione capitolo articolo punto versie hoofdstuk "
         "version wersj[aięe] rozdział punkt pkt sürüm\\w* sürümü bölüm madde versi bab bagian pasal phiên~bản chương mục điều верси[яиюей]+ верс "
         "раздел\\w* глав[аеыу] пункт\\w* п стать[яеи] версі[яії] розділ τμήμα έκδοση",
