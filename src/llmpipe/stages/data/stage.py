@@ -149,7 +149,7 @@ def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 SPEC = StageSpec(
     name="data",
-    version=3,
+    version=4,
     summary="Web archives and other files -> clean corpus, with an account of every document",
     config=DataConfig,
     folder="corpus",
