@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from llmpipe.core.errors import UserError
@@ -54,12 +54,12 @@ class Token:
 
     Attributes:
         request: what `submit` returned.
-        id: the token; a stop id is reported too.
+        id: a stop id is reported too.
         reason: set on the last token of a request.
-        is_paused: True after a pause id: the row waits for `feed`.
+        is_paused: after a pause id: the row waits for `feed`.
         logprob: if the request asked for it.
-        prompt_logprobs: of the prompt's tokens from the second one on, on the first token of a
-            request that asked for them.
+        prompt_logprobs: if the request asked for them, its first token brings those of the prompt,
+            from the second token on.
     """
 
     request: int
@@ -76,7 +76,6 @@ class Completion:
 
     Attributes:
         ids: sampled, without the stop id.
-        reason: why it ended.
         logprobs: one per id, if asked for.
     """
 
@@ -107,7 +106,7 @@ class _Row:
 
 @dataclass
 class _Slot:
-    """What the cache holds of one slot: the ids whose keys and values are valid."""
+    """A place in the cache: the ids whose keys and values are valid there, and who is using it."""
 
     ids: list[int] = field(default_factory=list)
     row: _Row | None = None
@@ -135,20 +134,10 @@ class Engine:
         is_compiled: bool = True,
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
-        config = model.config
-        weights = next(model.parameters())
+        limit = model.config.max_seq_len
         self.model = model
-        self.device = weights.device
-        self.max_len = min(max_len or config.max_seq_len, config.max_seq_len)
-        self._cache = SlotCache(
-            n_layers=config.n_layers,
-            n_slots=max_batch,
-            max_len=self.max_len,
-            n_kv_heads=config.n_kv_heads,
-            head_dim=config.head_dim,
-            dtype=weights.dtype,
-            device=self.device,
-        )
+        self.max_len = min(max_len or limit, limit)
+        self._cache = SlotCache(model, max_batch, self.max_len)
         self._decoder = build_decoder(model, self._cache, warn) if is_compiled else None
         self._slots = [_Slot() for _ in range(max_batch)]
         self._waiting: deque[_Row] = deque()
@@ -170,8 +159,8 @@ class Engine:
         Args:
             prompt: at least one id.
             sampling: how to choose this request's tokens.
-            stop_ids: ids that end it.
-            pause_ids: ids after which it waits for `feed`, keeping its slot.
+            stop_ids: each ends it.
+            pause_ids: after each it waits for `feed`, keeping its slot.
             prompt_logprobs: report the log-probabilities of the prompt with the first token, with as
                 many of the likeliest tokens beside each as `sampling.n_logprobs` says.
 
@@ -390,7 +379,7 @@ class Engine:
             last.append(len(new) - 1)
         logits = decoder(new, slot_of, place_of, last)
         for row, ids in zip(rows, held, strict=True):
-            ids.extend(row.ids[len(ids) :])
+            ids[:] = row.ids
         return logits
 
     def _computed(self, rows: Sequence[_Row]) -> tuple[list[_Row], Tensor]:
@@ -406,19 +395,22 @@ class Engine:
         ]
         n_new = [len(chunk) for chunk in chunks]
         cache = self._cache.rows(slots, [len(ids) for ids in held], n_new)
+        # A tensor is a rectangle: short chunks are padded, and nothing ever looks at the padding.
+        padded = [chunk + [0] * (max(n_new) - len(chunk)) for chunk in chunks]
+        ids = torch.tensor(padded, device=cache.positions.device)  # B T
         x = self.model.hidden(
-            self._padded(chunks), positions=cache.positions, mask=cache.mask, cache=cache
+            ids, positions=cache.positions, mask=cache.mask, cache=cache
         )  # B T d_model
-        for i, (row, ids, chunk) in enumerate(zip(rows, held, chunks, strict=True)):
-            if row.prompt_logprobs is not None and len(ids) < row.n_prompt:
-                row.prompt_logprobs += self._prompt_logprobs(row, x[i], len(ids), len(chunk))
-            ids.extend(chunk)
+        for i, (row, known, chunk) in enumerate(zip(rows, held, chunks, strict=True)):
+            if row.prompt_logprobs is not None and len(known) < row.n_prompt:
+                row.prompt_logprobs += self._prompt_logprobs(row, x[i], len(known), len(chunk))
+            known.extend(chunk)
         ready = [i for i, row in enumerate(rows) if self._n_pending(row) == 0]
         last = x[ready, [n_new[i] - 1 for i in ready]]  # B d_model
         return [rows[i] for i in ready], self._logits(last)
 
     def _logits(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab_size"]:
-        logits: Tensor = self.model.head(x)[:, : self.model.config.vocab_size]
+        logits: Tensor = self.model.head(x)[:, : self.model.config.vocab_size]  # without padding
         return logits
 
     def _prompt_logprobs(
@@ -427,7 +419,7 @@ class Engine:
         """Return how likely the tokens after those of a chunk were; the last one has none yet.
 
         Args:
-            row: asked for them.
+            row: the request that asked.
             x: what the head reads, of the row's chunk and the padding behind it.
             n_held: tokens before the chunk.
             n_new: tokens of the chunk.
@@ -459,12 +451,6 @@ class Engine:
             top = tuple(zip(places[k], values[k], strict=True))[: n_top[i]]
             found[i] = LogProb(chosen[i], own[k], top)
         return found
-
-    def _padded(self, chunks: Sequence[list[int]]) -> Int[Tensor, "rows time"]:
-        """Return the chunks as one rectangle; what stands in the padding is never looked at."""
-        width = max(len(chunk) for chunk in chunks)
-        rectangle = [chunk + [0] * (width - len(chunk)) for chunk in chunks]
-        return torch.tensor(rectangle, device=self.device)
 
     def _accept(self, row: _Row, id: int, logprob: LogProb | None) -> Token:
         """Append a sampled token to its row and see whether the row ends or pauses there."""
@@ -502,7 +488,7 @@ class Engine:
         Args:
             prompts: any number, of any lengths.
             sampling: one for all, or one per prompt.
-            stop_ids: ids that end an answer.
+            stop_ids: each ends an answer.
         """
         samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
         requests = [
@@ -512,14 +498,14 @@ class Engine:
         written: dict[int, list[Token]] = {request: [] for request in requests}
         for token in self.run():
             written[token.request].append(token)
-        return [_completion(written[request]) for request in requests]
-
-
-def _completion(tokens: Sequence[Token]) -> Completion:
-    reason = tokens[-1].reason
-    assert reason, "a request that has ended says why"
-    kept = tokens[:-1] if reason == "stop" else tokens
-    return Completion([t.id for t in kept], reason, [t.logprob for t in kept if t.logprob])
+        completions = []
+        for tokens in written.values():
+            reason = tokens[-1].reason
+            assert reason, "a request that has ended says why"
+            kept = tokens[:-1] if reason == "stop" else tokens
+            logprobs = [token.logprob for token in kept if token.logprob]
+            completions.append(Completion([token.id for token in kept], reason, logprobs))
+        return completions
 
 
 def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -527,7 +513,4 @@ def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
     n = min(len(a), len(b))
     if a[:n] == b[:n]:  # the usual case, at the speed of C
         return n
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    return next(i for i in range(n) if a[i] != b[i])
