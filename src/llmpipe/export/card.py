@@ -35,7 +35,9 @@ def model_card(source: Source, name: str, license: str | None = None) -> str:
     """
     history = list(ancestors(source.folder))
     sections = [
-        _front_matter(source, license),
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [llmpipe]\n"
+        + (f"license: {license}\n" if license else "")
+        + "---",
         f"# {name}\n\n{_summary(source)}",
         f"## License\n\n{_license(license, history)}",
         *(_stage(artifact) for artifact in history),
@@ -66,18 +68,6 @@ def _opened(path: Path, expected_id: str | None) -> Artifact | None:
     except LlmpipeError:
         return None
     return artifact if expected_id in (None, artifact.id) else None
-
-
-def _front_matter(source: Source, license: str | None) -> str:
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [llmpipe]",
-    ]
-    if license:
-        lines.append(f"license: {license}")
-    return "\n".join([*lines, "---"])
 
 
 def _summary(source: Source) -> str:

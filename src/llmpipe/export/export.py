@@ -1,4 +1,11 @@
-"""`llmpipe export`: a model folder as a Hugging Face folder, a GGUF file, or a folder for Ollama."""
+"""`llmpipe export`: a model folder as a Hugging Face folder, a GGUF file, or a folder for Ollama.
+
+Ollama's folder is the GGUF file and a Modelfile: how a conversation is written out, and where an answer ends. An
+import without these two is the usual reason for models that babble on there. Its template is in Go's language, and
+leaves the document mark out, because llama.cpp puts it in front itself.
+
+Source: ollama/ollama docs/modelfile.md (instructions and parameters) and docs/template.md (example ChatML).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +22,7 @@ from llmpipe.export.card import model_card
 from llmpipe.export.gguf_file import FILE as GGUF_FILE
 from llmpipe.export.gguf_file import GGUF_DTYPES, write_gguf
 from llmpipe.export.hugging_face import Source, read_source, write_hugging_face
-from llmpipe.export.ollama import modelfile
+from llmpipe.tokenizer.special import BOS, IM_END, IM_START
 
 Format = Literal["hf", "gguf", "ollama"]
 Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
@@ -26,13 +33,18 @@ DTYPES: dict[Format, tuple[str, ...]] = {
     "ollama": GGUF_DTYPES,
 }
 
+OLLAMA_CHAT_TEMPLATE = (
+    "{{- range .Messages }}" + IM_START + "{{ .Role }}\n{{ .Content }}" + IM_END + "\n"
+    "{{ end }}" + IM_START + "assistant\n"
+)
+OLLAMA_TEXT_TEMPLATE = "{{ .Prompt }}"
+
 
 @dataclass(frozen=True)
 class Exported:
     """What was written, and what reloading it showed.
 
     Attributes:
-        folder: with all files.
         n_bytes: of all files.
         checks: one line per program that reloaded it; empty without `verify`.
     """
@@ -61,7 +73,6 @@ def export_model(
         out: folder to make; it must not exist.
         verify: reload it with the program it is for, and compare tokens and log-probabilities.
         dtype: type of the matrices.
-        console: for what is going on.
         name: of the model; by default that of its run.
         license: SPDX name for the model card.
 
@@ -83,7 +94,7 @@ def export_model(
         else:
             write_gguf(model, partial / GGUF_FILE, dtype, name)
         if to == "ollama":
-            write_atomic(partial / "Modelfile", modelfile(model, GGUF_FILE))
+            write_atomic(partial / "Modelfile", _modelfile(model))
         write_atomic(partial / "README.md", model_card(model, name, license))
         checks = _verify(model, to, partial, dtype, console) if verify else ()
         partial.rename(out)
@@ -110,19 +121,34 @@ def _check_arguments(to: Format, out: Path, dtype: str) -> None:
         )
 
 
+def _modelfile(source: Source) -> str:
+    stops = [name for name in source.stops if name != BOS]
+    template = OLLAMA_TEXT_TEMPLATE
+    if source.chat_template is not None and {IM_START, IM_END} <= source.tokenizer.special.keys():
+        template = OLLAMA_CHAT_TEMPLATE
+        stops += [name for name in (IM_END, IM_START) if name not in stops]
+    lines = [
+        f"FROM ./{GGUF_FILE}",
+        f'TEMPLATE """{template}"""',
+        f"PARAMETER num_ctx {source.model.config.max_seq_len}",
+        *(f'PARAMETER stop "{stop}"' for stop in stops),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _verify(
     source: Source, to: Format, folder: Path, dtype: str, console: Console
 ) -> tuple[str, ...]:
     from llmpipe.export.verify import verify_gguf_tensors, verify_hugging_face, verify_llama_cpp
 
     if to == "hf":
-        lines = [verify_hugging_face(source, folder, dtype).line()]
+        lines = [verify_hugging_face(source, folder, dtype)]
     else:
         path = folder / GGUF_FILE
         n_tensors = verify_gguf_tensors(source, path, dtype)
         lines = [f"gguf: {n_tensors} tensors read back equal to the source"]
         if check := verify_llama_cpp(source, path, dtype):
-            lines.append(check.line())
+            lines.append(check)
         else:
             console.warn(
                 "llama.cpp was not tried: install `llama-cpp-python` to compare with it as well"

@@ -23,9 +23,7 @@ class Source:
     """A model folder, read.
 
     Attributes:
-        folder: where it came from.
         model: in float32 on the CPU, in evaluation mode.
-        tokenizer: its own.
         chat_template: Jinja text; None for a model that does not chat.
         stop_ids: where generation ends, the first one being the `eos` of formats that know one only.
     """
@@ -95,13 +93,12 @@ def write_hugging_face(source: Source, out: Path, dtype: str) -> None:
     """Write weights, settings, tokenizer, template and stop ids into the folder `out`.
 
     Args:
-        source: what to write; its model's weights are converted one after the other.
+        source: stays as it is, the reference that `--verify` compares with.
         out: is created if missing.
         dtype: torch's name of the type of the weights.
     """
     import torch
 
-    # The conversion happens on a copy: the source stays as the reference that --verify compares with.
     model = source.model
     if dtype != "float32":
         model = load_model(source.folder, dtype=getattr(torch, dtype))
