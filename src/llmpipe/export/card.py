@@ -1,6 +1,6 @@
 """The model card: where a model comes from, made from the manifests of the artifacts behind it.
 
-Everything on it was recorded by the run; what the run did not record is said to be unknown.
+Everything on the card was recorded by the run; where the run recorded nothing, it says "unknown".
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ def model_card(source: Source, name: str, license: str | None = None) -> str:
 
     Args:
         source: the model; its folder's manifest leads to the artifacts it was made from.
-        name: of the model.
         license: an SPDX name, chosen by whoever publishes; None leaves it open.
     """
     history = list(ancestors(source.folder))
@@ -50,8 +49,7 @@ def ancestors(folder: Path) -> Iterator[Artifact]:
     """Yield the artifact in `folder` and all it was made from, nearest first, each once."""
     seen: set[str] = set()
     paths = [(folder, None)]
-    while paths:
-        path, expected = paths.pop(0)
+    for path, expected in paths:  # grows on the way
         artifact = _opened(path, expected)
         if artifact is None or artifact.id in seen:
             continue

@@ -13,7 +13,6 @@ import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from llmpipe.core.artifact import write_atomic
 from llmpipe.core.console import Console
@@ -24,14 +23,12 @@ from llmpipe.export.gguf_file import GGUF_DTYPES, write_gguf
 from llmpipe.export.hugging_face import Source, read_source, write_hugging_face
 from llmpipe.tokenizer.special import BOS, IM_END, IM_START
 
-Format = Literal["hf", "gguf", "ollama"]
-Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
-
-DTYPES: dict[Format, tuple[str, ...]] = {
+DTYPES = {
     "hf": ("float32", "float16", "bfloat16"),
     "gguf": GGUF_DTYPES,
     "ollama": GGUF_DTYPES,
 }
+"""The formats, and the types that each has for weights."""
 
 OLLAMA_CHAT_TEMPLATE = (
     "{{- range .Messages }}" + IM_START + "{{ .Role }}\n{{ .Content }}" + IM_END + "\n"
@@ -56,10 +53,10 @@ class Exported:
 
 def export_model(
     source: Path,
-    to: Format,
+    to: str,
     out: Path,
     verify: bool = False,
-    dtype: Dtype = "float32",
+    dtype: str = "float32",
     console: Console | None = None,
     *,
     name: str | None = None,
@@ -105,7 +102,7 @@ def export_model(
     return Exported(out, n_bytes, checks)
 
 
-def _check_arguments(to: Format, out: Path, dtype: str) -> None:
+def _check_arguments(to: str, out: Path, dtype: str) -> None:
     if to not in DTYPES:
         raise UserError(f"no format is called `{to}`", hint=f"formats: {', '.join(DTYPES)}")
     if dtype not in DTYPES[to]:
@@ -136,9 +133,7 @@ def _modelfile(source: Source) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _verify(
-    source: Source, to: Format, folder: Path, dtype: str, console: Console
-) -> tuple[str, ...]:
+def _verify(source: Source, to: str, folder: Path, dtype: str, console: Console) -> tuple[str, ...]:
     from llmpipe.export.verify import verify_gguf_tensors, verify_hugging_face, verify_llama_cpp
 
     if to == "hf":

@@ -1,4 +1,4 @@
-"""The Hugging Face folder: what transformers, vLLM, mlx-lm and llama.cpp's tools open.
+"""The Hugging Face folder, which transformers, vLLM, mlx-lm and llama.cpp's tools open.
 
 A model artifact has these files already; an export differs in the type of the weights, in `config.json`
 naming the tokens that begin and end texts, and in holding nothing else.

@@ -1,7 +1,7 @@
-"""`llmpipe import`: a GPT-2, Llama 3 or Qwen3 that others trained, as a model artifact.
+"""`llmpipe import`: turns a GPT-2, Llama 3 or Qwen3 that others trained into a model artifact.
 
-The weights stay as they are. What such a model may lack are the control tokens of our chat protocol; they get
-ids behind its own, and rows in its embedding and head:
+The weights stay as they are. Such a model may lack the control tokens of our chat protocol; they get ids after its
+own, and new rows in its embedding and head:
 
     <|bos|>     a copy of the row of the model's own document mark, which it was trained to start from
     the others  the mean of all rows, so that a new token is never likelier than an average one
@@ -47,15 +47,13 @@ END_OF_TEXT = "<|endoftext|>"
 VERSION = 1
 """Of what importing does; a part of the artifact's key."""
 
-Dtype = Literal["float32", "float16", "bfloat16"]
-
 
 def import_model(
     folder: Path,
     out: Path,
     *,
     chat_tokens: bool = True,
-    dtype: Dtype | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     console: Console | None = None,
 ) -> Artifact:
     """Make a model artifact of a Hugging Face folder.

@@ -1,7 +1,7 @@
-"""Reload what was exported with the programs it is for, and compare with the source.
+"""Reload an export with the programs it is meant for, and compare it with the source in float32.
 
-Compared are token ids of plain and hostile texts, log-probabilities of every token at every place of a few
-sequences, and the greedy continuation. The reference is the source in float32.
+Three things are compared: the token ids of plain and hostile texts, the log-probabilities of every token at every
+position of a few sequences, and the greedy continuation.
 """
 
 from __future__ import annotations

@@ -72,16 +72,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer.
-
-    Attributes:
-        ids: sampled, without the stop id.
-        logprobs: one per id, if asked for.
-    """
+    """A whole answer: the ids that were sampled, without the stop id, and why it ended."""
 
     ids: list[int]
     reason: Reason
-    logprobs: list[LogProb] = field(default_factory=list)
 
 
 @dataclass
@@ -480,21 +474,11 @@ class Engine:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling | Sequence[Sampling],
+        sampling: Sampling,
         stop_ids: Sequence[int] = (),
     ) -> list[Completion]:
-        """Complete all prompts; the engine must have no other requests.
-
-        Args:
-            prompts: any number, of any lengths.
-            sampling: one for all, or one per prompt.
-            stop_ids: each ends an answer.
-        """
-        samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
-        requests = [
-            self.submit(prompt, own, stop_ids)
-            for prompt, own in zip(prompts, samplings, strict=True)
-        ]
+        """Complete prompts of any lengths; the engine must have no other requests."""
+        requests = [self.submit(prompt, sampling, stop_ids) for prompt in prompts]
         written: dict[int, list[Token]] = {request: [] for request in requests}
         for token in self.run():
             written[token.request].append(token)
@@ -503,8 +487,7 @@ class Engine:
             reason = tokens[-1].reason
             assert reason, "a request that has ended says why"
             kept = tokens[:-1] if reason == "stop" else tokens
-            logprobs = [token.logprob for token in kept if token.logprob]
-            completions.append(Completion([token.id for token in kept], reason, logprobs))
+            completions.append(Completion([token.id for token in kept], reason))
         return completions
 
 

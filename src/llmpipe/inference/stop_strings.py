@@ -1,7 +1,7 @@
 """Ending a text at a string, while it is streamed.
 
-A stop string may come in pieces, over several tokens, so text that could be the beginning of one is held
-back until it is clear: a reader never sees part of a stop string.
+A stop string may arrive in pieces, over several tokens. So text that could be the beginning of one is held back
+until the next tokens decide: a reader never sees part of a stop string.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
 from llmpipe.model.weights import load_model, save_model
 from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.patterns import PATTERNS
 
 PATTERN_OF = {"gpt2": "gpt2", "llama": "llama3", "qwen3": "qwen2"}
 

@@ -21,7 +21,6 @@ def chat_logprobs(
 
     Args:
         logprobs: of the tokens in order.
-        tokenizer: of the model.
         with_ids: add each token's `id`: spellings are not unique.
     """
 
@@ -48,7 +47,7 @@ def own_logprobs(tokens: Sequence[AddedTokens], keeps_end: bool) -> list[LogProb
 
     Args:
         tokens: of an answer, or of a piece of it.
-        keeps_end: whether the stop token has its log-probability too. OpenAI leaves it out.
+        keeps_end: include the stop token, which OpenAI leaves out.
     """
     return [one.logprob for one in tokens if one.logprob and (keeps_end or not one.is_end)]
 
@@ -81,9 +80,8 @@ def completion_logprobs(
     """Return log-probabilities in the shape of completions.
 
     Args:
-        logprobs: of the tokens in order; None for a first token that nothing stands in front of.
+        logprobs: of the tokens in order; None for a first token, which nothing comes before.
         first_id: the id of that first token.
-        tokenizer: of the model.
         offset: of the first token in the answer's text.
     """
     tokens, offsets = [], []

@@ -18,6 +18,7 @@ import json
 import os
 import threading
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,14 @@ class Preferences:
         """
         data = json.dumps(line).encode() + b"\n"
         try:
-            with self._lock, os.fdopen(self._open(), "ab") as file:
+            owners = partial(os.open, mode=0o600)
+            with self._lock, open(self.path, "ab", opener=owners) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             message = f"the file of preferences cannot be written: {error.strerror}"
             raise ApiError(500, message) from None
-
-    def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def parse_preference(body: dict[str, Any], model: str) -> dict[str, Any]:

@@ -16,10 +16,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmpipe.apps.load import load
-from llmpipe.apps.serve.address import LOOPBACK, check_key, is_loopback, model_name
 from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app, build_tokens_app
-from llmpipe.apps.serve.limits import RequestLimits
-from llmpipe.apps.serve.options import ServeOptions
+from llmpipe.apps.serve.options import LOOPBACK, ServeOptions, is_loopback
+from llmpipe.apps.serve.parse import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
 from llmpipe.apps.serve.service import Service
 from llmpipe.apps.serve.tools import ToolRunner
@@ -34,7 +33,7 @@ MAX_BATCH = 16
 """Answers written at the same time, unless the command says otherwise."""
 
 
-def serve(options: ServeOptions, console: Console) -> int:
+def serve(options: ServeOptions, console: Console) -> None:
     """Serve a model until SIGTERM or Ctrl-C; answers that are being written are finished first.
 
     Args:
@@ -47,7 +46,7 @@ def serve(options: ServeOptions, console: Console) -> int:
     folder, host = options.folder, options.host
     limits = RequestLimits()
     is_local = is_loopback(host)
-    check_key(host, options.key)
+    options.check_key()
     names = options.tool_names
     if names is None:
         tools = default_tools(folder, console) if is_local else None
@@ -58,7 +57,7 @@ def serve(options: ServeOptions, console: Console) -> int:
         max_batch = options.max_batch or MAX_BATCH
         loaded = load(folder, options.device, max_batch, options.max_len, warn=console.warn)
         service = Service(
-            model=options.name or model_name(folder),
+            model=options.model_name,
             tokenizer=loaded.tokenizer,
             worker=Worker(loaded.engine),
             stop_ids=loaded.stop_ids,
@@ -73,16 +72,10 @@ def serve(options: ServeOptions, console: Console) -> int:
         console.info(f"{service.model}: chat at {address}/, API at {address}/v1; Ctrl-C ends")
         _run(build_app(service, options.key, hosts), limits, listener)
     console.info("all answers are finished")
-    return 0
 
 
 def serve_tokens(tokenizers: Mapping[str, Tokenizer], port: int, console: Console) -> None:
     """Serve the page of tokens on this machine until SIGTERM or Ctrl-C, without a model.
-
-    Args:
-        tokenizers: that are shown beside each other, by their names.
-        port: 0 takes a free one.
-        console: says where the page is.
 
     Raises:
         UserError: if the port is taken.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmpipe.apps.serve.errors import ApiError
-from llmpipe.apps.serve.limits import RequestLimits
-from llmpipe.apps.serve.metrics import Counters
+from llmpipe.apps.serve.parse import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
 from llmpipe.apps.serve.tools import ToolRunner
 from llmpipe.apps.serve.worker import Worker
@@ -20,19 +20,58 @@ from llmpipe.assistant.tools import ToolName
 from llmpipe.tokenizer.bpe import Tokenizer
 
 
+class Counters:
+    """What has happened since the start, for Prometheus; touched by the event loop alone.
+
+    Counts hold no text and no address of any client.
+    """
+
+    def __init__(self) -> None:
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._first_token_s = 0.0
+        self._n_first_tokens = 0
+
+    def request(self, route: str, status: int) -> None:
+        """Count an answered request."""
+        self._requests[route, status] += 1
+
+    def first_token(self, seconds: float) -> None:
+        """Note how long a first token took."""
+        self._first_token_s += seconds
+        self._n_first_tokens += 1
+
+    def text(self, worker: Worker) -> str:
+        """Return everything in Prometheus' text format."""
+        lines = ["# TYPE llmpipe_requests_total counter"]
+        for (route, status), n in sorted(self._requests.items()):
+            lines.append(f'llmpipe_requests_total{{route="{route}",status="{status}"}} {n}')
+        engine = worker.engine
+        for name, kind, value in (
+            ("prompt_tokens_total", "counter", worker.n_prompt),
+            ("generated_tokens_total", "counter", worker.n_generated),
+            ("engine_failures_total", "counter", worker.n_failures),
+            ("open_answers", "gauge", worker.n_open),
+            ("engine_requests", "gauge", engine.n_requests),
+            ("free_slots", "gauge", engine.n_free_slots),
+        ):
+            lines += [f"# TYPE llmpipe_{name} {kind}", f"llmpipe_{name} {value}"]
+        lines += [
+            "# TYPE llmpipe_first_token_seconds summary",
+            f"llmpipe_first_token_seconds_sum {self._first_token_s:.6f}",
+            f"llmpipe_first_token_seconds_count {self._n_first_tokens}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
 @dataclass(frozen=True)
 class Service:
     """A model that is being served.
 
     Attributes:
         model: name that clients ask for.
-        tokenizer: its own.
-        worker: runs the engine.
         stop_ids: where its answers end.
-        limits: on requests.
         tools: that it runs itself.
         preferences: where orders of answers are written to.
-        metrics: counts.
         created: seconds since 1970, as OpenAI's API wants it.
     """
 
@@ -58,12 +97,8 @@ class Service:
 
     def head(self, prefix: str, kind: str) -> dict[str, Any]:
         """Return what every object of an answer begins with."""
-        return {
-            "id": f"{prefix}-{secrets.token_hex(12)}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": self.model,
-        }
+        id = f"{prefix}-{secrets.token_hex(12)}"
+        return {"id": id, "object": kind, "created": int(time.time()), "model": self.model}
 
     def close(self) -> None:
         """End the engine and the tools."""
@@ -74,12 +109,8 @@ class Service:
     def check_model(self, name: object) -> None:
         """Refuse a request for another model; one that names none gets this one."""
         if name is not None and name != self.model:
-            raise ApiError(
-                404,
-                f"there is no model {json.dumps(name)} here, but `{self.model}`",
-                "model_not_found",
-                "model",
-            )
+            message = f"there is no model {json.dumps(name)} here, but `{self.model}`"
+            raise ApiError(404, message, "model_not_found", "model")
 
     def check_prompt(self, ids: Sequence[int], param: str) -> None:
         """Refuse a prompt that leaves no room for an answer."""
