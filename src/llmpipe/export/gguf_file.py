@@ -26,6 +26,7 @@ from llmpipe.core.artifact import atomic_file
 from llmpipe.core.errors import UserError
 from llmpipe.export.hugging_face import Source
 from llmpipe.model.config import ModelConfig
+from llmpipe.model.rope import rope_frequencies
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.hf import spell
 from llmpipe.tokenizer.patterns import pattern_name
@@ -168,8 +169,6 @@ def _neighbors(matrix: np.ndarray, head_dim: int) -> np.ndarray:
 
 def _rope_divisors(config: ModelConfig) -> np.ndarray:
     """Return by how much each pair's angle is divided: 1 where Llama 3.1 leaves it alone."""
-    from llmpipe.model.rope import rope_frequencies
-
     plain = rope_frequencies(config.head_dim, config.rope_theta, None)
     stretched = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     divisors: np.ndarray = (plain / stretched).numpy()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmpipe.core.errors import InputError
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import load_model, save_generation_config, save_model
@@ -46,8 +48,6 @@ def read_source(folder: Path) -> Source:
     Raises:
         InputError: if a file is missing or broken, or the tokenizer has ids the model does not know.
     """
-    import torch
-
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, dtype=torch.float32)
     model.eval()
@@ -97,8 +97,6 @@ def write_hugging_face(source: Source, out: Path, dtype: str) -> None:
         out: is created if missing.
         dtype: torch's name of the type of the weights.
     """
-    import torch
-
     model = source.model
     if dtype != "float32":
         model = load_model(source.folder, dtype=getattr(torch, dtype))

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
 
 from llmpipe.core.artifact import SCHEMA, Artifact, artifact_id, list_files, publish
 from llmpipe.core.config import digest
@@ -25,15 +27,15 @@ from llmpipe.core.console import Console
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.stage import code_version, environment
 from llmpipe.export.hugging_face import read_json, read_stop_ids
+from llmpipe.model.config import n_parameters
+from llmpipe.model.transformer import Transformer
+from llmpipe.model.weights import load_model, save_generation_config, save_model
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.hf import FILE as TOKENIZER_FILE
 from llmpipe.tokenizer.hf import unspell
 from llmpipe.tokenizer.patterns import PATTERNS
 from llmpipe.tokenizer.special import BOS, IM_END, NAMED_TOKENS
 from llmpipe.tokenizer.vocabularies import with_chat_tokens
-
-if TYPE_CHECKING:
-    from llmpipe.model.transformer import Transformer
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """How a model on the hub is named: its owner and its own name."""
@@ -71,11 +73,6 @@ def import_model(
         InputError: if the folder is no such model, its tokenizer cannot be reproduced exactly, or the
             hub does not give it.
     """
-    import torch
-
-    from llmpipe.model.config import n_parameters
-    from llmpipe.model.weights import load_model, save_generation_config, save_model
-
     console = console or Console(quiet=True)
     if out.exists():
         raise UserError(f"{out} exists", hint="name a folder that does not, or delete this one")
@@ -197,10 +194,6 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
 
 def _with_rows(model: Transformer, n_rows: int) -> Transformer:
     """Return the model with `n_rows` rows in embedding and head; new rows are zero."""
-    import torch
-
-    from llmpipe.model.transformer import Transformer
-
     if n_rows == model.config.vocab_size:
         return model
     with torch.device("meta"):
@@ -219,8 +212,6 @@ def _with_rows(model: Transformer, n_rows: int) -> Transformer:
 
 def _fill_new_rows(model: Transformer, old: Tokenizer, new: Tokenizer, n_old_rows: int) -> None:
     """Give the rows of tokens that the model has not seen their first values, in place."""
-    import torch
-
     ids = sorted(set(new.special.values()) - set(old.special.values()))
     if not ids:
         return

@@ -20,8 +20,7 @@ from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app, build_tokens_app
 from llmpipe.apps.serve.options import LOOPBACK, ServeOptions, is_loopback
 from llmpipe.apps.serve.parse import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
-from llmpipe.apps.serve.service import Service
-from llmpipe.apps.serve.tools import ToolRunner
+from llmpipe.apps.serve.service import Service, ToolRunner
 from llmpipe.apps.serve.worker import Worker
 from llmpipe.assistant.tools import ToolName, open_tools
 from llmpipe.core.console import Console

@@ -1,23 +1,88 @@
-"""What the routes share: the model, what it is served with, and the checks that all of them make."""
+"""What the routes share: the model, its tools, the counters, and the checks that all of them make."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import secrets
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmpipe.apps.serve.errors import ApiError
 from llmpipe.apps.serve.parse import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
-from llmpipe.apps.serve.tools import ToolRunner
 from llmpipe.apps.serve.worker import Worker
 from llmpipe.assistant.events import ToolCall
-from llmpipe.assistant.tools import ToolName
+from llmpipe.assistant.tools import Tool, ToolName
 from llmpipe.tokenizer.bpe import Tokenizer
+
+N_THREADS = 4
+"""Tools running at the same time; a tool that takes its whole time limit blocks one of them."""
+
+SHARED: tuple[ToolName, ...] = ("search",)
+"""Tools of which one serves all calls: an index is large, and several threads can read it."""
+
+Opened = AbstractContextManager[Mapping[ToolName, Tool]]
+
+
+class ToolRunner:
+    """Runs the server's own tools for many answers at once, on threads, while the engine goes on with others.
+
+    A sandbox does one thing at a time, so each running call has one to itself; it is kept for the
+    next calls.
+
+    Args:
+        open_tools: opens the named tools, for as long as the context lasts; called on a thread.
+        n_threads: calls at the same time; more wait.
+    """
+
+    def __init__(
+        self,
+        open_tools: Callable[[Sequence[ToolName]], Opened],
+        names: tuple[ToolName, ...],
+        n_threads: int = N_THREADS,
+    ) -> None:
+        self.names = names
+        self._open_tools = open_tools
+        self._open_ones = contextlib.ExitStack()
+        self._lock = threading.Lock()
+        self._free: dict[ToolName, list[Tool]] = {name: [] for name in names}
+        self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="tool")
+
+    async def run(self, name: ToolName, text: str) -> str:
+        """Return what a tool has to say; a failure is an answer, too."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._run, name, text)
+
+    def close(self) -> None:
+        """Wait for running calls and end what the tools hold."""
+        self._threads.shutdown(cancel_futures=True)
+        self._open_ones.close()
+
+    def _run(self, name: ToolName, text: str) -> str:
+        try:
+            tool = self._take(name)
+            try:
+                return tool.run(text)
+            finally:
+                if name not in SHARED:
+                    self._free[name].append(tool)
+        except Exception as error:  # a broken tool must not end the answer, let alone the server
+            return f"error: the tool failed: {type(error).__name__}"
+
+    def _take(self, name: ToolName) -> Tool:
+        with self._lock:
+            free = self._free[name]
+            if not free:
+                free.append(self._open_ones.enter_context(self._open_tools([name]))[name])
+            return free[0] if name in SHARED else free.pop()
 
 
 class Counters:
