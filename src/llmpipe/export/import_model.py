@@ -62,8 +62,8 @@ def import_model(
 
     Args:
         folder: with `config.json`, safetensors (one file or several) and `tokenizer.json`, or for
-            GPT-2 `vocab.json` and `merges.txt`; or the name
-            of a model on the Hugging Face hub, such as `openai-community/gpt2`.
+            GPT-2 `vocab.json` and `merges.txt`; or the name of a model on the Hugging Face hub, such
+            as `openai-community/gpt2`.
         out: the artifact; it must not exist.
         chat_tokens: add the control tokens of our protocol where they are missing; `sft` needs them.
         dtype: turn the weights into this; training wants float32. None leaves them as they are.
@@ -126,7 +126,7 @@ def download(name: str) -> Path:
     """Fetch a model from the Hugging Face hub into its cache; return the folder.
 
     Raises:
-        InputError: if there is no such model, it is closed to us, or no network.
+        InputError: if there is no such model, access is denied, or the network is down.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -152,12 +152,9 @@ def _tokenizer_files(folder: Path) -> tuple[str, ...]:
     `vocab.json` and `merges.txt`, GPT-2's first two files, say what `tokenizer.json` does, except for how
     text is cut, which for these files is always GPT-2's way.
     """
-    has_old_form = (folder / VOCABULARY).is_file() and (folder / MERGES).is_file()
-    return (
-        (VOCABULARY, MERGES)
-        if has_old_form and not (folder / TOKENIZER_FILE).is_file()
-        else (TOKENIZER_FILE,)
-    )
+    has_old_form = all((folder / name).is_file() for name in (VOCABULARY, MERGES))
+    is_old = has_old_form and not (folder / TOKENIZER_FILE).is_file()
+    return (VOCABULARY, MERGES) if is_old else (TOKENIZER_FILE,)
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:
@@ -237,7 +234,7 @@ def _stop_ids(folder: Path, old: Tokenizer, new: Tokenizer) -> list[int]:
 
 
 def _chat_template(folder: Path) -> str | None:
-    """Return the model's own template, from either of the places where it may stand."""
+    """Return the model's own template, from either of the files that may hold it."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")

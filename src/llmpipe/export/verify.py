@@ -42,9 +42,6 @@ TEXTS = (
 )
 """Plain words, digits, blanks, scripts, emoji, and spellings of control tokens as a user may type them."""
 
-LogProbs = Callable[[Sequence[int]], np.ndarray]
-"""From ids to log-probabilities of the next token at every place: a row per id."""
-
 
 def verify_hugging_face(source: Source, folder: Path, dtype: str) -> str:
     """Reload a Hugging Face folder with transformers; return a line that sums the comparison up.
@@ -61,7 +58,6 @@ def verify_hugging_face(source: Source, folder: Path, dtype: str) -> str:
     transformers.utils.logging.disable_progress_bar()
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-
     encode = partial(theirs.encode, add_special_tokens=False, split_special_tokens=True)
 
     @torch.no_grad()
@@ -150,8 +146,9 @@ def _compare(
     source: Source,
     dtype: str,
     encode: Callable[[str], list[int]],
-    log_probs: LogProbs,
+    log_probs: Callable[[Sequence[int]], np.ndarray],
 ) -> str:
+    """Compare a program with the source; `log_probs` gives those of the next token, a row per id."""
     for text in TEXTS:
         _require(
             encode(text) == source.tokenizer.encode(text), f"{program} gives other ids for {text!r}"

@@ -161,11 +161,7 @@ class Engine:
         Raises:
             UserError: if the prompt is empty, leaves no room for a token, or an id is out of range.
         """
-        row = self._new_row(prompt, sampling, stop_ids, pause_ids)
-        if prompt_logprobs:
-            row.prompt_logprobs = []
-        self._waiting.append(row)
-        return row.request
+        return self.submit_group(prompt, [sampling], stop_ids, pause_ids, prompt_logprobs)[0]
 
     def submit_group(
         self,
@@ -173,24 +169,9 @@ class Engine:
         samplings: Sequence[Sampling],
         stop_ids: Sequence[int] = (),
         pause_ids: Sequence[int] = (),
+        prompt_logprobs: bool = False,
     ) -> list[int]:
         """Add several requests with one prompt, which is computed once; arguments as in `submit`."""
-        # The first row computes the prompt. The others wait outside the queue until it has sampled a token, and
-        # then find the prompt's keys and values in its slot (`_copy_prefix`).
-        leader, *followers = [
-            self._new_row(prompt, sampling, stop_ids, pause_ids) for sampling in samplings
-        ]
-        leader.followers = followers
-        self._waiting.append(leader)
-        return [leader.request, *(row.request for row in followers)]
-
-    def _new_row(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        stop_ids: Sequence[int],
-        pause_ids: Sequence[int],
-    ) -> _Row:
         if not prompt:
             raise UserError("the prompt is empty", hint="begin with the document mark <|bos|>")
         if len(prompt) >= self.max_len:
@@ -199,20 +180,33 @@ class Engine:
                 hint="shorten it: at least one token must be left for the answer",
             )
         n_vocab = self.model.config.vocab_size
-        ids = [min(prompt), max(prompt), *(id for id, _ in sampling.logit_bias)]
-        if wrong := [id for id in ids if not 0 <= id < n_vocab]:
+        biased = [id for sampling in samplings for id, _ in sampling.logit_bias]
+        if wrong := [id for id in (min(prompt), max(prompt), *biased) if not 0 <= id < n_vocab]:
             raise UserError(f"token id {wrong[0]} is not in 0 to {n_vocab - 1}")
-        self._n_submitted += 1
-        self._rows[self._n_submitted] = row = _Row(
-            request=self._n_submitted,
-            ids=list(prompt),
-            sampling=sampling,
-            stop_ids=frozenset(stop_ids),
-            pause_ids=frozenset(pause_ids),
-            generator=torch.Generator().manual_seed(sampling.seed),
-            n_prompt=len(prompt),
-        )
-        return row
+        rows = [
+            _Row(
+                request=self._n_submitted + i,
+                ids=list(prompt),
+                sampling=sampling,
+                stop_ids=frozenset(stop_ids),
+                pause_ids=frozenset(pause_ids),
+                generator=torch.Generator().manual_seed(sampling.seed),
+                n_prompt=len(prompt),
+                prompt_logprobs=[] if prompt_logprobs else None,
+            )
+            for i, sampling in enumerate(samplings, start=1)
+        ]
+        self._n_submitted += len(rows)
+        self._rows |= {row.request: row for row in rows}
+        if prompt_logprobs:  # each needs the logits of the whole prompt, which are in no cache
+            self._waiting += rows
+        else:
+            # The first row computes the prompt. The others wait outside the queue until it has sampled a token,
+            # and then find the prompt's keys and values in its slot (`_copy_prefix`).
+            leader, *followers = rows
+            leader.followers = followers
+            self._waiting.append(leader)
+        return [row.request for row in rows]
 
     def feed(self, request: int, ids: Sequence[int]) -> None:
         """Force ids into a row, as if it had sampled them, and let it go on."""
@@ -410,13 +404,9 @@ class Engine:
     def _prompt_logprobs(
         self, row: _Row, x: Float[Tensor, "time d_model"], n_held: int, n_new: int
     ) -> list[LogProb]:
-        """Return how likely the tokens after those of a chunk were; the last one has none yet.
+        """Return how likely the prompt's tokens were that follow those of a chunk.
 
-        Args:
-            row: the request that asked.
-            x: what the head reads, of the row's chunk and the padding behind it.
-            n_held: tokens before the chunk.
-            n_new: tokens of the chunk.
+        The chunk has `n_new` tokens behind `n_held` earlier ones; `x` is what the head reads of it and its padding.
         """
         following = row.ids[n_held + 1 : n_held + n_new + 1][: row.n_prompt - n_held - 1]
         if not following:

@@ -42,10 +42,7 @@ _FLOATS = {torch.float32, torch.bfloat16}
 
 
 class NativeDecoder:
-    """Takes the decoding step of one model and one cache, with the weights where they are.
-
-    The model is one that `supports` accepts.
-    """
+    """Takes the decoding step of one model, which `supports` accepts, with the weights where they are."""
 
     def __init__(self, model: Transformer, cache: SlotCache) -> None:
         library = compiled()

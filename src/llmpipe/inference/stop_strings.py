@@ -42,7 +42,7 @@ class StopStrings:
 
     def _n_possible(self) -> int:
         """Length of the longest end of the text that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        longest = max(map(len, self._stops), default=1) - 1
         for n in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-n:]) for stop in self._stops):
                 return n

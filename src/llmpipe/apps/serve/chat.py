@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -267,12 +267,13 @@ async def _begin(
 class _Choice:
     """One reply so far: `tool_calls` are for the client to carry out, `tool_runs` are the server's."""
 
+    has_begun: bool = False
     text: str = ""
     reasoning: str = ""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     tool_runs: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[AddedTokens] = field(default_factory=list)
-    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
+    finish_reason: str | None = None
 
 
 @dataclass
@@ -285,7 +286,6 @@ class ChatShape:
 
     def __post_init__(self) -> None:
         self._choices = [_Choice() for _ in self.replies]
-        self._begun: set[int] = set()
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
         """Return the role first, then what was written, and the end by itself."""
@@ -294,10 +294,10 @@ class ChatShape:
             return {"index": i_reply, "delta": delta, "logprobs": None, "finish_reason": reason}
 
         found = []
-        if i_reply not in self._begun:
-            self._begun.add(i_reply)
-            found.append(chunk({"role": "assistant", "content": ""}))
         choice = self._choices[i_reply]
+        if not choice.has_begun:
+            choice.has_begun = True
+            found.append(chunk({"role": "assistant", "content": ""}))
         delta = self._delta(i_reply, events)
         tokens = [event for event in events if isinstance(event, AddedTokens)]
         choice.tokens += tokens

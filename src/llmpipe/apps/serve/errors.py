@@ -12,8 +12,6 @@ class ApiError(Exception):
     """A request that cannot be answered.
 
     Args:
-        status: of HTTP.
-        message: what is wrong, for people.
         code: a word for programs, such as `context_length_exceeded`.
         param: the field that is wrong.
     """

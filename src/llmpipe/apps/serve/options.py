@@ -24,7 +24,6 @@ class ServeOptions:
     """The options of the command.
 
     Attributes:
-        folder: of the model.
         host: address to listen on. One that other machines can reach needs a key.
         port: 0 takes a free one.
         key: that clients send as `Authorization: Bearer KEY`; it covers every route but /health.
@@ -35,8 +34,6 @@ class ServeOptions:
         preferences: file for orders of answers; by default `preferences.jsonl` in the run's folder.
         max_batch: answers written at the same time.
         max_len: tokens of prompt and answer together; by default the model's own limit.
-        backend: `llmpipe` or `vllm`.
-        device: `auto`, `cpu` or `cuda`.
     """
 
     folder: Path

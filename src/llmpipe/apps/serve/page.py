@@ -73,14 +73,13 @@ async def token_views(
 
 async def info(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Answer with what the page has to know about the model."""
-    special = service.tokenizer.special
     return json_response(
         {
             "model": service.model,
             "max_model_len": service.worker.engine.max_len,
             "can_chat": can_chat(service.tokenizer),
             "tools": list(service.tool_names),
-            "special_tokens": dict(special),
+            "special_tokens": dict(service.tokenizer.special),
             "stop_ids": sorted({*service.stop_ids, *stop_ids(service.tokenizer)}),
             "takes_preferences": service.preferences is not None,
         }

@@ -36,9 +36,7 @@ class RequestLimits:
         max_requests: answers being written or waiting, over all clients; more get 429.
         max_choices: prompts times `n` in one request.
         max_stops: stop strings, of at most `max_stop_chars` characters. Source: OpenAI allows 4.
-        max_stop_chars: see `max_stops`.
         header_timeout_s: from the first byte (or the connection) to the end of the headers.
-        body_timeout_s: for the body.
         answer_timeout_s: from the whole request to the whole answer.
         shutdown_timeout_s: how long answers may go on after SIGTERM.
     """

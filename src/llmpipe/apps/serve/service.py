@@ -133,10 +133,8 @@ class Service:
     """A model that is being served.
 
     Attributes:
-        model: name that clients ask for.
+        model: the name that clients ask for.
         stop_ids: where its answers end.
-        tools: that it runs itself.
-        preferences: where orders of answers are written to.
         created: seconds since 1970, as OpenAI's API wants it.
     """
 

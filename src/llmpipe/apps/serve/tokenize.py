@@ -24,23 +24,18 @@ async def tokenize(service: Service, request: Request, body: dict[str, Any]) -> 
     service.check_model(body.get("model"))
     tokenizer = service.tokenizer
     messages, text = field(body, "messages", list, None), field(body, "prompt", str, None)
-    answer: dict[str, Any]
+    answer: dict[str, Any] = {}
     if messages is not None:
         rendered, _ = read_prompt(body, tokenizer, service.tool_names)
-        tokens = rendered.ids
-        answer = {"mask": rendered.mask}
+        tokens, answer["mask"] = rendered.ids, rendered.mask
     elif text is not None:
         tokens = tokenizer.encode(text)
         if field(body, "add_special_tokens", bool, True):
             tokens = [tokenizer.bos_id, *tokens]
-        answer = {}
     else:
         raise ApiError(400, "`prompt` or `messages` is missing", param="prompt")
-    answer |= {
-        "tokens": tokens,
-        "count": len(tokens),
-        "max_model_len": service.worker.engine.max_len,
-    }
+    room = service.worker.engine.max_len
+    answer |= {"tokens": tokens, "count": len(tokens), "max_model_len": room}
     if field(body, "return_token_strs", bool, False):
         answer["token_strs"] = token_strings(tokens, tokenizer)
     return json_response(answer)
@@ -50,12 +45,11 @@ async def tokenizer_info(service: Service, request: Request, body: dict[str, Any
     """Return the names of control tokens and the chat template: lm-eval asks for them."""
     tokenizer = service.tokenizer
     names = {id: name for name, id in tokenizer.special.items()}
-    frame = frame_for(tokenizer)
     answer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": names[tokenizer.bos_id],
         "eos_token": names.get(service.stop_ids[0]) if service.stop_ids else None,
-        "chat_template": chat_template(frame) if can_chat(tokenizer) else None,
+        "chat_template": chat_template(frame_for(tokenizer)) if can_chat(tokenizer) else None,
     }
     return json_response(answer)
 

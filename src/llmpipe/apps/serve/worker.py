@@ -108,14 +108,9 @@ class Worker:
             ends = rules.stop_ids(tokenizer), rules.pause_ids(tokenizer)
             for prompt in exchange.prompts:
                 self.n_prompt += len(prompt)
-                if exchange.scores_prompts:
-                    requests = [
-                        self.engine.submit(prompt, own, *ends, prompt_logprobs=True)
-                        for own in samplings
-                    ]
-                else:
-                    requests = self.engine.submit_group(prompt, samplings, *ends)
-                for request in requests:
+                for request in self.engine.submit_group(
+                    prompt, samplings, *ends, exchange.scores_prompts
+                ):
                     self._rows[request] = (exchange, len(exchange.requests))
                     exchange.requests.append(request)
         except LlmpipeError as error:
@@ -185,9 +180,6 @@ class Exchange:
     """One HTTP request on the event loop's side: all its replies while they are written.
 
     Args:
-        service: whose worker writes them.
-        settings: of the request.
-        prompts: ids.
         replies: empty ones with the same rules: one per sampling, for each prompt in turn.
         given: what has happened in each reply before its first token.
         scores_prompts: whether the prompts' log-probabilities are wanted.
