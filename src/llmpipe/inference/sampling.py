@@ -1,5 +1,9 @@
 """From logits to the next token, for many requests at once, each with its own settings and seed.
 
+The model gives every token of the vocabulary a probability, and somebody has to choose. Always taking the likeliest
+makes texts that repeat themselves; drawing from the whole distribution now and then takes one of the many thousand
+unlikely tokens, which together come up often enough to derail a text. The settings below lie between the two.
+
 Order of the steps: logit bias, repetition, presence and frequency penalties, temperature, top-k, top-p,
 min-p (the order of Hugging Face transformers and vLLM; llama.cpp applies the temperature last, so equal
 numbers there mean something else). Log-probabilities are those of the model before any of these.

@@ -17,13 +17,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmpipe.apps.serve.chat import chat_completions
+from llmpipe.apps.serve.chat import chat_completions, read_prompt
 from llmpipe.apps.serve.completions import completions
 from llmpipe.apps.serve.errors import ApiError, json_response
+from llmpipe.apps.serve.logprobs import token_strings
 from llmpipe.apps.serve.page import info, page, preferences, token_views
-from llmpipe.apps.serve.parse import RequestLimits
+from llmpipe.apps.serve.parse import RequestLimits, field, token_ids
 from llmpipe.apps.serve.service import Counters, Service
-from llmpipe.apps.serve.tokenize import detokenize, tokenize, tokenizer_info
+from llmpipe.assistant.frames import can_chat, frame_for
+from llmpipe.assistant.template import chat_template
 from llmpipe.tokenizer.bpe import Tokenizer
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -59,9 +61,9 @@ def build_app(
         ("GET", "/v1/models/{id:path}", _model),
         ("POST", "/v1/chat/completions", chat_completions),
         ("POST", "/v1/completions", completions),
-        ("POST", "/tokenize", tokenize),
-        ("POST", "/detokenize", detokenize),
-        ("GET", "/tokenizer_info", tokenizer_info),
+        ("POST", "/tokenize", _tokenize),
+        ("POST", "/detokenize", _detokenize),
+        ("GET", "/tokenizer_info", _tokenizer_info),
         ("GET", "/info", info),
         ("POST", "/preferences", preferences),
     )
@@ -216,3 +218,48 @@ async def _models(service: Service, request: Request, body: dict[str, Any]) -> R
 async def _model(service: Service, request: Request, body: dict[str, Any]) -> Response:
     service.check_model(request.path_params["id"])
     return json_response(_card(service))
+
+
+async def _tokenize(service: Service, request: Request, body: dict[str, Any]) -> Response:
+    """Return, in vLLM's JSON, the ids of a conversation, or of a text, where special tokens are plain characters.
+
+    `mask` says which tokens of a conversation a model is trained to write.
+    """
+    service.check_model(body.get("model"))
+    tokenizer = service.tokenizer
+    messages, text = field(body, "messages", list, None), field(body, "prompt", str, None)
+    answer: dict[str, Any] = {}
+    if messages is not None:
+        rendered, _ = read_prompt(body, tokenizer, service.tool_names)
+        tokens, answer["mask"] = rendered.ids, rendered.mask
+    elif text is not None:
+        tokens = tokenizer.encode(text)
+        if field(body, "add_special_tokens", bool, True):
+            tokens = [tokenizer.bos_id, *tokens]
+    else:
+        raise ApiError(400, "`prompt` or `messages` is missing", param="prompt")
+    room = service.worker.engine.max_len
+    answer |= {"tokens": tokens, "count": len(tokens), "max_model_len": room}
+    if field(body, "return_token_strs", bool, False):
+        answer["token_strs"] = token_strings(tokens, tokenizer)
+    return json_response(answer)
+
+
+async def _tokenizer_info(service: Service, request: Request, body: dict[str, Any]) -> Response:
+    """Return the names of control tokens and the chat template: lm-eval asks for them."""
+    tokenizer = service.tokenizer
+    names = {id: name for name, id in tokenizer.special.items()}
+    answer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": names[tokenizer.bos_id],
+        "eos_token": names.get(service.stop_ids[0]) if service.stop_ids else None,
+        "chat_template": chat_template(frame_for(tokenizer)) if can_chat(tokenizer) else None,
+    }
+    return json_response(answer)
+
+
+async def _detokenize(service: Service, request: Request, body: dict[str, Any]) -> Response:
+    """Return the text of ids."""
+    service.check_model(body.get("model"))
+    ids = token_ids(body, "tokens", service.tokenizer.vocab_size)
+    return json_response({"prompt": service.tokenizer.decode(ids)})

@@ -1,4 +1,7 @@
-"""POST /v1/completions: continues a text, and scores given texts by log-probability (lm-eval)."""
+"""POST /v1/completions: continues a text, and scores given texts by log-probability (lm-eval).
+
+This is all that a base model can do: it has learned to continue documents, and knows no turns.
+"""
 
 from __future__ import annotations
 

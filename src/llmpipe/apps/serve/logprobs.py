@@ -1,4 +1,8 @@
-"""Log-probabilities and token ids, in the shapes that clients read."""
+"""Log-probabilities and token ids, in the shapes that clients read.
+
+Logarithms, because the probability of a text is the product of those of its tokens: a few hundred of them are a
+number too small for a float, while their logarithms simply add up.
+"""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from llmpipe.apps.serve.errors import ApiError, json_response
+from llmpipe.apps.serve.parse import Settings
 from llmpipe.assistant.events import Done, Event, ToolCall
 from llmpipe.assistant.reply import Reply, room, settle
 from llmpipe.core.errors import LlmpipeError
 from llmpipe.inference.engine import Engine
 
 if TYPE_CHECKING:
-    from llmpipe.apps.serve.parse import Settings
     from llmpipe.apps.serve.service import Service
 
 
