@@ -60,7 +60,7 @@ def ancestors(folder: Path) -> Iterator[Artifact]:
 
 
 def _opened(path: Path, expected_id: str | None) -> Artifact | None:
-    """Open an artifact; None if it is gone, or another one stands in its place by now."""
+    """Open an artifact; None if it is gone or has been replaced by another."""
     try:
         artifact = open_artifact(path)
     except LlmpipeError:
@@ -95,7 +95,7 @@ def _license(license: str | None, history: list[Artifact]) -> str:
 
 
 def _stage(artifact: Artifact) -> str:
-    """Describe one artifact: its numbers, its settings, and with what code it was made."""
+    """Describe one artifact: its numbers, its settings, and the code that made it."""
     manifest = artifact.manifest
     stage = str(manifest["stage"])
     stats = artifact.stats
@@ -125,7 +125,7 @@ def _cell(value: Any) -> str:
 
 
 def _scores(folder: Path) -> str:
-    """Return the scores that lie beside the model, if they are this model's."""
+    """Return the scores found beside the model, if they are this model's."""
     own = _opened(folder, None)
     if own is None:
         return ""

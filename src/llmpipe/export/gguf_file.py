@@ -44,7 +44,7 @@ PRE_TOKENIZERS = {
 does. Source: ggml-org/llama.cpp src/llama-vocab.cpp."""
 
 _Q8_BLOCK = 32
-"""Numbers that share one scale in Q8_0; rows that are no multiple of it stay in float16."""
+"""Numbers that share one scale in Q8_0; matrices whose rows are no multiple of it stay in float16."""
 
 # llama.cpp's names are these with an underscore and `ffn` for `mlp`, except for one (`_block_tensors`).
 _BLOCK_PARTS = (
@@ -97,7 +97,7 @@ def write_gguf(source: Source, path: Path, dtype: str, name: str) -> None:
 
 
 def pre_tokenizer_name(tokenizer: Tokenizer) -> str:
-    """Return llama.cpp's name of the way the tokenizer cuts text.
+    """Return llama.cpp's name for the tokenizer's split pattern.
 
     Raises:
         UserError: if it has none.
@@ -124,7 +124,7 @@ def storage(name: str, array: np.ndarray, dtype: str) -> str:
 
 
 def gguf_tensors(source: Source) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every tensor with llama.cpp's name and in its order of numbers, as float32."""
+    """Yield every tensor in float32, under llama.cpp's name and in its layout."""
     model, config = source.model, source.model.config
     ours = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
     yield "token_embd.weight", ours["embed.weight"][: config.vocab_size]
@@ -168,7 +168,7 @@ def _neighbors(matrix: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def _rope_divisors(config: ModelConfig) -> np.ndarray:
-    """Return by how much each pair's angle is divided: 1 where Llama 3.1 leaves it alone."""
+    """Return what each pair's angle is divided by: 1 where Llama 3.1 leaves it alone."""
     plain = rope_frequencies(config.head_dim, config.rope_theta, None)
     stretched = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     divisors: np.ndarray = (plain / stretched).numpy()

@@ -22,7 +22,7 @@ from llmpipe.tokenizer.special import IM_END
 
 @dataclass(frozen=True)
 class Source:
-    """A model folder, read.
+    """The contents of a model folder.
 
     Attributes:
         model: in float32 on the CPU, in evaluation mode.
@@ -61,7 +61,7 @@ def read_source(folder: Path) -> Source:
 
 
 def read_stop_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the ids at which generation ends: those the folder names, else what our own models end at."""
+    """Return the ids at which generation ends: those that the folder names, else those of our own models."""
     stops = read_json(folder / "generation_config.json").get("eos_token_id")
     if isinstance(stops, int):
         stops = [stops]

@@ -29,7 +29,7 @@ from llmpipe.model.transformer import Transformer
 
 
 class Decoder(Protocol):
-    """Advances sequences by a token each, or by a few.
+    """Advances sequences by one token each, or by a few.
 
     Attributes:
         most_tokens: that it takes in a step.

@@ -41,7 +41,7 @@ Reason = Literal["stop", "length", "context"]
 
 @dataclass(frozen=True)
 class LogProb:
-    """How likely a token was, and which were the likeliest in its place, in descending order."""
+    """How likely a token was, and the likeliest tokens in its place, in descending order."""
 
     id: int
     logprob: float
@@ -421,7 +421,7 @@ class Engine:
         chosen: Sequence[int],
         n_top: Sequence[int | None],
     ) -> list[LogProb | None]:
-        """Return, for the rows that ask, how likely the chosen ids are in the model's own eyes."""
+        """Return, for the rows that ask, how likely the model itself finds the chosen ids."""
         found: list[LogProb | None] = [None] * len(chosen)
         asking = [i for i, n in enumerate(n_top) if n is not None]
         if not asking:

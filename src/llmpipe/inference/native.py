@@ -230,7 +230,7 @@ def compiled() -> ctypes.CDLL | None:
 
 @contextlib.contextmanager
 def _library_folder() -> Iterator[Path]:
-    """Give the user's cache; a user without one gets a private folder for the moment.
+    """Yield the user's cache folder, or a private temporary one for a user without a cache.
 
     Never a fixed place that others can write to, such as one below `/tmp`: what lies here is executed.
     """
@@ -242,7 +242,7 @@ def _library_folder() -> Iterator[Path]:
 
 
 def _compile(compiler: str, target: Path) -> None:
-    """Make the library under another name first, so that nobody loads half of one."""
+    """Compile under another name first, so that nobody loads half a library."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / "decode.so"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Passes a text on up to the first of several stop strings.
+    """Passes a text through up to the first of several stop strings.
 
     Args:
         stops: none of them empty.
@@ -41,7 +41,7 @@ class StopStrings:
         return self._release(len(self._held)) if self.found is None else ""
 
     def _n_possible(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+        """Return the length of the longest end of the text that could begin a stop string."""
         longest = max(map(len, self._stops), default=1) - 1
         for n in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-n:]) for stop in self._stops):

@@ -1,4 +1,4 @@
-"""The routes, and what stands before all of them: key, host check, errors in one shape."""
+"""The routes, and what every request passes first: host check, key, limits, errors in one shape."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def build_app(
 
 
 def build_tokens_app(tokenizers: Mapping[str, Tokenizer], limits: RequestLimits) -> ASGIApp:
-    """Return an application that has no model, and shows texts as tokens alone."""
+    """Return an application that has no model and only shows texts as tokens."""
     routes = _page_routes("tokenizer.html", tokenizers)
     return _Guard(_application(routes, limits, Counters()), None, LOOPBACK_NAMES)
 
@@ -92,7 +92,7 @@ def _page_routes(start: str, tokenizers: Mapping[str, Tokenizer]) -> _Routes:
 def _application(
     routes: _Routes, limits: RequestLimits, counters: Counters, lifespan: Any = None
 ) -> Starlette:
-    """Read bodies, turn our errors into answers, and count both."""
+    """Return the application in which every route reads its body, answers errors, and is counted."""
 
     def route(method: str, path: str, handler: Handler) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -115,7 +115,7 @@ def _application(
 
 
 class _Guard:
-    """Checks host, origin and key before anything else is looked at, unknown routes included."""
+    """Checks host, origin and key before anything else, even for unknown routes."""
 
     def __init__(self, app: ASGIApp, key: str | None, hosts: Collection[str] | None) -> None:
         self._app = app

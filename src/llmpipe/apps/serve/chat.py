@@ -107,11 +107,10 @@ def read_prompt(
     messages = body_field(body, "messages", list, [])
     if not messages:
         raise ApiError(400, "`messages` is empty", param="messages")
-    continue_final = body_field(body, "continue_final_message", bool, False)
     add_generation_prompt = body_field(body, "add_generation_prompt", bool, True)
     rules = _offered_tools(body, own_tools)
     turns, is_open = _joined_turns(messages)
-    if continue_final and turns[-1][0] == "assistant":
+    if body_field(body, "continue_final_message", bool, False) and turns[-1][0] == "assistant":
         is_open = True
     whole = [Message(role, parts) for role, parts in (turns[:-1] if is_open else turns)]
     if body.get("tools") is not None or body.get("tool_choice") == "none":
@@ -288,7 +287,7 @@ class ChatShape:
         self._choices = [_Choice() for _ in self.replies]
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """Return the role first, then what was written, and the end by itself."""
+        """Return the role first, then what was written, and the end in a chunk of its own."""
 
         def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
             return {"index": i_reply, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -313,7 +312,7 @@ class ChatShape:
         return found
 
     def _delta(self, i_reply: int, events: Sequence[Event]) -> dict[str, Any]:
-        """Return what events add to a message, and note it in the choice."""
+        """Return what events add to a message, and keep it in the choice."""
         choice = self._choices[i_reply]
         delta: dict[str, Any] = {}
         rules = self.replies[i_reply].rules

@@ -68,10 +68,9 @@ async def completions(service: Service, request: Request, body: dict[str, Any]) 
         raise ApiError(400, message, "unsupported_value", "stream")
     rules = ReplyRules(stops=settings.stops, ends=service.stop_ids, is_plain=True)
     replies = [Reply(service.tokenizer, rules) for _ in range(n_choices)]
-    scores_prompts = echo and n_logprobs is not None
-    exchange = Exchange(
-        service, settings, [p.ids for p in prompts], replies, scores_prompts=scores_prompts
-    )
+    scores = echo and n_logprobs is not None
+    ids = [prompt.ids for prompt in prompts]
+    exchange = Exchange(service, settings, ids, replies, scores_prompts=scores)
     of_each = [prompt for prompt in prompts for _ in settings.samplings]
     shape = _TextShape(replies, of_each, settings, echo, max_tokens == 0, n_logprobs is not None)
     head = service.head("cmpl", "text_completion")
@@ -129,7 +128,7 @@ class _TextShape:
         self._tokens: list[list[AddedTokens]] = [[] for _ in self.replies]
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """Return the event of one token of a streamed answer, if it shows anything."""
+        """Return the chunk for one token of a streamed answer, if there is anything to show."""
         tokens = [event for event in events if isinstance(event, AddedTokens)]
         text = "".join(event.text for event in events if isinstance(event, TextDelta))
         offset = len(self._texts[i_reply])

@@ -31,7 +31,7 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self) -> Response:
-        """Return the answer; after a refusal of the body the connection cannot go on."""
+        """Return the answer; a connection whose body was refused is closed."""
         headers = {}
         if self.status == 429:
             headers["retry-after"] = "1"

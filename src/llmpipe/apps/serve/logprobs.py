@@ -57,7 +57,7 @@ def own_logprobs(tokens: Sequence[AddedTokens], keeps_end: bool) -> list[LogProb
 
 
 def token_strings(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """Spell tokens out; bytes that are no whole character come as a backslash, x and two digits."""
+    r"""Spell tokens out; bytes that are no whole character become `\x` and two digits."""
     return [_bytes(tokenizer, id).decode(errors="backslashreplace") for id in ids]
 
 

@@ -29,7 +29,7 @@ COMPLETION_FIELDS = _SHARED | {"prompt", "echo", "best_of", "suffix"}
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """Bounds on requests; the answer to more is 400, 408, 413 or 429.
+    """What one client may ask for, so that some is left for the others; more gets 400, 408, 413 or 429.
 
     Attributes:
         max_body_bytes: of a request; the context of most models fits into it many times.
@@ -87,7 +87,7 @@ def field(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], def
 
 
 def refuse(body: Mapping[str, Any], name: str, *allowed: Any, why: str = "") -> None:
-    """Refuse a field that asks for what this server does not do."""
+    """Refuse a field that asks for something this server does not do."""
     if body.get(name) not in (None, *allowed):
         message = f"this `{name}` is not supported" + (f": {why}" if why else "")
         raise ApiError(400, message, "unsupported_value", name)
@@ -174,7 +174,7 @@ def token_ids(body: Mapping[str, Any], name: str, n_ids: int) -> list[int]:
 
 
 def answer_tokens(body: Mapping[str, Any], default: int, *names: str) -> int:
-    """Return the limit on an answer's tokens: the first field of `names` that is there."""
+    """Return the limit on an answer's tokens: the first of the fields `names` that was sent."""
     for name in names:
         value = field(body, name, int, None)
         if value is not None:

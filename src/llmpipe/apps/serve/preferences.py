@@ -1,4 +1,4 @@
-"""Orders of answers, written down for a reward model.
+"""Orders of answers, from best to worst, kept for training a reward model.
 
 Each line of the file is one JSON object:
 
@@ -43,7 +43,7 @@ class Preferences:
         self._lock = threading.Lock()
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one order down, whole and safe on the disk.
+        """Append one order and wait until it is safe on the disk.
 
         Raises:
             ApiError: if the file cannot be written.
@@ -61,7 +61,7 @@ class Preferences:
 
 
 def parse_preference(body: dict[str, Any], model: str) -> dict[str, Any]:
-    """Return the line for what a client has sent.
+    """Check an order that a client has sent; return the line to write.
 
     Raises:
         ApiError: naming the field that is wrong.

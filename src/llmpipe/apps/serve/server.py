@@ -35,9 +35,7 @@ MAX_BATCH = 16
 def serve(options: ServeOptions, console: Console) -> None:
     """Serve a model until SIGTERM or Ctrl-C; answers that are being written are finished first.
 
-    Args:
-        options: of the command.
-        console: told the address; never a prompt or an answer.
+    The console is told the address, and never a prompt or an answer.
 
     Raises:
         UserError: if the address is not loopback and there is no key, or the port is taken.
@@ -93,7 +91,7 @@ def _run(app: ASGIApp, limits: RequestLimits, listener: socket.socket) -> None:
 
 
 def default_tools(folder: Path, console: Console) -> ToolRunner | None:
-    """Return Python, or say why there is none: a machine without a sandbox can serve all the same."""
+    """Return Python, or warn why it is missing: a machine without a sandbox can still serve."""
     try:
         return _tool_runner(folder, ("python",))
     except UserError as error:
@@ -138,7 +136,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def make_server(app: Any, limits: RequestLimits) -> uvicorn.Server:
-    """Return a server that logs no requests and waits for no slow ones."""
+    """Return a server that logs no requests and drops connections that are too slow."""
 
     class Protocol(_DeadlineProtocol):
         header_timeout_s = limits.header_timeout_s
@@ -162,13 +160,13 @@ class _Server(uvicorn.Server):
     """Ends with exit code 0 after SIGTERM; uvicorn itself would raise the signal again."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Finish what is being written; a second signal ends at once."""
+        """Let answers in progress finish; a second signal ends them at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 class _DeadlineProtocol(H11Protocol):
-    """uvicorn's HTTP, closing connections whose headers do not come.
+    """uvicorn's HTTP, which also closes connections whose headers do not arrive in time.
 
     uvicorn has no such limit: sockets that send a byte now and then stay open for ever.
     """
@@ -189,7 +187,7 @@ class _DeadlineProtocol(H11Protocol):
         self._watch()
 
     def _watch(self) -> None:
-        """Start the clock when headers are being waited for, and stop it when they are there."""
+        """Start the clock while waiting for headers, and stop it when they have arrived."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_watching()
         elif self._deadline is None:

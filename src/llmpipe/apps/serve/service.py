@@ -33,7 +33,7 @@ Opened = AbstractContextManager[Mapping[ToolName, Tool]]
 
 
 class ToolRunner:
-    """Runs the server's own tools for many answers at once, on threads, while the engine goes on with others.
+    """Runs the server's own tools on threads, while the engine continues with other answers.
 
     A sandbox does one thing at a time, so each running call has one to itself; it is kept for the
     next calls.
@@ -57,12 +57,12 @@ class ToolRunner:
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="tool")
 
     async def run(self, name: ToolName, text: str) -> str:
-        """Return what a tool has to say; a failure is an answer, too."""
+        """Return a tool's output; a failure is an output, too."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._run, name, text)
 
     def close(self) -> None:
-        """Wait for running calls and end what the tools hold."""
+        """Wait for running calls, then close the tools."""
         self._threads.shutdown(cancel_futures=True)
         self._open_ones.close()
 
@@ -155,7 +155,7 @@ class Service:
 
     async def run_tool(self, call: ToolCall) -> str:
         """Run a tool; return its output."""
-        assert self.tools, "only tools that are there can be waited for"
+        assert self.tools, "a reply waits for the tools of its rules only"
         return await self.tools.run(call.tool, call.text)
 
     def head(self, prefix: str, kind: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Worker:
         self._inbox.put(lambda: self._give(exchange, i_reply, output))
 
     def end(self, exchange: Exchange) -> None:
-        """Write no more of an exchange."""
+        """Stop writing an exchange."""
         self.n_open -= len(exchange.replies)
         self._inbox.put(lambda: self._cancel(exchange))
 
@@ -293,7 +293,7 @@ class Exchange:
             worker.end(self)
 
     def _follow(self, i_reply: int, events: Sequence[Event]) -> bool:
-        """Return whether a reply has ended with these events; run the tool that it else may call."""
+        """Return whether a reply has ended with these events; if not, run the tool that it calls."""
         if events and isinstance(events[-1], Done):
             return True
         for event in events:
@@ -318,7 +318,7 @@ class Exchange:
         }
 
     async def _finish_or_leave(self, request: Request, shape: Shape) -> None:
-        """Write the whole answer, unless the client goes away before."""
+        """Write the whole answer, unless the client leaves first."""
 
         async def work() -> None:
             async with contextlib.aclosing(self._chunks(shape)) as chunks:
