@@ -367,7 +367,9 @@ class Engine:
             last.append(len(new) - 1)
         logits = decoder(new, slot_of, place_of, last)
         for row, ids in zip(rows, held, strict=True):
-            ids[:] = row.ids
+            ids.extend(
+                row.ids[len(ids) :]
+            )  # the new ones alone: a copy of all would cost more each step
         return logits
 
     def _computed(self, rows: Sequence[_Row]) -> tuple[list[_Row], Tensor]:
