@@ -367,9 +367,7 @@ class Engine:
             last.append(len(new) - 1)
         logits = decoder(new, slot_of, place_of, last)
         for row, ids in zip(rows, held, strict=True):
-            ids.extend(
-                row.ids[len(ids) :]
-            )  # the new ones alone: a copy of all would cost more each step
+            ids.extend(row.ids[len(ids) :])  # not a copy of all, which would grow with the text
         return logits
 
     def _computed(self, rows: Sequence[_Row]) -> tuple[list[_Row], Tensor]:
