@@ -71,18 +71,9 @@ def test_batched_equals_single_equals_naive(model: Transformer, settings: str) -
 
 def test_cached_logits_equal_the_full_forward(model: Transformer) -> None:
     """Ragged rows in slots that are no neighbours, in two passes, one of them padded."""
-    config = model.config
     rows = [[7, 8, 9, 10, 11], [1, 2, 3], list(range(30, 39))]
     slots, cut = [4, 0, 2], [2, 1, 6]
-    cache = SlotCache(
-        config.n_layers,
-        5,
-        16,
-        config.n_kv_heads,
-        config.head_dim,
-        torch.float32,
-        torch.device("cpu"),
-    )
+    cache = SlotCache(model, n_slots=5, max_len=16)
     with torch.no_grad():
         for begins, ends in (([0, 0, 0], cut), (cut, [len(row) for row in rows])):
             n_new = [end - begin for begin, end in zip(begins, ends, strict=True)]

@@ -358,7 +358,7 @@ def serve(console: Console, model: Path, allow_host: list[str] | None, **given: 
     from llmpipe.apps.serve.options import ServeOptions, run_serve
 
     options = ServeOptions(folder=model, allowed_hosts=tuple(allow_host or ()), **given)
-    raise typer.Exit(run_serve(options, console))
+    run_serve(options, console)
 
 
 @command(

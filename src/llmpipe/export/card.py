@@ -1,6 +1,6 @@
 """The model card: where a model comes from, made from the manifests of the artifacts behind it.
 
-Everything on it was recorded by the run; what the run did not record is said to be unknown.
+Everything on the card was recorded by the run; where the run recorded nothing, it says "unknown".
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def model_card(source: Source, name: str, license: str | None = None) -> str:
 
     Args:
         source: the model; its folder's manifest leads to the artifacts it was made from.
-        name: of the model.
         license: an SPDX name, chosen by whoever publishes; None leaves it open.
     """
     history = list(ancestors(source.folder))
     sections = [
-        _front_matter(source, license),
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [llmpipe]\n"
+        + (f"license: {license}\n" if license else "")
+        + "---",
         f"# {name}\n\n{_summary(source)}",
         f"## License\n\n{_license(license, history)}",
         *(_stage(artifact) for artifact in history),
@@ -48,8 +49,7 @@ def ancestors(folder: Path) -> Iterator[Artifact]:
     """Yield the artifact in `folder` and all it was made from, nearest first, each once."""
     seen: set[str] = set()
     paths = [(folder, None)]
-    while paths:
-        path, expected = paths.pop(0)
+    for path, expected in paths:  # grows on the way
         artifact = _opened(path, expected)
         if artifact is None or artifact.id in seen:
             continue
@@ -60,24 +60,12 @@ def ancestors(folder: Path) -> Iterator[Artifact]:
 
 
 def _opened(path: Path, expected_id: str | None) -> Artifact | None:
-    """Open an artifact; None if it is gone, or another one stands in its place by now."""
+    """Open an artifact; None if it is gone or has been replaced by another."""
     try:
         artifact = open_artifact(path)
     except LlmpipeError:
         return None
     return artifact if expected_id in (None, artifact.id) else None
-
-
-def _front_matter(source: Source, license: str | None) -> str:
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [llmpipe]",
-    ]
-    if license:
-        lines.append(f"license: {license}")
-    return "\n".join([*lines, "---"])
 
 
 def _summary(source: Source) -> str:
@@ -107,7 +95,7 @@ def _license(license: str | None, history: list[Artifact]) -> str:
 
 
 def _stage(artifact: Artifact) -> str:
-    """Describe one artifact: its numbers, its settings, and with what code it was made."""
+    """Describe one artifact: its numbers, its settings, and the code that made it."""
     manifest = artifact.manifest
     stage = str(manifest["stage"])
     stats = artifact.stats
@@ -137,7 +125,7 @@ def _cell(value: Any) -> str:
 
 
 def _scores(folder: Path) -> str:
-    """Return the scores that lie beside the model, if they are this model's."""
+    """Return the scores found beside the model, if they are this model's."""
     own = _opened(folder, None)
     if own is None:
         return ""

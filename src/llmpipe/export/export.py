@@ -1,4 +1,11 @@
-"""`llmpipe export`: a model folder as a Hugging Face folder, a GGUF file, or a folder for Ollama."""
+"""`llmpipe export`: a model folder as a Hugging Face folder, a GGUF file, or a folder for Ollama.
+
+Ollama's folder is the GGUF file and a Modelfile: how a conversation is written out, and where an answer ends. An
+import without these two is the usual reason for models that babble on there. Its template is in Go's language, and
+leaves the document mark out, because llama.cpp puts it in front itself.
+
+Source: ollama/ollama docs/modelfile.md (instructions and parameters) and docs/template.md (example ChatML).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +13,6 @@ import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from llmpipe.core.artifact import write_atomic
 from llmpipe.core.console import Console
@@ -15,16 +21,20 @@ from llmpipe.export.card import model_card
 from llmpipe.export.gguf_file import FILE as GGUF_FILE
 from llmpipe.export.gguf_file import GGUF_DTYPES, write_gguf
 from llmpipe.export.hugging_face import Source, read_source, write_hugging_face
-from llmpipe.export.ollama import modelfile
+from llmpipe.tokenizer.special import BOS, IM_END, IM_START
 
-Format = Literal["hf", "gguf", "ollama"]
-Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
-
-DTYPES: dict[Format, tuple[str, ...]] = {
+DTYPES = {
     "hf": ("float32", "float16", "bfloat16"),
     "gguf": GGUF_DTYPES,
     "ollama": GGUF_DTYPES,
 }
+"""The formats, and the types that each has for weights."""
+
+OLLAMA_CHAT_TEMPLATE = (
+    "{{- range .Messages }}" + IM_START + "{{ .Role }}\n{{ .Content }}" + IM_END + "\n"
+    "{{ end }}" + IM_START + "assistant\n"
+)
+OLLAMA_TEXT_TEMPLATE = "{{ .Prompt }}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,6 @@ class Exported:
     """What was written, and what reloading it showed.
 
     Attributes:
-        folder: with all files.
         n_bytes: of all files.
         checks: one line per program that reloaded it; empty without `verify`.
     """
@@ -44,10 +53,10 @@ class Exported:
 
 def export_model(
     source: Path,
-    to: Format,
+    to: str,
     out: Path,
     verify: bool = False,
-    dtype: Dtype = "float32",
+    dtype: str = "float32",
     console: Console | None = None,
     *,
     name: str | None = None,
@@ -61,7 +70,6 @@ def export_model(
         out: folder to make; it must not exist.
         verify: reload it with the program it is for, and compare tokens and log-probabilities.
         dtype: type of the matrices.
-        console: for what is going on.
         name: of the model; by default that of its run.
         license: SPDX name for the model card.
 
@@ -83,7 +91,7 @@ def export_model(
         else:
             write_gguf(model, partial / GGUF_FILE, dtype, name)
         if to == "ollama":
-            write_atomic(partial / "Modelfile", modelfile(model, GGUF_FILE))
+            write_atomic(partial / "Modelfile", _modelfile(model))
         write_atomic(partial / "README.md", model_card(model, name, license))
         checks = _verify(model, to, partial, dtype, console) if verify else ()
         partial.rename(out)
@@ -94,7 +102,7 @@ def export_model(
     return Exported(out, n_bytes, checks)
 
 
-def _check_arguments(to: Format, out: Path, dtype: str) -> None:
+def _check_arguments(to: str, out: Path, dtype: str) -> None:
     if to not in DTYPES:
         raise UserError(f"no format is called `{to}`", hint=f"formats: {', '.join(DTYPES)}")
     if dtype not in DTYPES[to]:
@@ -110,19 +118,32 @@ def _check_arguments(to: Format, out: Path, dtype: str) -> None:
         )
 
 
-def _verify(
-    source: Source, to: Format, folder: Path, dtype: str, console: Console
-) -> tuple[str, ...]:
+def _modelfile(source: Source) -> str:
+    stops = [name for name in source.stops if name != BOS]
+    template = OLLAMA_TEXT_TEMPLATE
+    if source.chat_template is not None and {IM_START, IM_END} <= source.tokenizer.special.keys():
+        template = OLLAMA_CHAT_TEMPLATE
+        stops += [name for name in (IM_END, IM_START) if name not in stops]
+    lines = [
+        f"FROM ./{GGUF_FILE}",
+        f'TEMPLATE """{template}"""',
+        f"PARAMETER num_ctx {source.model.config.max_seq_len}",
+        *(f'PARAMETER stop "{stop}"' for stop in stops),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _verify(source: Source, to: str, folder: Path, dtype: str, console: Console) -> tuple[str, ...]:
     from llmpipe.export.verify import verify_gguf_tensors, verify_hugging_face, verify_llama_cpp
 
     if to == "hf":
-        lines = [verify_hugging_face(source, folder, dtype).line()]
+        lines = [verify_hugging_face(source, folder, dtype)]
     else:
         path = folder / GGUF_FILE
         n_tensors = verify_gguf_tensors(source, path, dtype)
         lines = [f"gguf: {n_tensors} tensors read back equal to the source"]
         if check := verify_llama_cpp(source, path, dtype):
-            lines.append(check.line())
+            lines.append(check)
         else:
             console.warn(
                 "llama.cpp was not tried: install `llama-cpp-python` to compare with it as well"

@@ -6,7 +6,7 @@ newly trained one. Our split patterns are ones that llama.cpp has by name, so th
 Where llama.cpp differs from Hugging Face's weights:
 
     * GPT-2's matrices stand the other way round.
-    * Llama's queries and keys pair neighbouring numbers for rotary positions, so their rows are
+    * Llama's queries and keys pair neighboring numbers for rotary positions, so their rows are
       reordered; Qwen3's are not.
     * Llama 3.1's stretched wavelengths are a tensor of divisors.
     * Norms, biases and learned positions stay in float32.
@@ -26,9 +26,10 @@ from llmpipe.core.artifact import atomic_file
 from llmpipe.core.errors import UserError
 from llmpipe.export.hugging_face import Source
 from llmpipe.model.config import ModelConfig
+from llmpipe.model.rope import rope_frequencies
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.hf import spell
-from llmpipe.tokenizer.patterns import PATTERNS, pattern_name
+from llmpipe.tokenizer.patterns import pattern_name
 
 FILE = "model.gguf"
 GGUF_DTYPES = ("float32", "float16", "q8_0")
@@ -43,32 +44,22 @@ PRE_TOKENIZERS = {
 does. Source: ggml-org/llama.cpp src/llama-vocab.cpp."""
 
 _Q8_BLOCK = 32
-"""Numbers that share one scale in Q8_0; rows that are no multiple of it stay in float16."""
+"""Numbers that share one scale in Q8_0; matrices whose rows are no multiple of it stay in float16."""
 
-_LARGEST_FLOAT16 = 65504.0
-
-_BLOCK_NAMES = {
-    "attn_norm": "attn_norm",
-    "attn.q": "attn_q",
-    "attn.k": "attn_k",
-    "attn.v": "attn_v",
-    "attn.o": "attn_output",
-    "attn.q_norm": "attn_q_norm",
-    "attn.k_norm": "attn_k_norm",
-    "mlp_norm": "ffn_norm",
-    "mlp.gate": "ffn_gate",
-    "mlp.up": "ffn_up",
-    "mlp.down": "ffn_down",
-}
+# llama.cpp's names are these with an underscore and `ffn` for `mlp`, except for one (`_block_tensors`).
+_BLOCK_PARTS = (
+    "attn_norm", "attn.q", "attn.k", "attn.v", "attn.o", "attn.q_norm", "attn.k_norm",
+    "mlp_norm", "mlp.gate", "mlp.up", "mlp.down",
+)  # fmt: skip
 
 
 def write_gguf(source: Source, path: Path, dtype: str, name: str) -> None:
     """Write a model as one file.
 
     Args:
-        source: model, tokenizer, template and stops.
+        source: the model.
         path: of the file.
-        dtype: `float32`, `float16` or `q8_0`, of the matrices.
+        dtype: one of `GGUF_DTYPES`, for the matrices.
         name: of the model, for people.
 
     Raises:
@@ -83,22 +74,17 @@ def write_gguf(source: Source, path: Path, dtype: str, name: str) -> None:
         writer.add_name(name)
         _add_shape(writer, source.model.config)
         file_types = gguf.LlamaFileType
-        writer.add_file_type(
-            {
-                "float32": file_types.ALL_F32,
-                "float16": file_types.MOSTLY_F16,
-                "q8_0": file_types.MOSTLY_Q8_0,
-            }[dtype]
-        )
+        types = (file_types.ALL_F32, file_types.MOSTLY_F16, file_types.MOSTLY_Q8_0)
+        writer.add_file_type(types[GGUF_DTYPES.index(dtype)])
         if dtype == "q8_0":
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_tokenizer(writer, source, pre_tokenizer)
         for tensor_name, array in gguf_tensors(source):
             kind = storage(tensor_name, array, dtype)
-            if kind == "F16" and np.abs(array).max(initial=0.0) > _LARGEST_FLOAT16:
+            largest = np.abs(array).max(initial=0.0)
+            if kind == "F16" and largest > np.finfo(np.float16).max:
                 raise UserError(
-                    f"{tensor_name} holds a weight of {np.abs(array).max():.3g}, and float16 ends at "
-                    f"{_LARGEST_FLOAT16:g}",
+                    f"{tensor_name} holds a weight of {largest:.3g}, and float16 ends at 65504",
                     hint="export with `--dtype float32`",
                 )
             stored_as = gguf.GGMLQuantizationType[kind]
@@ -111,19 +97,19 @@ def write_gguf(source: Source, path: Path, dtype: str, name: str) -> None:
 
 
 def pre_tokenizer_name(tokenizer: Tokenizer) -> str:
-    """Return llama.cpp's name of the way the tokenizer cuts text.
+    """Return llama.cpp's name for the tokenizer's split pattern.
 
     Raises:
         UserError: if it has none.
     """
-    known = pattern_name(tokenizer.pattern)
-    if known is None:
-        names = ", ".join(name for name in PATTERNS if name in PRE_TOKENIZERS)
+    name = PRE_TOKENIZERS.get(pattern_name(tokenizer.pattern) or "")
+    if name is None:
         raise UserError(
             "the tokenizer's split pattern is none that llama.cpp knows",
-            hint=f"train the tokenizer with one of the patterns {names}, or export with `--to hf`",
+            hint=f"train the tokenizer with one of the patterns {', '.join(PRE_TOKENIZERS)}, "
+            "or export with `--to hf`",
         )
-    return PRE_TOKENIZERS[known]
+    return name
 
 
 def storage(name: str, array: np.ndarray, dtype: str) -> str:
@@ -138,7 +124,7 @@ def storage(name: str, array: np.ndarray, dtype: str) -> str:
 
 
 def gguf_tensors(source: Source) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every tensor with llama.cpp's name and in its order of numbers, as float32."""
+    """Yield every tensor in float32, under llama.cpp's name and in its layout."""
     model, config = source.model, source.model.config
     ours = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
     yield "token_embd.weight", ours["embed.weight"][: config.vocab_size]
@@ -158,33 +144,31 @@ def gguf_tensors(source: Source) -> Iterator[tuple[str, np.ndarray]]:
 def _block_tensors(
     ours: dict[str, np.ndarray], prefix: str, theirs: str, config: ModelConfig
 ) -> Iterator[tuple[str, np.ndarray]]:
-    names = dict(_BLOCK_NAMES)
+    parts = list(_BLOCK_PARTS)
     if config.family == "gpt2":
         for kind in ("weight", "bias"):
-            parts = [ours[f"{prefix}attn.{part}.{kind}"] for part in "qkv"]
-            yield f"{theirs}attn_qkv.{kind}", np.concatenate(parts)
-        for part in "qkv":
-            del names[f"attn.{part}"]
-    for our_name, their_name in names.items():
+            qkv = [ours[f"{prefix}attn.{part}.{kind}"] for part in "qkv"]
+            yield f"{theirs}attn_qkv.{kind}", np.concatenate(qkv)
+        parts = [part for part in parts if part not in ("attn.q", "attn.k", "attn.v")]
+    for part in parts:
+        name = {"attn.o": "attn_output"}.get(part, part.replace("mlp", "ffn").replace(".", "_"))
         for kind in ("weight", "bias"):
-            array = ours.get(f"{prefix}{our_name}.{kind}")
+            array = ours.get(f"{prefix}{part}.{kind}")
             if array is None:
                 continue
-            if config.family == "llama" and our_name in ("attn.q", "attn.k"):
-                array = _neighbours(array, config.head_dim)
-            yield f"{theirs}{their_name}.{kind}", array
+            if config.family == "llama" and part in ("attn.q", "attn.k"):
+                array = _neighbors(array, config.head_dim)
+            yield f"{theirs}{name}.{kind}", array
 
 
-def _neighbours(matrix: np.ndarray, head_dim: int) -> np.ndarray:
+def _neighbors(matrix: np.ndarray, head_dim: int) -> np.ndarray:
     """Bring the rows `i` and `i + head_dim / 2` of each head together, for llama.cpp's Llama."""
     halves = matrix.reshape(-1, 2, head_dim // 2, matrix.shape[1])
     return halves.swapaxes(1, 2).reshape(matrix.shape)
 
 
 def _rope_divisors(config: ModelConfig) -> np.ndarray:
-    """Return by how much each pair's angle is divided: 1 where Llama 3.1 leaves it alone."""
-    from llmpipe.model.rope import rope_frequencies
-
+    """Return what each pair's angle is divided by: 1 where Llama 3.1 leaves it alone."""
     plain = rope_frequencies(config.head_dim, config.rope_theta, None)
     stretched = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     divisors: np.ndarray = (plain / stretched).numpy()

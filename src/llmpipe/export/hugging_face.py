@@ -1,4 +1,4 @@
-"""The Hugging Face folder: what transformers, vLLM, mlx-lm and llama.cpp's tools open.
+"""The Hugging Face folder, which transformers, vLLM, mlx-lm and llama.cpp's tools open.
 
 A model artifact has these files already; an export differs in the type of the weights, in `config.json`
 naming the tokens that begin and end texts, and in holding nothing else.
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmpipe.core.errors import InputError
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import load_model, save_generation_config, save_model
@@ -20,12 +22,10 @@ from llmpipe.tokenizer.special import IM_END
 
 @dataclass(frozen=True)
 class Source:
-    """A model folder, read.
+    """The contents of a model folder.
 
     Attributes:
-        folder: where it came from.
         model: in float32 on the CPU, in evaluation mode.
-        tokenizer: its own.
         chat_template: Jinja text; None for a model that does not chat.
         stop_ids: where generation ends, the first one being the `eos` of formats that know one only.
     """
@@ -48,8 +48,6 @@ def read_source(folder: Path) -> Source:
     Raises:
         InputError: if a file is missing or broken, or the tokenizer has ids the model does not know.
     """
-    import torch
-
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, dtype=torch.float32)
     model.eval()
@@ -63,7 +61,7 @@ def read_source(folder: Path) -> Source:
 
 
 def read_stop_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the ids at which generation ends: those the folder names, else what our own models end at."""
+    """Return the ids at which generation ends: those that the folder names, else those of our own models."""
     stops = read_json(folder / "generation_config.json").get("eos_token_id")
     if isinstance(stops, int):
         stops = [stops]
@@ -95,13 +93,10 @@ def write_hugging_face(source: Source, out: Path, dtype: str) -> None:
     """Write weights, settings, tokenizer, template and stop ids into the folder `out`.
 
     Args:
-        source: what to write; its model's weights are converted one after the other.
+        source: stays as it is, the reference that `--verify` compares with.
         out: is created if missing.
         dtype: torch's name of the type of the weights.
     """
-    import torch
-
-    # The conversion happens on a copy: the source stays as the reference that --verify compares with.
     model = source.model
     if dtype != "float32":
         model = load_model(source.folder, dtype=getattr(torch, dtype))

@@ -1,7 +1,7 @@
-"""Reload what was exported with the programs it is for, and compare with the source.
+"""Reload an export with the programs it is meant for, and compare it with the source in float32.
 
-Compared are token ids of plain and hostile texts, log-probabilities of every token at every place of a few
-sequences, and the greedy continuation. The reference is the source in float32.
+Three things are compared: the token ids of plain and hostile texts, the log-probabilities of every token at every
+position of a few sequences, and the greedy continuation.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,41 +42,9 @@ TEXTS = (
 )
 """Plain words, digits, blanks, scripts, emoji, and spellings of control tokens as a user may type them."""
 
-LogProbs = Callable[[Sequence[int]], np.ndarray]
-"""From ids to log-probabilities of the next token at every place: a row per id."""
 
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison with a program that reloaded the export.
-
-    Attributes:
-        program: that did.
-        n_texts: whose ids were equal.
-        n_tokens: places at which log-probabilities were compared.
-        largest_difference: between them.
-        n_equal_greedy: greedy tokens that were equal, of `n_greedy`.
-        n_greedy: greedy tokens compared.
-    """
-
-    program: str
-    n_texts: int
-    n_tokens: int
-    largest_difference: float
-    n_equal_greedy: int
-    n_greedy: int
-
-    def line(self) -> str:
-        """Sum the comparison up."""
-        return (
-            f"{self.program}: ids of {self.n_texts} texts equal, log-probabilities of {self.n_tokens} "
-            f"places differ by at most {self.largest_difference:.1e}, "
-            f"{self.n_equal_greedy} of {self.n_greedy} greedy tokens equal"
-        )
-
-
-def verify_hugging_face(source: Source, folder: Path, dtype: str) -> Check:
-    """Reload a Hugging Face folder with transformers.
+def verify_hugging_face(source: Source, folder: Path, dtype: str) -> str:
+    """Reload a Hugging Face folder with transformers; return a line that sums the comparison up.
 
     Raises:
         UserError: if transformers is not installed.
@@ -90,23 +58,20 @@ def verify_hugging_face(source: Source, folder: Path, dtype: str) -> Check:
     transformers.utils.logging.disable_progress_bar()
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = theirs.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return ids
+    encode = partial(theirs.encode, add_special_tokens=False, split_special_tokens=True)
 
     @torch.no_grad()
     def log_probs(ids: Sequence[int]) -> np.ndarray:
         logits: torch.Tensor = model(torch.tensor([list(ids)])).logits[0]
         return np.asarray(logits.float().log_softmax(-1))
 
-    check = _compare("transformers", source, dtype, encode, log_probs)
+    found = _compare("transformers", source, dtype, encode, log_probs)
     # A model imported with a template of its own makers may chat in another way.
     if source.chat_template is not None and BOS in source.chat_template:
         messages = [{"role": "user", "content": TEXTS[0]}]
         ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         _require(list(ids) == _chat_ids(source, TEXTS[0]), "the chat template gives other ids")
-    return check
+    return found
 
 
 def verify_gguf_tensors(source: Source, path: Path, dtype: str) -> int:
@@ -118,16 +83,15 @@ def verify_gguf_tensors(source: Source, path: Path, dtype: str) -> int:
     import gguf
 
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    n_tensors = 0
+    n_tensors = len(stored)
     for name, array in gguf_tensors(source):
         _require(name in stored, f"{path}: tensor {name} is missing")
-        tensor = stored[name]
+        tensor = stored.pop(name)
         got = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(array.shape)
         kind = storage(name, array, dtype)
         is_near = np.abs(got - array) <= _rounding(kind, np.abs(array))
         _require(bool(is_near.all()), f"{path}: tensor {name} differs from the source")
-        n_tensors += 1
-    _require(len(stored) == n_tensors, f"{path}: {len(stored) - n_tensors} tensors too many")
+    _require(not stored, f"{path}: {len(stored)} tensors too many")
     return n_tensors
 
 
@@ -144,8 +108,8 @@ def _rounding(kind: str, sizes: np.ndarray) -> np.ndarray | float:
     return float(sizes.max(initial=0.0)) * (0.5 / 127 + 2**-11) + 127 * 2**-25
 
 
-def verify_llama_cpp(source: Source, path: Path, dtype: str) -> Check | None:
-    """Reload a GGUF file with llama.cpp; None if llama-cpp-python is not installed.
+def verify_llama_cpp(source: Source, path: Path, dtype: str) -> str | None:
+    """Reload a GGUF file with llama.cpp and sum up the comparison; None without llama-cpp-python.
 
     Raises:
         ExpectationError: if tokens or log-probabilities differ.
@@ -164,10 +128,6 @@ def verify_llama_cpp(source: Source, path: Path, dtype: str) -> Check | None:
         verbose=False,
     )
 
-    def encode(text: str) -> list[int]:
-        ids: list[int] = llama.tokenize(text.encode(), add_bos=False, special=False)
-        return ids
-
     def log_probs(ids: Sequence[int]) -> np.ndarray:
         llama.reset()
         llama.eval(list(ids))
@@ -175,7 +135,8 @@ def verify_llama_cpp(source: Source, path: Path, dtype: str) -> Check | None:
         return np.asarray(logits.log_softmax(-1))
 
     try:
-        return _compare("llama.cpp", source, dtype, encode, log_probs)
+        encode = partial(llama.tokenize, add_bos=False, special=False)
+        return _compare("llama.cpp", source, dtype, lambda text: encode(text.encode()), log_probs)
     finally:
         llama.close()
 
@@ -185,8 +146,9 @@ def _compare(
     source: Source,
     dtype: str,
     encode: Callable[[str], list[int]],
-    log_probs: LogProbs,
-) -> Check:
+    log_probs: Callable[[Sequence[int]], np.ndarray],
+) -> str:
+    """Compare a program with the source; `log_probs` gives those of the next token, a row per id."""
     for text in TEXTS:
         _require(
             encode(text) == source.tokenizer.encode(text), f"{program} gives other ids for {text!r}"
@@ -205,13 +167,16 @@ def _compare(
         n_equal += sum(a == b for a, b in zip(chosen, ids, strict=True))
         n_greedy += len(ids)
         n_places += len(whole)
-    check = Check(program, len(TEXTS), n_places, largest, n_equal, n_greedy)
+    found = (
+        f"{program}: ids of {len(TEXTS)} texts equal, log-probabilities of {n_places} places differ "
+        f"by at most {largest:.1e}, {n_equal} of {n_greedy} greedy tokens equal"
+    )
     allowed = LARGEST_DIFFERENCE[dtype]
     if program == "llama.cpp" and source.model.config.family == "gpt2":
         allowed = max(allowed, LLAMA_CPP_GELU)
-    _require(largest <= allowed, f"{check.line()}; {allowed:g} is allowed for {dtype}")
-    _require(dtype != "float32" or n_equal == n_greedy, check.line())
-    return check
+    _require(largest <= allowed, f"{found}; {allowed:g} is allowed for {dtype}")
+    _require(dtype != "float32" or n_equal == n_greedy, found)
+    return found
 
 
 def _prompts(source: Source, max_len: int) -> list[list[int]]:

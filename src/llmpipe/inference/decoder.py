@@ -29,11 +29,11 @@ from llmpipe.model.transformer import Transformer
 
 
 class Decoder(Protocol):
-    """Advances sequences by a token each, or by a few.
+    """Advances sequences by one token each, or by a few.
 
     Attributes:
         most_tokens: that it takes in a step.
-        takes_prompts: whether several of them may belong to one sequence.
+        takes_prompts: whether several of these may belong to one sequence.
     """
 
     most_tokens: int
@@ -46,7 +46,14 @@ class Decoder(Protocol):
         lengths: Sequence[int],
         wanted: Sequence[int],
     ) -> Tensor:
-        """Append tokens to the sequences in some slots; return the logits after the wanted ones."""
+        """Append tokens to the sequences in some slots; return the logits after the wanted ones.
+
+        Args:
+            ids: the new tokens; those of one sequence in their order.
+            slots: where the keys and values of each one's sequence lie.
+            lengths: tokens that stand before each in its sequence.
+            wanted: indices of the tokens after which logits are needed, ascending.
+        """
         ...
 
     def refresh(self) -> None:
@@ -72,11 +79,10 @@ beginning of another, and the single token of a row that decodes."""
 def build_decoder(
     model: Transformer, cache: SlotCache, warn: Callable[[str], None]
 ) -> Decoder | None:
-    """Return the decoder for a model where it is; None if there is none for it.
+    """Return the decoder for a model on its device; None if there is none for it.
 
     Args:
-        model: in evaluation mode.
-        cache: its keys and values; nothing stands in it yet.
+        cache: its keys and values; empty as yet.
         warn: told why, where a decoder that knows all parts of the model computes something else.
     """
     if cache.keys.device.type == "cuda":
@@ -99,13 +105,13 @@ def build_decoder(
 
 def make_twin(config: ModelConfig) -> tuple[Transformer, SlotCache]:
     """Build a small float32 model of a family, and its cache: the same code, with weights that show what it does."""
-    width, n_kv_heads = 2 * config.head_dim, 2 if config.n_kv_heads == config.n_heads else 1
+    width = 2 * config.head_dim
     small = replace(
         config,
         d_model=width,
         n_layers=2,
         n_heads=2,
-        n_kv_heads=n_kv_heads,
+        n_kv_heads=2 if config.n_kv_heads == config.n_heads else 1,
         d_ff=width,
         vocab_size=64,
         max_seq_len=64,
@@ -119,8 +125,7 @@ def make_twin(config: ModelConfig) -> tuple[Transformer, SlotCache]:
             is_embedding = name in ("embed.weight", "position.weight")
             std = 0.02 if is_embedding else weights.shape[1] ** -0.5
             weights.normal_(std=std, generator=generator)
-    shape = (small.n_layers, len(_PROBE), small.max_seq_len, n_kv_heads, config.head_dim)
-    return twin, SlotCache(*shape, torch.float32, torch.device("cpu"))
+    return twin, SlotCache(twin, len(_PROBE), small.max_seq_len)
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from llmpipe.core.errors import UserError
@@ -41,7 +41,7 @@ Reason = Literal["stop", "length", "context"]
 
 @dataclass(frozen=True)
 class LogProb:
-    """How likely a token was, and which were the likeliest in its place, in descending order."""
+    """How likely a token was, and the likeliest tokens in its place, in descending order."""
 
     id: int
     logprob: float
@@ -54,12 +54,12 @@ class Token:
 
     Attributes:
         request: what `submit` returned.
-        id: the token; a stop id is reported too.
+        id: a stop id is reported too.
         reason: set on the last token of a request.
-        is_paused: True after a pause id: the row waits for `feed`.
+        is_paused: after a pause id: the row waits for `feed`.
         logprob: if the request asked for it.
-        prompt_logprobs: of the prompt's tokens from the second one on, on the first token of a
-            request that asked for them.
+        prompt_logprobs: if the request asked for them, its first token brings those of the prompt,
+            from the second token on.
     """
 
     request: int
@@ -72,17 +72,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer.
-
-    Attributes:
-        ids: sampled, without the stop id.
-        reason: why it ended.
-        logprobs: one per id, if asked for.
-    """
+    """A whole answer: the ids that were sampled, without the stop id, and why it ended."""
 
     ids: list[int]
     reason: Reason
-    logprobs: list[LogProb] = field(default_factory=list)
 
 
 @dataclass
@@ -107,7 +100,7 @@ class _Row:
 
 @dataclass
 class _Slot:
-    """What the cache holds of one slot: the ids whose keys and values are valid."""
+    """A place in the cache: the ids whose keys and values are valid there, and who is using it."""
 
     ids: list[int] = field(default_factory=list)
     row: _Row | None = None
@@ -135,20 +128,10 @@ class Engine:
         is_compiled: bool = True,
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
-        config = model.config
-        weights = next(model.parameters())
+        limit = model.config.max_seq_len
         self.model = model
-        self.device = weights.device
-        self.max_len = min(max_len or config.max_seq_len, config.max_seq_len)
-        self._cache = SlotCache(
-            n_layers=config.n_layers,
-            n_slots=max_batch,
-            max_len=self.max_len,
-            n_kv_heads=config.n_kv_heads,
-            head_dim=config.head_dim,
-            dtype=weights.dtype,
-            device=self.device,
-        )
+        self.max_len = min(max_len or limit, limit)
+        self._cache = SlotCache(model, max_batch, self.max_len)
         self._decoder = build_decoder(model, self._cache, warn) if is_compiled else None
         self._slots = [_Slot() for _ in range(max_batch)]
         self._waiting: deque[_Row] = deque()
@@ -170,19 +153,15 @@ class Engine:
         Args:
             prompt: at least one id.
             sampling: how to choose this request's tokens.
-            stop_ids: ids that end it.
-            pause_ids: ids after which it waits for `feed`, keeping its slot.
+            stop_ids: each ends it.
+            pause_ids: after each it waits for `feed`, keeping its slot.
             prompt_logprobs: report the log-probabilities of the prompt with the first token, with as
                 many of the likeliest tokens beside each as `sampling.n_logprobs` says.
 
         Raises:
             UserError: if the prompt is empty, leaves no room for a token, or an id is out of range.
         """
-        row = self._new_row(prompt, sampling, stop_ids, pause_ids)
-        if prompt_logprobs:
-            row.prompt_logprobs = []
-        self._waiting.append(row)
-        return row.request
+        return self.submit_group(prompt, [sampling], stop_ids, pause_ids, prompt_logprobs)[0]
 
     def submit_group(
         self,
@@ -190,24 +169,9 @@ class Engine:
         samplings: Sequence[Sampling],
         stop_ids: Sequence[int] = (),
         pause_ids: Sequence[int] = (),
+        prompt_logprobs: bool = False,
     ) -> list[int]:
         """Add several requests with one prompt, which is computed once; arguments as in `submit`."""
-        # The first row computes the prompt. The others wait outside the queue until it has sampled a token, and
-        # then find the prompt's keys and values in its slot (`_copy_prefix`).
-        leader, *followers = [
-            self._new_row(prompt, sampling, stop_ids, pause_ids) for sampling in samplings
-        ]
-        leader.followers = followers
-        self._waiting.append(leader)
-        return [leader.request, *(row.request for row in followers)]
-
-    def _new_row(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        stop_ids: Sequence[int],
-        pause_ids: Sequence[int],
-    ) -> _Row:
         if not prompt:
             raise UserError("the prompt is empty", hint="begin with the document mark <|bos|>")
         if len(prompt) >= self.max_len:
@@ -216,20 +180,33 @@ class Engine:
                 hint="shorten it: at least one token must be left for the answer",
             )
         n_vocab = self.model.config.vocab_size
-        ids = [min(prompt), max(prompt), *(id for id, _ in sampling.logit_bias)]
-        if wrong := [id for id in ids if not 0 <= id < n_vocab]:
+        biased = [id for sampling in samplings for id, _ in sampling.logit_bias]
+        if wrong := [id for id in (min(prompt), max(prompt), *biased) if not 0 <= id < n_vocab]:
             raise UserError(f"token id {wrong[0]} is not in 0 to {n_vocab - 1}")
-        self._n_submitted += 1
-        self._rows[self._n_submitted] = row = _Row(
-            request=self._n_submitted,
-            ids=list(prompt),
-            sampling=sampling,
-            stop_ids=frozenset(stop_ids),
-            pause_ids=frozenset(pause_ids),
-            generator=torch.Generator().manual_seed(sampling.seed),
-            n_prompt=len(prompt),
-        )
-        return row
+        rows = [
+            _Row(
+                request=self._n_submitted + i,
+                ids=list(prompt),
+                sampling=sampling,
+                stop_ids=frozenset(stop_ids),
+                pause_ids=frozenset(pause_ids),
+                generator=torch.Generator().manual_seed(sampling.seed),
+                n_prompt=len(prompt),
+                prompt_logprobs=[] if prompt_logprobs else None,
+            )
+            for i, sampling in enumerate(samplings, start=1)
+        ]
+        self._n_submitted += len(rows)
+        self._rows |= {row.request: row for row in rows}
+        if prompt_logprobs:  # each needs the logits of the whole prompt, which are in no cache
+            self._waiting += rows
+        else:
+            # The first row computes the prompt. The others wait outside the queue until it has sampled a token,
+            # and then find the prompt's keys and values in its slot (`_copy_prefix`).
+            leader, *followers = rows
+            leader.followers = followers
+            self._waiting.append(leader)
+        return [row.request for row in rows]
 
     def feed(self, request: int, ids: Sequence[int]) -> None:
         """Force ids into a row, as if it had sampled them, and let it go on."""
@@ -390,7 +367,7 @@ class Engine:
             last.append(len(new) - 1)
         logits = decoder(new, slot_of, place_of, last)
         for row, ids in zip(rows, held, strict=True):
-            ids.extend(row.ids[len(ids) :])
+            ids.extend(row.ids[len(ids) :])  # not a copy of all, which would grow with the text
         return logits
 
     def _computed(self, rows: Sequence[_Row]) -> tuple[list[_Row], Tensor]:
@@ -406,31 +383,30 @@ class Engine:
         ]
         n_new = [len(chunk) for chunk in chunks]
         cache = self._cache.rows(slots, [len(ids) for ids in held], n_new)
+        # A tensor is a rectangle: short chunks are padded, and nothing ever looks at the padding.
+        padded = [chunk + [0] * (max(n_new) - len(chunk)) for chunk in chunks]
+        ids = torch.tensor(padded, device=cache.positions.device)  # B T
         x = self.model.hidden(
-            self._padded(chunks), positions=cache.positions, mask=cache.mask, cache=cache
+            ids, positions=cache.positions, mask=cache.mask, cache=cache
         )  # B T d_model
-        for i, (row, ids, chunk) in enumerate(zip(rows, held, chunks, strict=True)):
-            if row.prompt_logprobs is not None and len(ids) < row.n_prompt:
-                row.prompt_logprobs += self._prompt_logprobs(row, x[i], len(ids), len(chunk))
-            ids.extend(chunk)
+        for i, (row, known, chunk) in enumerate(zip(rows, held, chunks, strict=True)):
+            if row.prompt_logprobs is not None and len(known) < row.n_prompt:
+                row.prompt_logprobs += self._prompt_logprobs(row, x[i], len(known), len(chunk))
+            known.extend(chunk)
         ready = [i for i, row in enumerate(rows) if self._n_pending(row) == 0]
         last = x[ready, [n_new[i] - 1 for i in ready]]  # B d_model
         return [rows[i] for i in ready], self._logits(last)
 
     def _logits(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab_size"]:
-        logits: Tensor = self.model.head(x)[:, : self.model.config.vocab_size]
+        logits: Tensor = self.model.head(x)[:, : self.model.config.vocab_size]  # without padding
         return logits
 
     def _prompt_logprobs(
         self, row: _Row, x: Float[Tensor, "time d_model"], n_held: int, n_new: int
     ) -> list[LogProb]:
-        """Return how likely the tokens after those of a chunk were; the last one has none yet.
+        """Return how likely the prompt's tokens were that follow those of a chunk.
 
-        Args:
-            row: asked for them.
-            x: what the head reads, of the row's chunk and the padding behind it.
-            n_held: tokens before the chunk.
-            n_new: tokens of the chunk.
+        The chunk has `n_new` tokens behind `n_held` earlier ones; `x` is what the head reads of it and its padding.
         """
         following = row.ids[n_held + 1 : n_held + n_new + 1][: row.n_prompt - n_held - 1]
         if not following:
@@ -445,7 +421,7 @@ class Engine:
         chosen: Sequence[int],
         n_top: Sequence[int | None],
     ) -> list[LogProb | None]:
-        """Return, for the rows that ask, how likely the chosen ids are in the model's own eyes."""
+        """Return, for the rows that ask, how likely the model itself finds the chosen ids."""
         found: list[LogProb | None] = [None] * len(chosen)
         asking = [i for i, n in enumerate(n_top) if n is not None]
         if not asking:
@@ -459,12 +435,6 @@ class Engine:
             top = tuple(zip(places[k], values[k], strict=True))[: n_top[i]]
             found[i] = LogProb(chosen[i], own[k], top)
         return found
-
-    def _padded(self, chunks: Sequence[list[int]]) -> Int[Tensor, "rows time"]:
-        """Return the chunks as one rectangle; what stands in the padding is never looked at."""
-        width = max(len(chunk) for chunk in chunks)
-        rectangle = [chunk + [0] * (width - len(chunk)) for chunk in chunks]
-        return torch.tensor(rectangle, device=self.device)
 
     def _accept(self, row: _Row, id: int, logprob: LogProb | None) -> Token:
         """Append a sampled token to its row and see whether the row ends or pauses there."""
@@ -494,32 +464,21 @@ class Engine:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling | Sequence[Sampling],
+        sampling: Sampling,
         stop_ids: Sequence[int] = (),
     ) -> list[Completion]:
-        """Complete all prompts; the engine must have no other requests.
-
-        Args:
-            prompts: any number, of any lengths.
-            sampling: one for all, or one per prompt.
-            stop_ids: ids that end an answer.
-        """
-        samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
-        requests = [
-            self.submit(prompt, own, stop_ids)
-            for prompt, own in zip(prompts, samplings, strict=True)
-        ]
+        """Complete prompts of any lengths; the engine must have no other requests."""
+        requests = [self.submit(prompt, sampling, stop_ids) for prompt in prompts]
         written: dict[int, list[Token]] = {request: [] for request in requests}
         for token in self.run():
             written[token.request].append(token)
-        return [_completion(written[request]) for request in requests]
-
-
-def _completion(tokens: Sequence[Token]) -> Completion:
-    reason = tokens[-1].reason
-    assert reason, "a request that has ended says why"
-    kept = tokens[:-1] if reason == "stop" else tokens
-    return Completion([t.id for t in kept], reason, [t.logprob for t in kept if t.logprob])
+        completions = []
+        for tokens in written.values():
+            reason = tokens[-1].reason
+            assert reason, "a request that has ended says why"
+            kept = tokens[:-1] if reason == "stop" else tokens
+            completions.append(Completion([token.id for token in kept], reason))
+        return completions
 
 
 def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -527,7 +486,4 @@ def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
     n = min(len(a), len(b))
     if a[:n] == b[:n]:  # the usual case, at the speed of C
         return n
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    return next(i for i in range(n) if a[i] != b[i])

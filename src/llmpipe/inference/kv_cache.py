@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from llmpipe.model.transformer import Transformer
+
 
 class SlotCache:
     """The memory of all slots.
@@ -29,29 +31,17 @@ class SlotCache:
         values: the same.
 
     Args:
-        n_layers: attention layers of the model.
+        model: whose keys and values these are; they get the type and the device of its embedding.
         n_slots: sequences that can be held at the same time.
         max_len: tokens of the longest sequence.
-        n_kv_heads: key-value heads of a layer.
-        head_dim: size of a head.
-        dtype: of keys and values.
-        device: where they live.
     """
 
-    def __init__(
-        self,
-        n_layers: int,
-        n_slots: int,
-        max_len: int,
-        n_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, model: Transformer, n_slots: int, max_len: int) -> None:
         self.max_len = max_len
-        shape = (n_layers, n_slots, n_kv_heads, max_len + 1, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        config, weights = model.config, model.embed.weight
+        shape = (config.n_layers, n_slots, config.n_kv_heads, max_len + 1, config.head_dim)
+        self.keys = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
+        self.values = torch.zeros_like(self.keys)
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         """Copy the first `n_tokens` of one slot into another."""
@@ -68,39 +58,45 @@ class SlotCache:
             lengths: tokens each slot holds before the pass.
             n_new: tokens each row adds; rows shorter than the longest are padded on the right.
         """
-        return CacheRows(self, slots, lengths, n_new)
+        device = self.keys.device
+        n_keys = max(length + new for length, new in zip(lengths, n_new, strict=True))
+        assert n_keys <= self.max_len, "the engine admits no sequence longer than a slot"
+        steps = torch.arange(max(n_new), device=device)
+        columns = torch.tensor(lengths, device=device)[:, None] + steps  # B T
+        is_padding = steps >= torch.tensor(n_new, device=device)[:, None]  # B T
+        return CacheRows(self, slots, columns.masked_fill(is_padding, self.max_len), n_keys)
 
 
 class CacheRows:
     """The slots that take part in one forward pass; what the model's attention layers append to.
 
+    Args:
+        slots: one per row of the batch.
+        columns: where in its slot each new token goes; `max_len` is the column for padding.
+        n_keys: columns that are read; no row is longer.
+
     Attributes:
         positions: of the new tokens in their sequences.
-        mask: True where a new token may attend to a key.
+        mask: True where a new token may attend to a key: at its own position and all before it.
     """
 
     def __init__(
-        self, cache: SlotCache, slots: Sequence[int], lengths: Sequence[int], n_new: Sequence[int]
+        self,
+        cache: SlotCache,
+        slots: Sequence[int],
+        columns: Int[Tensor, "batch time"],
+        n_keys: int,
     ) -> None:
-        self._cache = cache
-        device = cache.keys.device
-        self._n_keys = max(length + new for length, new in zip(lengths, n_new, strict=True))
-        assert self._n_keys <= cache.max_len, "the engine admits no sequence longer than a slot"
-
-        self._slots = torch.tensor(slots, device=device)
+        self._cache, self._columns, self._n_keys = cache, columns, n_keys
         first, last = min(slots), max(slots)
-        # A run of neighbouring slots is read in place; any other choice has to be gathered.
-        is_run = list(slots) == list(range(first, last + 1))
-        self._read: slice | Tensor = slice(first, last + 1) if is_run else self._slots
-
-        steps = torch.arange(max(n_new), device=device)
-        positions = torch.tensor(lengths, device=device)[:, None] + steps  # B T
-        is_real = steps < torch.tensor(n_new, device=device)[:, None]  # B T
-        self._columns: Int[Tensor, "batch time"] = positions.where(
-            is_real, torch.full_like(positions, cache.max_len)
-        )
-        self.positions: Int[Tensor, "batch time"] = positions.clamp(max=cache.max_len - 1)
-        keys = torch.arange(self._n_keys, device=device)
+        self._read: slice | Tensor
+        if list(slots) == list(range(first, last + 1)):  # neighbors are read in place
+            self._slots = torch.arange(first, last + 1, device=columns.device)
+            self._read = slice(first, last + 1)
+        else:  # any other choice has to be gathered, which copies it
+            self._slots = self._read = torch.tensor(slots, device=columns.device)
+        self.positions: Int[Tensor, "batch time"] = columns.clamp(max=cache.max_len - 1)
+        keys = torch.arange(n_keys, device=columns.device)
         self.mask: Bool[Tensor, "batch 1 time keys"] = keys <= self.positions[:, None, :, None]
 
     def append(

@@ -12,6 +12,7 @@ import ctypes
 import functools
 import hashlib
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -29,14 +30,8 @@ from llmpipe.model.transformer import Block, Transformer
 
 SOURCE = Path(__file__).with_name("decode.c")
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = (
-    "-O3",
-    "-std=gnu11",
-    "-march=native",
-    "-fno-math-errno",
-    "-fno-tree-vectorize",
-    "-shared",
-    "-fPIC",
+FLAGS = shlex.split(
+    "-O3 -std=gnu11 -march=native -fno-math-errno -fno-tree-vectorize -shared -fPIC"
 )
 MOST_TOKENS = 256
 """In a step. Of a model of 126M parameters on one core, C takes half of torch's time for 16 tokens of a
@@ -47,12 +42,7 @@ _FLOATS = {torch.float32, torch.bfloat16}
 
 
 class NativeDecoder:
-    """Takes the decoding step of one model and one cache, with the weights where they are.
-
-    Args:
-        model: that `supports` accepts.
-        cache: its keys and values.
-    """
+    """Takes the decoding step of one model, which `supports` accepts, with the weights where they are."""
 
     def __init__(self, model: Transformer, cache: SlotCache) -> None:
         library = compiled()
@@ -63,7 +53,7 @@ class NativeDecoder:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look for the weights again, in case others have taken their place in the model."""
+        """See `Decoder`."""
         self._weights = _tensors(self._model)
         self._found: tuple[int, ...] = ()
 
@@ -75,38 +65,25 @@ class NativeDecoder:
         lengths: Sequence[int],
         wanted: Sequence[int],
     ) -> Tensor:
-        """Append tokens to the sequences in some slots; return the logits after the wanted ones.
-
-        Args:
-            ids: the new tokens; those of one sequence in their order.
-            slots: where the keys and values of each one's sequence lie.
-            lengths: tokens that stand before each in its sequence.
-            wanted: indices of the tokens after which logits are needed, ascending.
-        """
+        """See `Decoder`."""
         model = self._model
-        self._follow_weights()
+        # Weights move when a checkpoint is loaded, say; then their addresses are read again.
+        found = tuple([tensor.data_ptr() for tensor in self._weights])
+        if found != self._found:
+            self._description, self._found = _describe(model, self._cache), found
         self._description.n_threads = torch.get_num_threads()
         x = model.embed(torch.tensor(ids)).float()
         positions = torch.tensor(lengths)
         if model.position is not None:
             x = x + model.position(positions).float()
-        cosines, sines = None, None
-        if model.rope is not None:
-            cosines, sines = model.rope(positions[:, None], torch.float32)
+        rotation = model.rope(positions[:, None], torch.float32) if model.rope else (None, None)
         logits = torch.empty(len(wanted), model.config.vocab_size)
         where, which = torch.tensor(slots), torch.tensor(wanted)
-        before = [_address(t) for t in (where, positions, cosines, sines, x)]
+        before = [_address(t) for t in (where, positions, *rotation, x)]
         after = len(wanted), _address(which), _address(logits)
         if self._decode(ctypes.byref(self._description), len(ids), *before, *after):
             raise MemoryError("no memory for the decoding step")
         return logits
-
-    def _follow_weights(self) -> None:
-        """Read the addresses of the weights again if any has moved, as when a checkpoint is loaded."""
-        found = tuple([tensor.data_ptr() for tensor in self._weights])
-        if found != self._found:
-            self._description = _describe(self._model, self._cache)
-            self._found = found
 
 
 def supports(model: Transformer, cache: SlotCache) -> bool:
@@ -157,7 +134,8 @@ class _CBlock(ctypes.Structure):
     )
 
 
-_SIZES = ("n_blocks", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "n_columns")
+_SIZES = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")
+"""Of the model's settings."""
 
 
 class _CModel(ctypes.Structure):
@@ -165,7 +143,7 @@ class _CModel(ctypes.Structure):
         ("blocks", ctypes.POINTER(_CBlock)),
         ("norm", _CNorm),
         ("head", _CLinear),
-        *((name, ctypes.c_int64) for name in _SIZES),
+        *((name, ctypes.c_int64) for name in (*_SIZES, "n_columns")),
         ("cache_kind", ctypes.c_int32),
         ("n_threads", ctypes.c_int32),
         ("eps", ctypes.c_float),
@@ -177,39 +155,26 @@ def _describe(model: Transformer, cache: SlotCache) -> _CModel:
     blocks = (_CBlock * config.n_layers)()
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
-        blocks[i] = _block(block, cache.keys[i], cache.values[i])
+        gate = {"gate": _linear(block.mlp.gate)} if isinstance(block.mlp, SwiGLU) else {}
+        blocks[i] = _CBlock(
+            **{name: _norm(getattr(block, name)) for name in ("attn_norm", "mlp_norm")},
+            **{name: _norm(getattr(block.attn, name)) for name in ("q_norm", "k_norm")},
+            **{name: _linear(getattr(block.attn, name)) for name in "qkvo"},
+            **gate,
+            **{name: _linear(getattr(block.mlp, name)) for name in ("up", "down")},
+            keys=cache.keys[i].data_ptr(),
+            values=cache.values[i].data_ptr(),
+        )
     head = _linear(model.head)
     head.n_out = config.vocab_size  # without the padding rows
     return _CModel(
         blocks=blocks,
         norm=_norm(model.norm),
         head=head,
-        n_blocks=config.n_layers,
-        d_model=config.d_model,
-        n_heads=config.n_heads,
-        n_kv_heads=config.n_kv_heads,
-        head_dim=config.head_dim,
-        d_ff=config.d_ff,
+        **{name: getattr(config, name) for name in _SIZES},
         n_columns=cache.keys.shape[3],
         cache_kind=_KINDS[cache.keys.dtype],
-        n_threads=1,
         eps=config.norm_eps,
-    )
-
-
-def _block(block: Block, keys: Tensor, values: Tensor) -> _CBlock:
-    attn, mlp = block.attn, block.mlp
-    return _CBlock(
-        attn_norm=_norm(block.attn_norm),
-        mlp_norm=_norm(block.mlp_norm),
-        q_norm=_norm(attn.q_norm),
-        k_norm=_norm(attn.k_norm),
-        **{name: _linear(getattr(attn, name)) for name in "qkvo"},
-        gate=_linear(mlp.gate) if isinstance(mlp, SwiGLU) else _CLinear(),
-        up=_linear(mlp.up),  # type: ignore[arg-type]
-        down=_linear(mlp.down),  # type: ignore[arg-type]
-        keys=keys.data_ptr(),
-        values=values.data_ptr(),
     )
 
 
@@ -265,7 +230,7 @@ def compiled() -> ctypes.CDLL | None:
 
 @contextlib.contextmanager
 def _library_folder() -> Iterator[Path]:
-    """Give the user's cache; a user without one gets a private folder for the moment.
+    """Yield the user's cache folder, or a private temporary one for a user without a cache.
 
     Never a fixed place that others can write to, such as one below `/tmp`: what lies here is executed.
     """
@@ -277,7 +242,7 @@ def _library_folder() -> Iterator[Path]:
 
 
 def _compile(compiler: str, target: Path) -> None:
-    """Make the library under another name first, so that nobody loads half of one."""
+    """Compile under another name first, so that nobody loads half a library."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / "decode.so"

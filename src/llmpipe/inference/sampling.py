@@ -1,5 +1,9 @@
 """From logits to the next token, for many requests at once, each with its own settings and seed.
 
+The model gives every token of the vocabulary a probability, and somebody has to choose. Always taking the likeliest
+makes texts that repeat themselves; drawing from the whole distribution now and then takes one of the many thousand
+unlikely tokens, which together come up often enough to derail a text. The settings below lie between the two.
+
 Order of the steps: logit bias, repetition, presence and frequency penalties, temperature, top-k, top-p,
 min-p (the order of Hugging Face transformers and vLLM; llama.cpp applies the temperature last, so equal
 numbers there mean something else). Log-probabilities are those of the model before any of these.
@@ -15,7 +19,7 @@ by as little instead of reordering them.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -74,12 +78,8 @@ class Sampling:
             _require(-2 <= value <= 2, name, value, "in [-2, 2]")
         biases = [bias for _, bias in self.logit_bias]
         _require(not any(map(math.isnan, biases)), "logit_bias", biases, "numbers")
-        _require(
-            self.n_logprobs is None or self.n_logprobs >= 0,
-            "n_logprobs",
-            self.n_logprobs,
-            "0 or more",
-        )
+        n_logprobs = self.n_logprobs
+        _require(n_logprobs is None or n_logprobs >= 0, "n_logprobs", n_logprobs, "0 or more")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2**63)")
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
 
@@ -110,7 +110,7 @@ def choose_tokens(
 
     Args:
         logits: of the next token.
-        samplings: the settings of each row.
+        samplings: of each row.
         generators: each row's own, on the CPU; only rows that do sample draw from theirs.
         histories: ids each row holds so far, for its penalties.
         n_prompts: how many of those are the prompt; none by default.
@@ -200,9 +200,8 @@ def _kept_in_order(
         log_total: logarithm of the sum of the exponentials of all logits, kept or not.
     """
     by_rank = torch.arange(ordered.shape[-1], device=ordered.device) < top_k
-    has_all = (
-        top_k > ordered.shape[-1]
-    )  # then the sum over the kept ones is not at hand, nor needed
+    # Where top-k keeps more than these, the sum over the kept ones is not at hand, nor needed.
+    has_all = top_k > ordered.shape[-1]
     log_kept = ordered.masked_fill(~by_rank, -torch.inf).logsumexp(dim=-1, keepdim=True)
     probs = (ordered - torch.where(has_all, log_total, log_kept)).exp()
     probs = probs.masked_fill(~by_rank, 0.0)
@@ -233,47 +232,30 @@ def _shifted(
     What concerns which token of which row is listed on the host, and applied to all rows at once:
     a device gets the same few operations for one row and for hundreds.
     """
-    biases, seen, written = _Places(), _Places(), _Places()
+    biases: list[tuple[int, int, float]] = []  # row, id, value
+    seen, written = biases.copy(), biases.copy()
     for row, (sampling, history) in enumerate(zip(samplings, histories, strict=True)):
         for id, bias in sampling.logit_bias:
-            biases.add(row, id, bias)
+            biases.append((row, id, bias))
         if sampling.repetition_penalty != 1:
-            for id in set(history):
-                seen.add(row, id, sampling.repetition_penalty)
+            seen += [(row, id, sampling.repetition_penalty) for id in set(history)]
         presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
         if presence or frequency:
             for id, times in Counter(history[n_prompts[row] :]).items():
-                written.add(row, id, -presence - frequency * times)
+                written.append((row, id, -presence - frequency * times))
 
     logits = logits.clone()
-    if biases.rows:
-        rows, ids, values = biases.on(logits)
-        logits.index_put_((rows, ids), values, accumulate=True)
-    if seen.rows:
-        rows, ids, penalties = seen.on(logits)
-        found = logits[rows, ids]
-        logits[rows, ids] = torch.where(found > 0, found / penalties, found * penalties)
-    if written.rows:
-        rows, ids, values = written.on(logits)
-        logits.index_put_((rows, ids), values, accumulate=True)
+    for entries, is_penalty in ((biases, False), (seen, True), (written, False)):
+        if not entries:
+            continue
+        rows, ids, numbers = zip(*entries, strict=True)
+        places = tuple(torch.tensor([rows, ids], device=logits.device))
+        values = torch.tensor(numbers, device=logits.device, dtype=logits.dtype)
+        if (
+            is_penalty
+        ):  # divides what is positive and multiplies what is not: both make it less likely
+            found = logits[places]
+            logits[places] = torch.where(found > 0, found / values, found * values)
+        else:
+            logits.index_put_(places, values, accumulate=True)
     return logits
-
-
-@dataclass
-class _Places:
-    """Tokens of rows, and a number for each."""
-
-    rows: list[int] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-    def add(self, row: int, id: int, value: float) -> None:
-        self.rows.append(row)
-        self.ids.append(id)
-        self.values.append(value)
-
-    def on(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows, ids and values where the logits are."""
-        places = torch.tensor([self.rows, self.ids], device=logits.device)
-        values = torch.tensor(self.values, device=logits.device, dtype=logits.dtype)
-        return places[0], places[1], values

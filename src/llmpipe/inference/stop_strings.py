@@ -1,7 +1,7 @@
 """Ending a text at a string, while it is streamed.
 
-A stop string may come in pieces, over several tokens, so text that could be the beginning of one is held
-back until it is clear: a reader never sees part of a stop string.
+A stop string may arrive in pieces, over several tokens. So text that could be the beginning of one is held back
+until the next tokens decide: a reader never sees part of a stop string.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Passes a text on up to the first of several stop strings.
+    """Passes a text through up to the first of several stop strings.
 
     Args:
         stops: none of them empty.
@@ -41,8 +41,8 @@ class StopStrings:
         return self._release(len(self._held)) if self.found is None else ""
 
     def _n_possible(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        """Return the length of the longest end of the text that could begin a stop string."""
+        longest = max(map(len, self._stops), default=1) - 1
         for n in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-n:]) for stop in self._stops):
                 return n

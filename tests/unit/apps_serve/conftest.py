@@ -16,11 +16,10 @@ import torch
 from openai import OpenAI
 
 from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app
-from llmpipe.apps.serve.limits import RequestLimits
+from llmpipe.apps.serve.parse import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
 from llmpipe.apps.serve.server import listen, make_server
-from llmpipe.apps.serve.service import Service
-from llmpipe.apps.serve.tools import ToolRunner
+from llmpipe.apps.serve.service import Service, ToolRunner
 from llmpipe.apps.serve.worker import Worker
 from llmpipe.inference.engine import Engine, Token
 from llmpipe.inference.sampling import choose_tokens

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from llmpipe.apps.serve.limits import RequestLimits
-from llmpipe.apps.serve.tools import ToolRunner
+from llmpipe.apps.serve.parse import RequestLimits
+from llmpipe.apps.serve.service import ToolRunner
 from llmpipe.apps.serve.worker import Exchange
 from llmpipe.assistant.reply import Reply
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from llmpipe.apps.serve.chat import ChatShape
-from llmpipe.apps.serve.limits import RequestLimits
-from llmpipe.apps.serve.parse import CHAT_FIELDS, parse_settings
+from llmpipe.apps.serve.parse import CHAT_FIELDS, RequestLimits, parse_settings
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, render
 from llmpipe.assistant.reply import Reply
 from llmpipe.assistant.rules import ReplyRules
@@ -202,7 +201,7 @@ def test_thoughts_calls_and_text_are_told_apart(served: Any) -> None:
     reply = Reply(tokenizer, ReplyRules(runs=frozenset(), hands_over=frozenset({"python"})))
     shape = ChatShape([reply], parse_settings({}, CHAT_FIELDS, RequestLimits(), 99, None), False)
     chunks = [chunk for token in tokens for chunk in shape.chunks(0, reply.push(token, 99))]
-    (whole,) = shape.whole()
+    whole = shape.choice(0)
     assert whole["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
     assert reply.n_sampled == len(tokens)
     for name, expected in (("reasoning_content", "so é"), ("content", "ok")):

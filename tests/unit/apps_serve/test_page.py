@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmpipe.apps.serve.page import page_files
-from llmpipe.apps.serve.tools import ToolRunner
+from llmpipe.apps.serve.service import ToolRunner
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect

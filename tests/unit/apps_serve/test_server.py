@@ -16,9 +16,8 @@ import openai
 import pytest
 
 from llmpipe.apps.serve import server
-from llmpipe.apps.serve.address import is_loopback
-from llmpipe.apps.serve.limits import RequestLimits
-from llmpipe.apps.serve.options import ServeOptions
+from llmpipe.apps.serve.options import ServeOptions, is_loopback
+from llmpipe.apps.serve.parse import RequestLimits
 from llmpipe.apps.serve.server import default_tools, listen, serve
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError

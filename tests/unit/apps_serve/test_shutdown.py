@@ -21,7 +21,7 @@ from pathlib import Path
 from llmpipe.apps.serve.options import ServeOptions
 from llmpipe.apps.serve.server import serve
 from llmpipe.core.console import Console
-sys.exit(serve(ServeOptions(Path(sys.argv[1]), port=0), Console()))
+serve(ServeOptions(Path(sys.argv[1]), port=0), Console())
 """
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from llmpipe.apps.chat.state import Chat
 from llmpipe.apps.load import Loaded
-from llmpipe.apps.serve.tools import ToolRunner
+from llmpipe.apps.serve.service import ToolRunner
 from llmpipe.assistant.events import Event
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, render
 from llmpipe.assistant.reply import Reply

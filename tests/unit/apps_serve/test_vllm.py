@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from llmpipe.apps.serve.options import ServeOptions, run_serve
-from llmpipe.apps.serve.vllm import vllm_launch
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError
 
@@ -22,8 +21,8 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run(**changed: Any) -> int:
-    return run_serve(ServeOptions(**DEFAULTS | changed), Console(quiet=True))
+def run(**changed: Any) -> None:
+    run_serve(ServeOptions(**DEFAULTS | changed), Console(quiet=True))
 
 
 @pytest.fixture
@@ -56,12 +55,10 @@ def test_process_becomes_vllm_with_the_same_model_address_and_key(
     assert key == "secret"
 
 
-def test_missing_vllm_is_an_error_with_a_hint() -> None:
+def test_missing_vllm_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="vLLM is not installed here") as caught:
-        vllm_launch(
-            Path("m"), host="h", port=1, key=None, name="n", max_batch=None, max_len=None,
-            environment={"PATH": ""},
-        )  # fmt: skip
+        run()
     assert "pip install vllm" in (caught.value.hint or "")
 
 

@@ -19,8 +19,8 @@ import pytest
 
 import llmpipe.apps.serve
 from llmpipe.apps.serve.app import build_tokens_app
-from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.apps.serve.options import run_tokens_page
+from llmpipe.apps.serve.parse import RequestLimits
 from llmpipe.apps.serve.server import listen, make_server
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError

@@ -22,6 +22,7 @@ from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
 from llmpipe.model.weights import load_model, save_model
 from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.patterns import PATTERNS
 
 PATTERN_OF = {"gpt2": "gpt2", "llama": "llama3", "qwen3": "qwen2"}
 
@@ -207,10 +208,11 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(
         export_model(tmp_path, "hf", tmp_path / "out")
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["pre_tokenizer"]["pretrainizers"] = None
-    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\S+|\s+"
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match="split pattern"):
-        export_model(folder, "gguf", tmp_path / "out")
+    for pattern in (r"\S+|\s+", PATTERNS["cl100k"]):  # nobody's, and one that llama.cpp lacks
+        tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+        with pytest.raises(UserError, match="split pattern"):
+            export_model(folder, "gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -61,10 +61,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
 
 
 def cache_of(model: Transformer, n_slots: int = 9) -> SlotCache:
-    of, dtype = model.config, next(model.parameters()).dtype
-    return SlotCache(
-        of.n_layers, n_slots, MAX_LEN, of.n_kv_heads, of.head_dim, dtype, torch.device("cpu")
-    )
+    return SlotCache(model, n_slots, MAX_LEN)
 
 
 def native_decoder(model: Transformer, cache: SlotCache) -> Decoder:
@@ -365,8 +362,7 @@ def test_unchanged_models_raise_no_alarm(name: str, dtype: torch.dtype) -> None:
     for seed in range(3):
         for n_layers, n_slots, max_len in ((2, 9, 48), (2, 1, 5), (2, 2, 1), (12, 3, 64)):
             model = trained_like(name, dtype, seed, n_layers)
-            of, kept = model.config, next(model.parameters()).dtype
-            cache = SlotCache(of.n_layers, n_slots, max_len, of.n_kv_heads, of.head_dim, kept, torch.device("cpu"))  # fmt: skip
+            cache = SlotCache(model, n_slots, max_len)
             assert probe(model, cache, NativeDecoder(model, cache)) < TOLERANCE[dtype]
     assert build_decoder(model, cache, pytest.fail) is not None
 

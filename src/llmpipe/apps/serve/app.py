@@ -1,11 +1,11 @@
-"""The routes, and what stands before all of them: key, host check, errors in one shape."""
+"""The routes, and what every request passes first: host check, key, limits, errors in one shape."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -17,14 +17,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmpipe.apps.serve.chat import chat_completions
+from llmpipe.apps.serve.chat import chat_completions, read_prompt
 from llmpipe.apps.serve.completions import completions
 from llmpipe.apps.serve.errors import ApiError, json_response
-from llmpipe.apps.serve.limits import RequestLimits
-from llmpipe.apps.serve.metrics import Counters
+from llmpipe.apps.serve.logprobs import token_strings
 from llmpipe.apps.serve.page import info, page, preferences, token_views
-from llmpipe.apps.serve.service import Service
-from llmpipe.apps.serve.tokenize import detokenize, tokenize, tokenizer_info
+from llmpipe.apps.serve.parse import RequestLimits, field, token_ids
+from llmpipe.apps.serve.service import Counters, Service
+from llmpipe.assistant.frames import can_chat, frame_for
+from llmpipe.assistant.template import chat_template
 from llmpipe.tokenizer.bpe import Tokenizer
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -32,7 +33,8 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 Handler = Callable[[Request, dict[str, Any]], Awaitable[Response]]
 """Answers a request; gets the JSON of its body, which is empty for GET."""
 
-ServiceHandler = Callable[[Service, Request, dict[str, Any]], Awaitable[Response]]
+_Routes = Sequence[tuple[str, str, Handler]]
+"""Of each the method, the path, and who answers."""
 
 
 def build_app(
@@ -52,59 +54,68 @@ def build_app(
         yield
         service.close()
 
-    def route(path: str, handler: ServiceHandler, method: str) -> Route:
-        return _route(path, partial(handler, service), method, service.limits, service.metrics)
-
-    routes = [
-        route("/health", _health, "GET"),
-        route("/metrics", _metrics, "GET"),
-        route("/v1/models", _models, "GET"),
-        route("/v1/models/{id:path}", _model, "GET"),
-        route("/v1/chat/completions", chat_completions, "POST"),
-        route("/v1/completions", completions, "POST"),
-        route("/tokenize", tokenize, "POST"),
-        route("/detokenize", detokenize, "POST"),
-        route("/tokenizer_info", tokenizer_info, "GET"),
-        route("/info", info, "GET"),
-        route("/preferences", preferences, "POST"),
-        *_page_routes("page.html", "/", service.limits, service.metrics),
-        *_tokens_routes({service.model: service.tokenizer}, service.limits, service.metrics),
-    ]
-    app = Starlette(
-        routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error}
+    of_model = (
+        ("GET", "/health", _health),
+        ("GET", "/metrics", _metrics),
+        ("GET", "/v1/models", _models),
+        ("GET", "/v1/models/{id:path}", _model),
+        ("POST", "/v1/chat/completions", chat_completions),
+        ("POST", "/v1/completions", completions),
+        ("POST", "/tokenize", _tokenize),
+        ("POST", "/detokenize", _detokenize),
+        ("GET", "/tokenizer_info", _tokenizer_info),
+        ("GET", "/info", info),
+        ("POST", "/preferences", preferences),
     )
-    return _Guard(app, key, hosts)
+    routes: list[tuple[str, str, Handler]] = [
+        (method, path, partial(handler, service)) for method, path, handler in of_model
+    ]
+    routes += _page_routes("page.html", {service.model: service.tokenizer})
+    return _Guard(_application(routes, service.limits, service.metrics, lifespan), key, hosts)
 
 
 def build_tokens_app(tokenizers: Mapping[str, Tokenizer], limits: RequestLimits) -> ASGIApp:
-    """Return an application that has no model, and shows texts as tokens alone."""
-    counters = Counters()
-    routes = [
-        *_page_routes("tokenizer.html", "/", limits, counters),
-        *_tokens_routes(tokenizers, limits, counters),
-    ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-    return _Guard(app, None, LOOPBACK_NAMES)
+    """Return an application that has no model and only shows texts as tokens."""
+    routes = _page_routes("tokenizer.html", tokenizers)
+    return _Guard(_application(routes, limits, Counters()), None, LOOPBACK_NAMES)
 
 
-def _tokens_routes(
-    tokenizers: Mapping[str, Tokenizer], limits: RequestLimits, counters: Counters
-) -> list[Route]:
+def _page_routes(start: str, tokenizers: Mapping[str, Tokenizer]) -> _Routes:
     return [
-        _route("/tokens", partial(page, "tokenizer.html"), "GET", limits, counters),
-        _route("/tokens", partial(token_views, tokenizers), "POST", limits, counters),
+        ("GET", "/", partial(page, start)),
+        ("GET", "/page/{name}", partial(page, start)),
+        ("GET", "/tokens", partial(page, "tokenizer.html")),
+        ("POST", "/tokens", partial(token_views, tokenizers)),
     ]
 
 
-def _page_routes(start: str, path: str, limits: RequestLimits, counters: Counters) -> list[Route]:
-    return [
-        _route(path, partial(page, start), "GET", limits, counters),
-        _route("/page/{name}", partial(page, start), "GET", limits, counters),
-    ]
+def _application(
+    routes: _Routes, limits: RequestLimits, counters: Counters, lifespan: Any = None
+) -> Starlette:
+    """Return the application in which every route reads its body, answers errors, and is counted."""
+
+    def route(method: str, path: str, handler: Handler) -> Route:
+        async def endpoint(request: Request) -> Response:
+            try:
+                body = await _read_json(request, limits) if request.method == "POST" else {}
+                response = await handler(request, body)
+            except ApiError as error:
+                response = error.response()
+            # The pattern and not the path: a path could hold anything.
+            counters.request(path, response.status_code)
+            return response
+
+        return Route(path, endpoint, methods=[method])
+
+    return Starlette(
+        routes=[route(*one) for one in routes],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _http_error},
+    )
 
 
 class _Guard:
-    """Checks host, origin and key before anything else is looked at, unknown routes included."""
+    """Checks host, origin and key before anything else, even for unknown routes."""
 
     def __init__(self, app: ASGIApp, key: str | None, hosts: Collection[str] | None) -> None:
         self._app = app
@@ -144,24 +155,6 @@ def _is_open(method: str, path: str) -> bool:
 def _without_port(host: str) -> str:
     name, colon, port = host.lower().rpartition(":")
     return name if colon and port.isdigit() else host.lower()
-
-
-def _route(
-    path: str, handler: Handler, method: str, limits: RequestLimits, counters: Counters
-) -> Route:
-    """Read the body, turn our errors into answers, and count both."""
-
-    async def endpoint(request: Request) -> Response:
-        try:
-            body = await _read_json(request, limits) if request.method == "POST" else {}
-            response = await handler(request, body)
-        except ApiError as error:
-            response = error.response()
-        # The pattern and not the path: a path could hold anything.
-        counters.request(path, response.status_code)
-        return response
-
-    return Route(path, endpoint, methods=[method])
 
 
 async def _read_json(request: Request, limits: RequestLimits) -> dict[str, Any]:
@@ -225,3 +218,48 @@ async def _models(service: Service, request: Request, body: dict[str, Any]) -> R
 async def _model(service: Service, request: Request, body: dict[str, Any]) -> Response:
     service.check_model(request.path_params["id"])
     return json_response(_card(service))
+
+
+async def _tokenize(service: Service, request: Request, body: dict[str, Any]) -> Response:
+    """Return, in vLLM's JSON, the ids of a conversation, or of a text, where special tokens are plain characters.
+
+    `mask` says which tokens of a conversation a model is trained to write.
+    """
+    service.check_model(body.get("model"))
+    tokenizer = service.tokenizer
+    messages, text = field(body, "messages", list, None), field(body, "prompt", str, None)
+    answer: dict[str, Any] = {}
+    if messages is not None:
+        rendered, _ = read_prompt(body, tokenizer, service.tool_names)
+        tokens, answer["mask"] = rendered.ids, rendered.mask
+    elif text is not None:
+        tokens = tokenizer.encode(text)
+        if field(body, "add_special_tokens", bool, True):
+            tokens = [tokenizer.bos_id, *tokens]
+    else:
+        raise ApiError(400, "`prompt` or `messages` is missing", param="prompt")
+    room = service.worker.engine.max_len
+    answer |= {"tokens": tokens, "count": len(tokens), "max_model_len": room}
+    if field(body, "return_token_strs", bool, False):
+        answer["token_strs"] = token_strings(tokens, tokenizer)
+    return json_response(answer)
+
+
+async def _tokenizer_info(service: Service, request: Request, body: dict[str, Any]) -> Response:
+    """Return the names of control tokens and the chat template: lm-eval asks for them."""
+    tokenizer = service.tokenizer
+    names = {id: name for name, id in tokenizer.special.items()}
+    answer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": names[tokenizer.bos_id],
+        "eos_token": names.get(service.stop_ids[0]) if service.stop_ids else None,
+        "chat_template": chat_template(frame_for(tokenizer)) if can_chat(tokenizer) else None,
+    }
+    return json_response(answer)
+
+
+async def _detokenize(service: Service, request: Request, body: dict[str, Any]) -> Response:
+    """Return the text of ids."""
+    service.check_model(body.get("model"))
+    ids = token_ids(body, "tokens", service.tokenizer.vocab_size)
+    return json_response({"prompt": service.tokenizer.decode(ids)})

@@ -1,8 +1,8 @@
-"""POST /v1/chat/completions: OpenAI's messages to a prompt of ours, and what happens in replies to OpenAI's shapes.
+"""POST /v1/chat/completions: turns OpenAI's messages into a prompt, and the events of replies into OpenAI's JSON.
 
-OpenAI's API puts a tool's call and its result into messages of their own. In our protocol both stand
-inside the assistant's turn, so these messages are joined, and a conversation that ends with a tool's result
-is an assistant's turn that goes on.
+OpenAI's API puts a tool call and its result into separate messages. In our protocol both stand inside the
+assistant's turn, so these messages are joined, and a conversation that ends with a tool's result is an
+assistant's turn that continues.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,7 +28,7 @@ from llmpipe.apps.serve.parse import (
 )
 from llmpipe.apps.serve.parse import field as body_field
 from llmpipe.apps.serve.service import Service
-from llmpipe.apps.serve.worker import Exchange, PromptGroup
+from llmpipe.apps.serve.worker import Exchange
 from llmpipe.assistant.events import (
     AddedTokens,
     Done,
@@ -79,13 +79,12 @@ async def chat_completions(service: Service, request: Request, body: dict[str, A
     given = await _begin(service, body, replies, n_room - 1 - len(ids))
     ids = [*ids, *replies[0].ids]
     service.check_prompt(ids, "messages")
-    exchange = Exchange(service, settings, [PromptGroup(ids, settings.samplings, replies)], given)
-    head = service.head(
-        "chatcmpl", "chat.completion.chunk" if settings.stream else "chat.completion"
-    )
+    kind = "chat.completion.chunk" if settings.stream else "chat.completion"
+    head = service.head("chatcmpl", kind)
     prompt = token_fields(settings, "prompt_", ids, tokenizer)
-    return await exchange.respond(
-        request, head, ChatShape(replies, settings, wants_logprobs), prompt
+    shape = ChatShape(replies, settings, wants_logprobs)
+    return await Exchange(service, settings, [ids], replies, given).respond(
+        request, head, shape, prompt
     )
 
 
@@ -95,25 +94,23 @@ async def chat_completions(service: Service, request: Request, body: dict[str, A
 def read_prompt(
     body: Mapping[str, Any], tokenizer: Tokenizer, own_tools: Sequence[ToolName]
 ) -> tuple[Rendered, ReplyRules]:
-    """Return the ids that the model goes on from, and what it may do.
+    """Return the ids that the model continues, and the rules of its reply.
 
-    A request that says which tools there are has them listed in the system message.
+    A request that names its tools has them listed in the system message.
 
     Args:
-        body: with `messages`, and what else says how they are to be read.
-        tokenizer: of the model.
-        own_tools: names of those that run here.
+        body: with `messages`, and fields about how to read them.
+        own_tools: those that run here.
     """
     if not can_chat(tokenizer):
         raise ApiError(400, "this model cannot chat; use /v1/completions", "unsupported_value")
     messages = body_field(body, "messages", list, [])
     if not messages:
         raise ApiError(400, "`messages` is empty", param="messages")
-    continue_final = body_field(body, "continue_final_message", bool, False)
     add_generation_prompt = body_field(body, "add_generation_prompt", bool, True)
     rules = _offered_tools(body, own_tools)
     turns, is_open = _joined_turns(messages)
-    if continue_final and turns[-1][0] == "assistant":
+    if body_field(body, "continue_final_message", bool, False) and turns[-1][0] == "assistant":
         is_open = True
     whole = [Message(role, parts) for role, parts in (turns[:-1] if is_open else turns)]
     if body.get("tools") is not None or body.get("tool_choice") == "none":
@@ -127,7 +124,7 @@ def read_prompt(
 
 
 def _joined_turns(messages: Sequence[Any]) -> tuple[list[tuple[Any, list[Part]]], bool]:
-    """Return (role, parts) of the turns, and whether the last one waits to be gone on with."""
+    """Return (role, parts) of the turns, and whether the model is to continue the last one."""
     turns: list[tuple[Any, list[Part]]] = []
     is_open = False
     for i, message in enumerate(messages):
@@ -144,7 +141,12 @@ def _joined_turns(messages: Sequence[Any]) -> tuple[list[tuple[Any, list[Part]]]
         if not isinstance(role, str) or role not in _ROLES:
             known = ", ".join((*_ROLES, "tool"))
             raise ApiError(400, f"{where}.role must be one of {known}", param=f"{where}.role")
-        parts = _thoughts(message, where)
+        parts: list[Part] = []
+        if (thought := message.get("reasoning_content")) and role == "assistant":
+            if not isinstance(thought, str):
+                where = f"{where}.reasoning_content"
+                raise ApiError(400, f"{where} must be a string", param=where)
+            parts.append(Thought(thought))
         parts += [Text(_text(message, where))] if message.get("content") else []
         parts += _calls(message, where)
         if is_open and role == "assistant":
@@ -164,19 +166,8 @@ def _text(message: Mapping[str, Any], where: str) -> str:
         for part in content
     ):
         return "".join(part["text"] for part in content)
-    raise ApiError(
-        400, f"{where}.content must be a string or a list of texts", param=f"{where}.content"
-    )
-
-
-def _thoughts(message: Mapping[str, Any], where: str) -> list[Part]:
-    text = message.get("reasoning_content")
-    if not text or message["role"] != "assistant":
-        return []
-    if not isinstance(text, str):
-        where = f"{where}.reasoning_content"
-        raise ApiError(400, f"{where} must be a string", param=where)
-    return [Thought(text)]
+    where = f"{where}.content"
+    raise ApiError(400, f"{where} must be a string or a list of texts", param=where)
 
 
 def _calls(message: Mapping[str, Any], where: str) -> list[Part]:
@@ -190,10 +181,8 @@ def _calls(message: Mapping[str, Any], where: str) -> list[Part]:
             form = TOOLS[call["function"]["name"]]
             text = json.loads(call["function"]["arguments"])[form.argument]
         except (KeyError, TypeError, ValueError, RecursionError):
-            message_ = (
-                f"{where}: this call cannot be shown to the model, which knows {signatures()}"
-            )
-            raise ApiError(400, message_, param=where) from None
+            wrong = f"{where}: this call cannot be shown to the model, which knows {signatures()}"
+            raise ApiError(400, wrong, param=where) from None
         if not isinstance(text, str):
             raise ApiError(400, f"{where}: the argument must be a string", param=where)
         calls.append(form.part(text))
@@ -224,7 +213,14 @@ def _offered_tools(body: Mapping[str, Any], own: Sequence[ToolName]) -> ReplyRul
                 raise ApiError(400, message, "unsupported_value", "tools")
             by_server.add(kind)
         else:
-            by_client.add(_function_name(tool))
+            try:
+                name = tool["function"]["name"]
+            except (KeyError, TypeError):
+                name = None
+            if name not in TOOL_NAMES:
+                message = f"this model was trained to call {signatures()} and nothing else"
+                raise ApiError(400, message, "unsupported_value", "tools")
+            by_client.add(name)
     if by_client & by_server:
         raise ApiError(400, "a tool is offered twice", "unsupported_value", "tools")
     if choice == "none":
@@ -232,20 +228,10 @@ def _offered_tools(body: Mapping[str, Any], own: Sequence[ToolName]) -> ReplyRul
     return ReplyRules(runs=frozenset(by_server), hands_over=frozenset(by_client))
 
 
-def _function_name(tool: Any) -> ToolName:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    for known in TOOL_NAMES:
-        if name == known:
-            return known
-    message = f"this model was trained to call {signatures()} and nothing else"
-    raise ApiError(400, message, "unsupported_value", "tools")
-
-
 async def _begin(
     service: Service, body: dict[str, Any], replies: Sequence[Reply], room: int
 ) -> list[list[Event]]:
-    """Put the ids that the turn begins with into the replies; return what a client is told of them.
+    """Put the ids that the turn begins with into the replies; return the events to tell the client.
 
     A turn that ends with a call to one of the server's tools gets the tool's output here: nothing
     will be sampled that could pause for it.
@@ -273,29 +259,25 @@ async def _begin(
     return given
 
 
-# -- from what happens to choices --------------------------------------------------------------
+# -- from events to choices --------------------------------------------------------------------
 
 
 @dataclass
 class _Choice:
-    """What one reply has come to so far, as the whole answer tells it.
+    """One reply so far: `tool_calls` are for the client to carry out, `tool_runs` are the server's."""
 
-    Attributes:
-        tool_calls: that the client is to carry out.
-        tool_runs: of the server.
-    """
-
+    has_begun: bool = False
     text: str = ""
     reasoning: str = ""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     tool_runs: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[AddedTokens] = field(default_factory=list)
-    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
+    finish_reason: str | None = None
 
 
 @dataclass
 class ChatShape:
-    """How an answer is written down: `delta` for `delta` in a stream, or as one message."""
+    """Makes the JSON of an answer: `delta` by `delta` in a stream, or one message."""
 
     replies: Sequence[Reply]
     settings: Settings
@@ -303,19 +285,18 @@ class ChatShape:
 
     def __post_init__(self) -> None:
         self._choices = [_Choice() for _ in self.replies]
-        self._begun: set[int] = set()
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """Return the role first, then what was written, and the end by itself."""
+        """Return the role first, then what was written, and the end in a chunk of its own."""
 
         def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
             return {"index": i_reply, "delta": delta, "logprobs": None, "finish_reason": reason}
 
         found = []
-        if i_reply not in self._begun:
-            self._begun.add(i_reply)
-            found.append(chunk({"role": "assistant", "content": ""}))
         choice = self._choices[i_reply]
+        if not choice.has_begun:
+            choice.has_begun = True
+            found.append(chunk({"role": "assistant", "content": ""}))
         delta = self._delta(i_reply, events)
         tokens = [event for event in events if isinstance(event, AddedTokens)]
         choice.tokens += tokens
@@ -331,7 +312,7 @@ class ChatShape:
         return found
 
     def _delta(self, i_reply: int, events: Sequence[Event]) -> dict[str, Any]:
-        """Return what events add to a message, and note it in the choice."""
+        """Return what events add to a message, and keep it in the choice."""
         choice = self._choices[i_reply]
         delta: dict[str, Any] = {}
         rules = self.replies[i_reply].rules
@@ -345,7 +326,12 @@ class ChatShape:
                     choice.reasoning += text
                     delta["reasoning_content"] = delta.get("reasoning_content", "") + text
                 case ToolCall(tool, text) if has_ended and tool in rules.hands_over:
-                    call = _tool_call(tool, text)
+                    arguments = json.dumps({TOOLS[tool].argument: text})
+                    call = {
+                        "id": f"call_{secrets.token_hex(12)}",
+                        "type": "function",
+                        "function": {"name": tool, "arguments": arguments},
+                    }
                     n = len(choice.tool_calls)
                     choice.tool_calls.append(call)
                     delta.setdefault("tool_calls", []).append({"index": n, **call})
@@ -364,11 +350,9 @@ class ChatShape:
                         choice.finish_reason = "tool_calls"
         return delta
 
-    def whole(self) -> list[dict[str, Any]]:
-        """Return the finished choices."""
-        return [self._whole(i, choice) for i, choice in enumerate(self._choices)]
-
-    def _whole(self, i: int, choice: _Choice) -> dict[str, Any]:
+    def choice(self, i: int) -> dict[str, Any]:
+        """Return a finished choice."""
+        choice = self._choices[i]
         message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
         if choice.reasoning:
             message["reasoning_content"] = choice.reasoning
@@ -396,12 +380,3 @@ class ChatShape:
         fields = token_fields(self.settings, "", ids, self.replies[0].tokenizer)
         mask = [event.is_sampled for event in tokens for _ in event.ids]
         return fields | {"token_mask": mask} if fields else {}
-
-
-def _tool_call(tool: ToolName, text: str) -> dict[str, Any]:
-    arguments = json.dumps({TOOLS[tool].argument: text})
-    return {
-        "id": f"call_{secrets.token_hex(12)}",
-        "type": "function",
-        "function": {"name": tool, "arguments": arguments},
-    }

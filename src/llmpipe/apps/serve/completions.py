@@ -1,4 +1,7 @@
-"""POST /v1/completions: going on with a text, and log-probabilities of texts that are given (lm-eval)."""
+"""POST /v1/completions: continues a text, and scores given texts by log-probability (lm-eval).
+
+This is all that a base model can do: it has learned to continue documents, and knows no turns.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from llmpipe.apps.serve.parse import (
     refuse,
 )
 from llmpipe.apps.serve.service import Service
-from llmpipe.apps.serve.worker import Exchange, PromptGroup
+from llmpipe.apps.serve.worker import Exchange
 from llmpipe.assistant.events import AddedTokens, Done, Event, TextDelta
 from llmpipe.assistant.reply import Reply
 from llmpipe.assistant.rules import ReplyRules
@@ -43,7 +46,7 @@ class _Prompt:
 
 
 async def completions(service: Service, request: Request, body: dict[str, Any]) -> Response:
-    """Go on with one or several prompts."""
+    """Continue one or several prompts."""
     service.check_model(body.get("model"))
     refuse(body, "suffix", "")
     refuse(body, "best_of", field(body, "n", int, 1))
@@ -61,25 +64,15 @@ async def completions(service: Service, request: Request, body: dict[str, Any]) 
         message = f"{n_choices} answers, and {service.limits.max_choices} are allowed at once"
         raise ApiError(400, message, param="n")
     if echo and settings.stream and n_logprobs is not None:
-        raise ApiError(
-            400, "`echo` with `logprobs` cannot be streamed", "unsupported_value", "stream"
-        )
-    scores_prompt = echo and n_logprobs is not None
+        message = "`echo` with `logprobs` cannot be streamed"
+        raise ApiError(400, message, "unsupported_value", "stream")
     rules = ReplyRules(stops=settings.stops, ends=service.stop_ids, is_plain=True)
-    groups = [
-        PromptGroup(
-            prompt.ids,
-            settings.samplings,
-            [Reply(service.tokenizer, rules) for _ in settings.samplings],
-            scores_prompt,
-        )
-        for prompt in prompts
-    ]
-    exchange = Exchange(service, settings, groups)
+    replies = [Reply(service.tokenizer, rules) for _ in range(n_choices)]
+    scores = echo and n_logprobs is not None
+    ids = [prompt.ids for prompt in prompts]
+    exchange = Exchange(service, settings, ids, replies, scores_prompts=scores)
     of_each = [prompt for prompt in prompts for _ in settings.samplings]
-    shape = _TextShape(
-        exchange.replies, of_each, settings, echo, max_tokens == 0, n_logprobs is not None
-    )
+    shape = _TextShape(replies, of_each, settings, echo, max_tokens == 0, n_logprobs is not None)
     head = service.head("cmpl", "text_completion")
     return await exchange.respond(request, head, shape, {})
 
@@ -114,42 +107,42 @@ def _prompts(service: Service, given: Any) -> list[_Prompt]:
 
 @dataclass
 class _TextShape:
-    """How the answers are written down."""
+    """Makes the JSON of the answers.
+
+    Attributes:
+        prompts: of each reply.
+        echo: the prompt belongs to the answer.
+        is_empty: nothing was to be written: the client wants its own text scored.
+    """
 
     replies: Sequence[Reply]
     prompts: Sequence[_Prompt]
-    """Of each reply."""
     settings: Settings
     echo: bool
-    """Whether the prompt belongs to the answer."""
     is_empty: bool
-    """Whether nothing was to be written: a client wants to know about its own text."""
     wants_logprobs: bool
 
     def __post_init__(self) -> None:
         self._tokenizer = self.replies[0].tokenizer
         self._texts = ["" for _ in self.replies]
         self._tokens: list[list[AddedTokens]] = [[] for _ in self.replies]
-        self._reasons: list[str | None] = [None for _ in self.replies]
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """Return the event of one token of a streamed answer, if it shows anything."""
+        """Return the chunk for one token of a streamed answer, if there is anything to show."""
         tokens = [event for event in events if isinstance(event, AddedTokens)]
         text = "".join(event.text for event in events if isinstance(event, TextDelta))
         offset = len(self._texts[i_reply])
         is_first = not self._tokens[i_reply]
         self._tokens[i_reply] += tokens
         self._texts[i_reply] += text
-        for event in events:
-            if isinstance(event, Done):
-                self._reasons[i_reply] = "stop" if event.reason == "stop" else "length"
         if not self.settings.stream:
             return []
         entries = own_logprobs(tokens, self.settings.wants_ids)
         text = "" if self.is_empty else text
         if self.echo and is_first:
             text = self._prompt_text(i_reply) + text
-        reason = self._reasons[i_reply]
+        has_ended = bool(events) and isinstance(events[-1], Done)
+        reason = _finish_reason(self.replies[i_reply]) if has_ended else None
         if not (text or entries or reason or self.settings.wants_ids):
             return []
         made = {
@@ -160,25 +153,23 @@ class _TextShape:
         }
         return [made | self._ids(i_reply, tokens, with_prompt=is_first)]
 
-    def whole(self) -> list[dict[str, Any]]:
-        """Return the finished choices."""
-        return [self._whole(i) for i in range(len(self.replies))]
-
-    def _whole(self, i: int) -> dict[str, Any]:
+    def choice(self, i: int) -> dict[str, Any]:
+        """Return a finished choice."""
         prompt, reply = self.prompts[i], self.replies[i]
         tokens = [] if self.is_empty else self._tokens[i]
         text = "" if self.is_empty else self._texts[i]
         entries: list[LogProb | None] = []
         if self.echo:
             text = self._prompt_text(i) + text
-            entries += [None] if not prompt.n_hidden else []
+            if not prompt.n_hidden:
+                entries.append(None)  # nothing stands before the first id, which predicts it
             entries += reply.prompt_logprobs
         entries += own_logprobs(tokens, self.settings.wants_ids)
         made = {
             "index": i,
             "text": text,
             "logprobs": self._logprobs(entries, prompt.ids[0], 0) if self.wants_logprobs else None,
-            "finish_reason": "length" if self.is_empty else self._reasons[i],
+            "finish_reason": "length" if self.is_empty else _finish_reason(reply),
         }
         return made | self._ids(i, tokens, with_prompt=True)
 
@@ -202,3 +193,8 @@ class _TextShape:
         if fields and with_prompt:
             fields |= token_fields(self.settings, "prompt_", self.prompts[i].ids, self._tokenizer)
         return fields
+
+
+def _finish_reason(reply: Reply) -> str:
+    assert reply.done, "only a reply that has ended says why"
+    return "stop" if reply.done.reason == "stop" else "length"

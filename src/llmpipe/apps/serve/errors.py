@@ -12,27 +12,15 @@ class ApiError(Exception):
     """A request that cannot be answered.
 
     Args:
-        status: of HTTP.
-        message: what is wrong, for people.
         code: a word for programs, such as `context_length_exceeded`.
         param: the field that is wrong.
-        retry_after_s: when to try again, if that helps.
     """
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str | None = None,
-        param: str | None = None,
-        retry_after_s: int | None = None,
+        self, status: int, message: str, code: str | None = None, param: str | None = None
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.param = param
-        self.retry_after_s = retry_after_s
+        self.status, self.message, self.code, self.param = status, message, code, param
 
     def body(self) -> dict[str, Any]:
         """Return the JSON of the answer."""
@@ -43,10 +31,10 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self) -> Response:
-        """Return the answer; after a refusal of the body the connection cannot go on."""
+        """Return the answer; a connection whose body was refused is closed."""
         headers = {}
-        if self.retry_after_s is not None:
-            headers["retry-after"] = str(self.retry_after_s)
+        if self.status == 429:
+            headers["retry-after"] = "1"
         if self.status in (408, 413):
             headers["connection"] = "close"
         return json_response(self.body(), self.status, headers)

@@ -1,4 +1,8 @@
-"""Log-probabilities and token ids, in the shapes that clients read."""
+"""Log-probabilities and token ids, in the shapes that clients read.
+
+Logarithms, because the probability of a text is the product of those of its tokens: a few hundred of them are a
+number too small for a float, while their logarithms simply add up.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,6 @@ def chat_logprobs(
 
     Args:
         logprobs: of the tokens in order.
-        tokenizer: of the model.
         with_ids: add each token's `id`: spellings are not unique.
     """
 
@@ -48,13 +51,13 @@ def own_logprobs(tokens: Sequence[AddedTokens], keeps_end: bool) -> list[LogProb
 
     Args:
         tokens: of an answer, or of a piece of it.
-        keeps_end: whether the stop token has its log-probability too. OpenAI leaves it out.
+        keeps_end: include the stop token, which OpenAI leaves out.
     """
     return [one.logprob for one in tokens if one.logprob and (keeps_end or not one.is_end)]
 
 
 def token_strings(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """Spell tokens out; bytes that are no whole character come as a backslash, x and two digits."""
+    r"""Spell tokens out; bytes that are no whole character become `\x` and two digits."""
     return [_bytes(tokenizer, id).decode(errors="backslashreplace") for id in ids]
 
 
@@ -81,9 +84,8 @@ def completion_logprobs(
     """Return log-probabilities in the shape of completions.
 
     Args:
-        logprobs: of the tokens in order; None for a first token that nothing stands in front of.
+        logprobs: of the tokens in order; None for a first token, which nothing comes before.
         first_id: the id of that first token.
-        tokenizer: of the model.
         offset: of the first token in the answer's text.
     """
     tokens, offsets = [], []

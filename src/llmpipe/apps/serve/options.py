@@ -1,19 +1,22 @@
-"""What `llmpipe serve` was asked for, and which server answers to it; light, so that help is quick."""
+"""What `llmpipe serve` was asked for, and which server answers to it: ours or vLLM. Light, so that help is quick."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
-from llmpipe.apps.serve.address import LOOPBACK, check_key, model_name
-from llmpipe.apps.serve.vllm import become_vllm, vllm_launch
 from llmpipe.assistant.tools import ToolName, parse_tool_names
 from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError, did_you_mean
 
 BACKENDS = ("llmpipe", "vllm")
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,6 @@ class ServeOptions:
     """The options of the command.
 
     Attributes:
-        folder: of the model.
         host: address to listen on. One that other machines can reach needs a key.
         port: 0 takes a free one.
         key: that clients send as `Authorization: Bearer KEY`; it covers every route but /health.
@@ -32,8 +34,6 @@ class ServeOptions:
         preferences: file for orders of answers; by default `preferences.jsonl` in the run's folder.
         max_batch: answers written at the same time.
         max_len: tokens of prompt and answer together; by default the model's own limit.
-        backend: `llmpipe` or `vllm`.
-        device: `auto`, `cpu` or `cuda`.
     """
 
     folder: Path
@@ -50,6 +50,11 @@ class ServeOptions:
     device: str = "auto"
 
     @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        return self.name or "-".join(self.folder.resolve().parts[-2:])
+
+    @property
     def tool_names(self) -> tuple[ToolName, ...] | None:
         """The tools that were asked for; None if nothing was said.
 
@@ -58,8 +63,30 @@ class ServeOptions:
         """
         return None if self.tools is None else parse_tool_names(self.tools)
 
+    def check_key(self) -> None:
+        """Refuse to let other machines in without a key.
 
-def run_serve(options: ServeOptions, console: Console) -> int:
+        Raises:
+            UserError: if there is none.
+        """
+        if not is_loopback(self.host) and not self.key:
+            raise UserError(
+                f"other machines can reach {self.host}, and there is no key",
+                hint="set LLMPIPE_API_KEY, or listen on 127.0.0.1",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def run_serve(options: ServeOptions, console: Console) -> None:
     """Serve until the end, or become vLLM.
 
     Raises:
@@ -69,9 +96,8 @@ def run_serve(options: ServeOptions, console: Console) -> int:
         close = did_you_mean(options.backend, BACKENDS)
         raise UserError(f"unknown backend `{options.backend}`", hint=close or "llmpipe or vllm")
     if options.backend == "vllm":
-        return _run_vllm(options, console)
-    code: int = _server().serve(options, console)
-    return code
+        become_vllm(options, console)
+    _server().serve(options, console)
 
 
 def run_tokens_page(names: tuple[str, ...], port: int, console: Console) -> None:
@@ -106,7 +132,15 @@ def _server() -> ModuleType:
     return server
 
 
-def _run_vllm(options: ServeOptions, console: Console) -> int:
+def become_vllm(options: ServeOptions, console: Console) -> NoReturn:
+    """Turn this process into vLLM, with the same model, address and key; does not return.
+
+    vLLM pages its cache, batches over many users and uses several GPUs. Model folders are in Hugging
+    Face's format already, so there is nothing to convert.
+
+    Raises:
+        UserError: if vLLM is not installed, or an option says nothing to it.
+    """
     unused = {
         "--tools": bool(options.tool_names),
         "--preferences": options.preferences is not None,
@@ -115,16 +149,24 @@ def _run_vllm(options: ServeOptions, console: Console) -> int:
     }
     if given := [name for name, is_given in unused.items() if is_given]:
         raise UserError(f"`{given[0]}` has no effect with `--backend vllm`", hint="leave it out")
-    check_key(options.host, options.key)
-    launch = vllm_launch(
-        options.folder,
-        host=options.host,
-        port=options.port,
-        key=options.key,
-        name=options.name or model_name(options.folder),
-        max_batch=options.max_batch,
-        max_len=options.max_len,
-        environment=os.environ,
-    )
-    become_vllm(launch, console)
-    return 0
+    options.check_key()
+    beside = Path(sys.executable).parent  # the same virtual environment, activated or not
+    search = os.pathsep.join([str(beside), os.environ.get("PATH", os.defpath)])
+    program = shutil.which("vllm", path=search)
+    if program is None:
+        raise UserError(
+            "vLLM is not installed here",
+            hint="`pip install vllm` (it needs a GPU), or serve without `--backend vllm`",
+        )
+    if options.port == 0:
+        raise UserError("vLLM cannot take a free port", hint="name one with `--port`")
+    arguments = [program, "serve", str(options.folder), "--host", options.host]
+    arguments += ["--port", str(options.port), "--served-model-name", options.model_name]
+    if options.max_batch is not None:
+        arguments += ["--max-num-seqs", str(options.max_batch)]
+    if options.max_len is not None:
+        arguments += ["--max-model-len", str(options.max_len)]
+    console.info(" ".join(arguments))
+    # The key goes through the environment: other users of a machine can read command lines.
+    key = {"VLLM_API_KEY": options.key} if options.key else {}
+    os.execve(program, arguments, {**os.environ, **key})

@@ -1,4 +1,4 @@
-"""The pages, for chats and of tokens: a few plain files, and what they need to know of the server."""
+"""The chat page and the token page: a few plain files, and the data they ask the server for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _HEADERS = {
 
 @lru_cache(maxsize=1)
 def page_files() -> dict[str, bytes]:
-    """Return the files by name: what is not in here cannot be asked for."""
+    """Return the files by name; nothing else on the disk can be fetched."""
     folder = files("llmpipe.apps.serve").joinpath("page")
     return {
         file.name: file.read_bytes()
@@ -60,7 +60,7 @@ async def page(start: str, request: Request, body: dict[str, Any]) -> Response:
 async def token_views(
     tokenizers: Mapping[str, Tokenizer], request: Request, body: dict[str, Any]
 ) -> Response:
-    """Answer with a text's tokens, of each tokenizer."""
+    """Answer with the tokens of a text in each tokenizer."""
     text = field(body, "text", str, None)
     if text is None:
         raise ApiError(400, 'a body like {"text": "…"} is needed', param="text")
@@ -72,15 +72,14 @@ async def token_views(
 
 
 async def info(service: Service, request: Request, body: dict[str, Any]) -> Response:
-    """Answer with what the page has to know about the model."""
-    special = service.tokenizer.special
+    """Answer with the facts about the model that the page needs."""
     return json_response(
         {
             "model": service.model,
             "max_model_len": service.worker.engine.max_len,
             "can_chat": can_chat(service.tokenizer),
             "tools": list(service.tool_names),
-            "special_tokens": dict(special),
+            "special_tokens": dict(service.tokenizer.special),
             "stop_ids": sorted({*service.stop_ids, *stop_ids(service.tokenizer)}),
             "takes_preferences": service.preferences is not None,
         }
@@ -88,7 +87,7 @@ async def info(service: Service, request: Request, body: dict[str, Any]) -> Resp
 
 
 async def preferences(service: Service, request: Request, body: dict[str, Any]) -> Response:
-    """Write an order of answers down."""
+    """Keep an order of answers."""
     if service.preferences is None:
         raise ApiError(404, "this server keeps no preferences; start it with `--preferences FILE`")
     line = parse_preference(body, service.model)

@@ -1,4 +1,4 @@
-"""From JSON that anyone may have sent to settings that are in range, or an error that names the field."""
+"""Checks the JSON that a client sent: settings within their limits, or an error that names the field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmpipe.apps.serve.errors import ApiError
-from llmpipe.apps.serve.limits import RequestLimits
 from llmpipe.core.errors import LlmpipeError
 from llmpipe.inference.sampling import Sampling
 
@@ -24,16 +23,41 @@ CHAT_FIELDS = _SHARED | {
     "add_generation_prompt", "continue_final_message", "parallel_tool_calls",
     "continue_token_ids", "echo",
 }  # fmt: skip
+_FLOATS = {"temperature": 1.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # fmt: skip
 COMPLETION_FIELDS = _SHARED | {"prompt", "echo", "best_of", "suffix"}
 
 
 @dataclass(frozen=True)
+class RequestLimits:
+    """What one client may ask for, so that some is left for the others; more gets 400, 408, 413 or 429.
+
+    Attributes:
+        max_body_bytes: of a request; the context of most models fits into it many times.
+        max_requests: answers being written or waiting, over all clients; more get 429.
+        max_choices: prompts times `n` in one request.
+        max_stops: stop strings, of at most `max_stop_chars` characters. Source: OpenAI allows 4.
+        header_timeout_s: from the first byte (or the connection) to the end of the headers.
+        answer_timeout_s: from the whole request to the whole answer.
+        shutdown_timeout_s: how long answers may go on after SIGTERM.
+    """
+
+    max_body_bytes: int = 4 * 2**20
+    max_requests: int = 256
+    max_choices: int = 64
+    max_stops: int = 16
+    max_stop_chars: int = 256
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 10.0
+    answer_timeout_s: float = 600.0
+    shutdown_timeout_s: int = 30
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What both kinds of completion share.
+    """The settings that both kinds of completion share.
 
     Attributes:
         samplings: one per answer to a prompt; the seeds count up from the one asked for.
-        stops: strings.
         stream: whether tokens are sent as they come.
         include_usage: whether the stream ends with token counts.
         ignored: fields that are not known here.
@@ -62,14 +86,8 @@ def field(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], def
     return value
 
 
-def number(body: Mapping[str, Any], name: str, default: float | None) -> float | None:
-    """Return a number, whole or not."""
-    value: float | None = field(body, name, (int, float), default)
-    return value
-
-
 def refuse(body: Mapping[str, Any], name: str, *allowed: Any, why: str = "") -> None:
-    """Refuse a field that asks for what this server does not do."""
+    """Refuse a field that asks for something this server does not do."""
     if body.get(name) not in (None, *allowed):
         message = f"this `{name}` is not supported" + (f": {why}" if why else "")
         raise ApiError(400, message, "unsupported_value", name)
@@ -101,13 +119,10 @@ def parse_settings(
         raise ApiError(400, message, param="logprobs")
     try:
         sampling = Sampling(
-            temperature=float(number(body, "temperature", 1.0) or 0.0),
             top_k=field(body, "top_k", int, None),
-            top_p=number(body, "top_p", None),
-            min_p=number(body, "min_p", None),
-            repetition_penalty=float(number(body, "repetition_penalty", 1.0) or 0.0),
-            presence_penalty=float(number(body, "presence_penalty", 0.0) or 0.0),
-            frequency_penalty=float(number(body, "frequency_penalty", 0.0) or 0.0),
+            top_p=field(body, "top_p", (int, float), None),
+            min_p=field(body, "min_p", (int, float), None),
+            **{name: float(field(body, name, (int, float), own)) for name, own in _FLOATS.items()},
             logit_bias=_logit_bias(field(body, "logit_bias", dict, {})),
             n_logprobs=n_logprobs,
             seed=first,
@@ -133,9 +148,8 @@ def _logit_bias(values: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
     except (TypeError, ValueError):
         raise ApiError(400, "`logit_bias` maps token ids to numbers", param="logit_bias") from None
     if len(pairs) > 1024 or any(not -100 <= bias <= 100 for _, bias in pairs):
-        raise ApiError(
-            400, "`logit_bias` holds up to 1024 numbers in -100 to 100", param="logit_bias"
-        )
+        message = "`logit_bias` holds up to 1024 numbers in -100 to 100"
+        raise ApiError(400, message, param="logit_bias")
     # -100 and 100 "should result in a ban or exclusive selection". Source: OpenAI's API reference.
     return tuple((id, float("-inf") if bias == -100 else bias) for id, bias in pairs)
 
@@ -143,16 +157,11 @@ def _logit_bias(values: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
 def _stops(body: Mapping[str, Any], limits: RequestLimits) -> tuple[str, ...]:
     stops = field(body, "stop", (str, list), [])
     stops = [stops] if isinstance(stops, str) else stops
-    is_fine = len(stops) <= limits.max_stops and all(
-        isinstance(stop, str) and 0 < len(stop) <= limits.max_stop_chars for stop in stops
-    )
-    if not is_fine:
-        raise ApiError(
-            400,
-            f"`stop` is a string or up to {limits.max_stops} of them, "
-            f"of 1 to {limits.max_stop_chars} characters",
-            param="stop",
-        )
+    most, longest = limits.max_stops, limits.max_stop_chars
+    are_fine = (isinstance(stop, str) and 0 < len(stop) <= longest for stop in stops)
+    if len(stops) > most or not all(are_fine):
+        message = f"`stop` is a string or up to {most} of them, of 1 to {longest} characters"
+        raise ApiError(400, message, param="stop")
     return tuple(stops)
 
 
@@ -165,7 +174,7 @@ def token_ids(body: Mapping[str, Any], name: str, n_ids: int) -> list[int]:
 
 
 def answer_tokens(body: Mapping[str, Any], default: int, *names: str) -> int:
-    """Return the limit on an answer's tokens: the first field of `names` that is there."""
+    """Return the limit on an answer's tokens: the first of the fields `names` that was sent."""
     for name in names:
         value = field(body, name, int, None)
         if value is not None:

@@ -1,4 +1,4 @@
-"""Orders of answers, written down for a reward model.
+"""Orders of answers, from best to worst, kept for training a reward model.
 
 Each line of the file is one JSON object:
 
@@ -18,6 +18,7 @@ import json
 import os
 import threading
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,15 @@ class Preferences:
         self._lock = threading.Lock()
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one order down, whole and safe on the disk.
+        """Append one order and wait until it is safe on the disk.
 
         Raises:
             ApiError: if the file cannot be written.
         """
         data = json.dumps(line).encode() + b"\n"
         try:
-            with self._lock, os.fdopen(self._open(), "ab") as file:
+            owners = partial(os.open, mode=0o600)
+            with self._lock, open(self.path, "ab", opener=owners) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -57,12 +59,9 @@ class Preferences:
             message = f"the file of preferences cannot be written: {error.strerror}"
             raise ApiError(500, message) from None
 
-    def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
 
 def parse_preference(body: dict[str, Any], model: str) -> dict[str, Any]:
-    """Return the line for what a client has sent.
+    """Check an order that a client has sent; return the line to write.
 
     Raises:
         ApiError: naming the field that is wrong.

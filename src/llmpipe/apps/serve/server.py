@@ -16,13 +16,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmpipe.apps.load import load
-from llmpipe.apps.serve.address import LOOPBACK, check_key, is_loopback, model_name
 from llmpipe.apps.serve.app import LOOPBACK_NAMES, build_app, build_tokens_app
-from llmpipe.apps.serve.limits import RequestLimits
-from llmpipe.apps.serve.options import ServeOptions
+from llmpipe.apps.serve.options import LOOPBACK, ServeOptions, is_loopback
+from llmpipe.apps.serve.parse import RequestLimits
 from llmpipe.apps.serve.preferences import Preferences
-from llmpipe.apps.serve.service import Service
-from llmpipe.apps.serve.tools import ToolRunner
+from llmpipe.apps.serve.service import Service, ToolRunner
 from llmpipe.apps.serve.worker import Worker
 from llmpipe.assistant.tools import ToolName, open_tools
 from llmpipe.core.console import Console
@@ -34,12 +32,10 @@ MAX_BATCH = 16
 """Answers written at the same time, unless the command says otherwise."""
 
 
-def serve(options: ServeOptions, console: Console) -> int:
+def serve(options: ServeOptions, console: Console) -> None:
     """Serve a model until SIGTERM or Ctrl-C; answers that are being written are finished first.
 
-    Args:
-        options: of the command.
-        console: told the address; never a prompt or an answer.
+    The console is told the address, and never a prompt or an answer.
 
     Raises:
         UserError: if the address is not loopback and there is no key, or the port is taken.
@@ -47,7 +43,7 @@ def serve(options: ServeOptions, console: Console) -> int:
     folder, host = options.folder, options.host
     limits = RequestLimits()
     is_local = is_loopback(host)
-    check_key(host, options.key)
+    options.check_key()
     names = options.tool_names
     if names is None:
         tools = default_tools(folder, console) if is_local else None
@@ -58,7 +54,7 @@ def serve(options: ServeOptions, console: Console) -> int:
         max_batch = options.max_batch or MAX_BATCH
         loaded = load(folder, options.device, max_batch, options.max_len, warn=console.warn)
         service = Service(
-            model=options.name or model_name(folder),
+            model=options.model_name,
             tokenizer=loaded.tokenizer,
             worker=Worker(loaded.engine),
             stop_ids=loaded.stop_ids,
@@ -73,16 +69,10 @@ def serve(options: ServeOptions, console: Console) -> int:
         console.info(f"{service.model}: chat at {address}/, API at {address}/v1; Ctrl-C ends")
         _run(build_app(service, options.key, hosts), limits, listener)
     console.info("all answers are finished")
-    return 0
 
 
 def serve_tokens(tokenizers: Mapping[str, Tokenizer], port: int, console: Console) -> None:
     """Serve the page of tokens on this machine until SIGTERM or Ctrl-C, without a model.
-
-    Args:
-        tokenizers: that are shown beside each other, by their names.
-        port: 0 takes a free one.
-        console: says where the page is.
 
     Raises:
         UserError: if the port is taken.
@@ -101,7 +91,7 @@ def _run(app: ASGIApp, limits: RequestLimits, listener: socket.socket) -> None:
 
 
 def default_tools(folder: Path, console: Console) -> ToolRunner | None:
-    """Return Python, or say why there is none: a machine without a sandbox can serve all the same."""
+    """Return Python, or warn why it is missing: a machine without a sandbox can still serve."""
     try:
         return _tool_runner(folder, ("python",))
     except UserError as error:
@@ -146,7 +136,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def make_server(app: Any, limits: RequestLimits) -> uvicorn.Server:
-    """Return a server that logs no requests and waits for no slow ones."""
+    """Return a server that logs no requests and drops connections that are too slow."""
 
     class Protocol(_DeadlineProtocol):
         header_timeout_s = limits.header_timeout_s
@@ -170,13 +160,13 @@ class _Server(uvicorn.Server):
     """Ends with exit code 0 after SIGTERM; uvicorn itself would raise the signal again."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Finish what is being written; a second signal ends at once."""
+        """Let answers in progress finish; a second signal ends them at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 class _DeadlineProtocol(H11Protocol):
-    """uvicorn's HTTP, closing connections whose headers do not come.
+    """uvicorn's HTTP, which also closes connections whose headers do not arrive in time.
 
     uvicorn has no such limit: sockets that send a byte now and then stay open for ever.
     """
@@ -197,7 +187,7 @@ class _DeadlineProtocol(H11Protocol):
         self._watch()
 
     def _watch(self) -> None:
-        """Start the clock when headers are being waited for, and stop it when they are there."""
+        """Start the clock while waiting for headers, and stop it when they have arrived."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_watching()
         elif self._deadline is None:

@@ -1,10 +1,13 @@
 """The engine in a thread of its own, and the bridge between it and the event loop.
 
 HTTP handlers put commands (new requests, tool outputs, cancellations) into an inbox; the thread takes them
-between two steps of the engine. Each token goes through its reply's state machine right there, because what that
-decides (to end, to wait for a tool, to put ids in) has to reach the engine before its next step. What
-came of it goes to the event loop, where it is written down for the client. Nobody else touches the
-engine, so it needs no locks.
+between two steps of the engine. Each token goes through its reply's state machine on the same thread, because what
+that decides (to end, to wait for a tool, to put ids in) has to reach the engine before its next step. The resulting
+events go to the event loop, which writes them out for the client. Nobody else touches the engine, so it needs no
+locks.
+
+A thread, because a step takes milliseconds to seconds during which an event loop would answer no one; and only one,
+because a step serves all requests at once (batching): a second thread would only compete for the same processor.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,32 +26,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from llmpipe.apps.serve.errors import ApiError, json_response
+from llmpipe.apps.serve.parse import Settings
 from llmpipe.assistant.events import Done, Event, ToolCall
 from llmpipe.assistant.reply import Reply, room, settle
 from llmpipe.core.errors import LlmpipeError
 from llmpipe.inference.engine import Engine
-from llmpipe.inference.sampling import Sampling
 
 if TYPE_CHECKING:
-    from llmpipe.apps.serve.parse import Settings
     from llmpipe.apps.serve.service import Service
-
-
-@dataclass(frozen=True)
-class PromptGroup:
-    """One prompt and the replies wanted to it.
-
-    Attributes:
-        prompt: ids.
-        samplings: one per reply.
-        replies: empty ones, with the same rules.
-        prompt_logprobs: whether the prompt's log-probabilities are wanted.
-    """
-
-    prompt: Sequence[int]
-    samplings: Sequence[Sampling]
-    replies: Sequence[Reply]
-    prompt_logprobs: bool = False
 
 
 class Worker:
@@ -82,7 +66,7 @@ class Worker:
         self._inbox.put(lambda: self._give(exchange, i_reply, output))
 
     def end(self, exchange: Exchange) -> None:
-        """Write no more of an exchange."""
+        """Stop writing an exchange."""
         self.n_open -= len(exchange.replies)
         self._inbox.put(lambda: self._cancel(exchange))
 
@@ -105,7 +89,7 @@ class Worker:
                 self._fail_all(f"the engine failed: {type(error).__name__}")
 
     def _take_commands(self) -> bool:
-        """Carry out what is in the inbox, waiting for something if there is nothing else to do."""
+        """Carry out the commands in the inbox; wait for one if there is nothing else to do."""
         while True:
             try:
                 command = self._inbox.get(block=self._is_idle)
@@ -119,19 +103,14 @@ class Worker:
     def _submit(self, exchange: Exchange) -> None:
         """Hand the prompts of an exchange to the engine; each is computed once for all its replies."""
         try:
-            for group in exchange.groups:
-                self.n_prompt += len(group.prompt)
-                rules, tokenizer = group.replies[0].rules, group.replies[0].tokenizer
-                samplings = [rules.applied_to(own, tokenizer) for own in group.samplings]
-                ends = rules.stop_ids(tokenizer), rules.pause_ids(tokenizer)
-                if group.prompt_logprobs:
-                    requests = [
-                        self.engine.submit(group.prompt, own, *ends, prompt_logprobs=True)
-                        for own in samplings
-                    ]
-                else:
-                    requests = self.engine.submit_group(group.prompt, samplings, *ends)
-                for request in requests:
+            rules, tokenizer = exchange.replies[0].rules, exchange.replies[0].tokenizer
+            samplings = [rules.applied_to(own, tokenizer) for own in exchange.settings.samplings]
+            ends = rules.stop_ids(tokenizer), rules.pause_ids(tokenizer)
+            for prompt in exchange.prompts:
+                self.n_prompt += len(prompt)
+                for request in self.engine.submit_group(
+                    prompt, samplings, *ends, exchange.scores_prompts
+                ):
                     self._rows[request] = (exchange, len(exchange.requests))
                     exchange.requests.append(request)
         except LlmpipeError as error:
@@ -141,7 +120,7 @@ class Worker:
             self._fail(exchange, RuntimeError(f"the engine refused: {type(error).__name__}"))
 
     def _step(self) -> None:
-        """Let the engine write one token of each reply, and pass on what it brings about."""
+        """Let the engine write one token of each reply, and pass the events on."""
         tokens = self.engine.step()
         self._is_idle = not tokens
         for token in tokens:
@@ -156,7 +135,7 @@ class Worker:
             self._advance(request, give)
 
     def _advance(self, request: int, move: Callable[[Reply], list[Event]]) -> None:
-        """Let a reply take something; do to its row what it wants, and tell the event loop."""
+        """Let a reply take a token or an output, settle its row, and tell the event loop."""
         exchange, i_reply = self._rows[request]
         reply = exchange.replies[i_reply]
         try:
@@ -186,14 +165,14 @@ class Worker:
 
 
 class Shape(Protocol):
-    """How the answers of one kind of request are written down."""
+    """Turns the events of replies into the JSON of one kind of request."""
 
     def chunks(self, i_reply: int, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """Note what has happened in a reply; return the `choices` of the events that a client is sent."""
+        """Note what has happened in a reply; return the entries of `choices` to stream for it."""
         ...
 
-    def whole(self) -> list[dict[str, Any]]:
-        """Return the `choices` of the finished answer."""
+    def choice(self, i_reply: int) -> dict[str, Any]:
+        """Return a finished reply's entry in `choices`."""
         ...
 
 
@@ -201,27 +180,26 @@ class Exchange:
     """One HTTP request on the event loop's side: all its replies while they are written.
 
     Args:
-        service: whose worker writes them.
-        settings: of the request.
-        groups: prompts and empty replies.
+        replies: empty ones with the same rules: one per sampling, for each prompt in turn.
         given: what has happened in each reply before its first token.
+        scores_prompts: whether the prompts' log-probabilities are wanted.
     """
 
     def __init__(
         self,
         service: Service,
         settings: Settings,
-        groups: Sequence[PromptGroup],
+        prompts: Sequence[Sequence[int]],
+        replies: Sequence[Reply],
         given: Sequence[Sequence[Event]] = (),
+        scores_prompts: bool = False,
     ) -> None:
-        self._service = service
-        self._settings = settings
-        self._given = given
+        self.settings, self.prompts, self.replies = settings, prompts, replies
+        self.scores_prompts = scores_prompts
+        self._service, self._given = service, given
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[tuple[int, list[Event]] | BaseException] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
-        self.groups = groups
-        self.replies = [reply for group in groups for reply in group.replies]
         self.requests: list[int] = []
         """The engine's number of each reply's request; touched by the thread alone."""
 
@@ -233,20 +211,21 @@ class Exchange:
     async def respond(
         self, request: Request, head: dict[str, Any], shape: Shape, extra: Mapping[str, Any]
     ) -> Response:
-        """Return the answer, streamed if that was asked for.
+        """Return the answer, streamed if the client wants that.
 
         Args:
-            request: whose connection ends the work when it closes.
+            request: its connection, when it closes, ends the work.
             head: fields of every object sent.
-            shape: makes `choices` of what happens.
+            shape: turns events into `choices`.
             extra: fields of the whole answer, or of the first event.
         """
         headers = {}
-        if self._settings.ignored:
-            headers["x-llmpipe-ignored"] = ascii(", ".join(self._settings.ignored))[1:-1][:1000]
-        if not self._settings.stream:
+        if self.settings.ignored:
+            headers["x-llmpipe-ignored"] = ascii(", ".join(self.settings.ignored))[1:-1][:1000]
+        if not self.settings.stream:
             await self._finish_or_leave(request, shape)
-            whole = head | {"choices": shape.whole(), "usage": self._usage()} | dict(extra)
+            choices = [shape.choice(i) for i in range(len(self.replies))]
+            whole = head | {"choices": choices, "usage": self._usage()} | dict(extra)
             return json_response(whole, headers=headers)
         chunks = self._chunks(shape)
         # The first chunk is waited for: errors up to here still have a status.
@@ -255,7 +234,7 @@ class Exchange:
         except BaseException:
             await chunks.aclose()
             raise
-        with_usage = self._settings.include_usage
+        with_usage = self.settings.include_usage
 
         async def server_sent() -> AsyncGenerator[str, None]:
             """Yield the lines of the stream; closing this (the client has gone) ends the work."""
@@ -284,7 +263,7 @@ class Exchange:
         worker, limits = self._service.worker, self._service.limits
         n_left = len(self.replies)
         if worker.n_open + n_left > limits.max_requests:
-            raise ApiError(429, "too many requests are waiting", "queue_full", retry_after_s=1)
+            raise ApiError(429, "too many requests are waiting", "queue_full")
         started, is_first = time.monotonic(), True
         worker.begin(self)
         try:
@@ -314,7 +293,7 @@ class Exchange:
             worker.end(self)
 
     def _follow(self, i_reply: int, events: Sequence[Event]) -> bool:
-        """Return whether a reply has ended with these events; run the tool that it else may call."""
+        """Return whether a reply has ended with these events; if not, run the tool that it calls."""
         if events and isinstance(events[-1], Done):
             return True
         for event in events:
@@ -330,7 +309,7 @@ class Exchange:
 
     def _usage(self) -> dict[str, int]:
         """Count tokens as OpenAI does: each prompt once, all answers."""
-        n_prompt = sum(len(group.prompt) for group in self.groups)
+        n_prompt = sum(map(len, self.prompts))
         n_answer = sum(reply.n_sampled for reply in self.replies)
         return {
             "prompt_tokens": n_prompt,
@@ -339,7 +318,7 @@ class Exchange:
         }
 
     async def _finish_or_leave(self, request: Request, shape: Shape) -> None:
-        """Write the whole answer, unless the client goes away before."""
+        """Write the whole answer, unless the client leaves first."""
 
         async def work() -> None:
             async with contextlib.aclosing(self._chunks(shape)) as chunks:

@@ -1,4 +1,4 @@
-// Runs before anything is drawn, so that the page does not flash in the other colours.
+// Runs before anything is drawn, so that the page does not flash in the other colors.
 "use strict";
 try {
   const chosen = localStorage.getItem("theme");
