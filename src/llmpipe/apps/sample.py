@@ -28,15 +28,12 @@ def run_sample(
     sampling: Sampling,
     device: str = "auto",
     console: Console,
-) -> int:
+) -> None:
     """Print `n` continuations of `prompt`; sample i has seed `sampling.seed + i`.
 
     Args:
         folder: of the model.
         prompt: text to go on from; may be empty.
-        n: how many samples.
-        sampling: how to choose tokens.
-        device: `auto`, `cpu` or `cuda`.
         console: the text goes to its stdout, the speed to its stderr.
     """
     loaded = load(folder, device, max_batch=min(n, MAX_BATCH), warn=console.warn)
@@ -56,7 +53,6 @@ def run_sample(
             }
         )
     console.info(f"{n_tokens:,} tokens in {seconds:.1f} s, {n_tokens / seconds:,.0f} tokens/s")
-    return 0
 
 
 def _generate(loaded: Loaded, prompt: str, samplings: Sequence[Sampling], page: _Page) -> int:

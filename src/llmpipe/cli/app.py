@@ -331,7 +331,7 @@ def chat(
 
     asked = ToolOptions(tools, corpus, search_url, tuple(search_host or ()), unsafe_tools)
     given |= {"sampling": _take_sampling(given), "tools": asked, "think": think_mode(think)}
-    raise typer.Exit(run_chat(model, console=console, **given))
+    run_chat(model, console=console, **given)
 
 
 @command(

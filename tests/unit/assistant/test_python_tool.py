@@ -36,7 +36,7 @@ from llmpipe.assistant.tools.python import PythonTool
 from llmpipe.core.errors import UserError
 
 KERNEL = examine_kernel()
-pytestmark = pytest.mark.skipif(not KERNEL.is_enough, reason="this system has no seccomp")
+pytestmark = pytest.mark.skipif(not KERNEL.has_seccomp, reason="this system has no seccomp")
 
 
 @pytest.fixture(scope="module")

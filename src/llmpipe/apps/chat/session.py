@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llmpipe.apps.chat.commands import COMMANDS, run_command
+from llmpipe.apps.chat.commands import COMMANDS, Next, run_command
 from llmpipe.apps.chat.once import answer_once, read_questions
 from llmpipe.apps.chat.reply_printer import print_reply
 from llmpipe.apps.chat.state import Chat, ThinkMode
@@ -31,23 +31,14 @@ def run_chat(
     show_tokens: bool = False,
     device: str = "auto",
     console: Console,
-) -> int:
+) -> None:
     """Chat until the person leaves; or, with a prompt or without a terminal, answer once.
 
     Args:
         folder: of the model.
         prompt: the only message; None asks at the terminal, or reads stdin if there is none.
-        system: system message.
-        sampling: how to choose tokens.
-        tools: what may be called.
-        think: whether thoughts are shown.
-        max_thought: tokens a thought may have.
         show_tokens: show the ids of the conversation after every reply.
-        device: `auto`, `cpu` or `cuda`.
         console: answers go to its stdout, everything else to its stderr.
-
-    Returns:
-        The exit code.
     """
     is_terminal = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
     questions = [] if is_terminal else read_questions(prompt, console.json_output)
@@ -63,10 +54,8 @@ def run_chat(
             )
     tools = tools or ToolOptions()
     with open_chat_tools(tools, folder, console) as opened:
-        chat = Chat(
-            loaded, opened, sampling, system, think=think, max_thought=max_thought, show_tokens=show_tokens
-        )  # fmt: skip
-        chat.name = "/".join(folder.resolve().parts[-2:])
+        chat = Chat(loaded, opened, sampling, system, "/".join(folder.resolve().parts[-2:]))
+        chat.think, chat.max_thought, chat.show_tokens = think, max_thought, show_tokens
         chat.offered = None if tools.names is None else tuple(opened)
         if is_terminal:
             _talk(chat, console)
@@ -74,7 +63,6 @@ def run_chat(
             chat.begin(messages)
             chat.system = chat.system or system
             answer_once(chat, console)
-    return 0
 
 
 def _talk(chat: Chat, console: Console) -> None:
@@ -103,14 +91,17 @@ def _talk(chat: Chat, console: Console) -> None:
             return
         except LlmpipeError as error:
             console.error(error.message, error.hint)
-            _take_back_unanswered(chat, console)
+            # A message that cannot be answered, such as one longer than the context.
+            if chat.messages and chat.messages[-1].role == "user":
+                chat.messages.pop()
+                console.info("the message was taken back")
             was_interrupted = False
 
 
-def _take(line: str, chat: Chat, console: Console, keyboard: Keyboard) -> str:
-    """Do what a line says; return what follows: `ask`, `reply` or `quit`."""
+def _take(line: str, chat: Chat, console: Console, keyboard: Keyboard) -> Next | None:
+    """Do what a line says; return what follows, if not the next question: an answer or the end."""
     if not line:
-        return "ask"
+        return None
     if not line.startswith("/"):
         chat.messages.append(Message("user", line))
         return "reply"
@@ -118,22 +109,15 @@ def _take(line: str, chat: Chat, console: Console, keyboard: Keyboard) -> str:
     if following != "edit":
         return following
     try:
-        text = keyboard.ask(chat.last_question()).strip()
+        text = keyboard.ask(chat.messages[chat.last_user()].text).strip()
     except (KeyboardInterrupt, EOFError):
         text = ""
     if not text:
         console.info("nothing was changed")
-        return "ask"
+        return None
     chat.undo()
     chat.messages.append(Message("user", text))
     return "reply"
-
-
-def _take_back_unanswered(chat: Chat, console: Console) -> None:
-    """Take back a message that cannot be answered, such as one longer than the context."""
-    if chat.messages and chat.messages[-1].role == "user":
-        chat.messages.pop()
-        console.info("the message was taken back")
 
 
 def status(chat: Chat) -> str:

@@ -37,11 +37,8 @@ class Chat:
         name: of the model, for the status line.
         offered: names of the tools the assistant is told of; None tells it nothing, and leaves it with
             what it was trained with.
-        think: whether thoughts are shown, hidden, or not had at all.
-        max_thought: tokens a thought may have.
         messages: the conversation without its system message.
         raw: print control tokens by their spelling.
-        show_tokens: print the ids of the conversation after every reply.
         last: how the last reply ended.
     """
 
@@ -119,34 +116,16 @@ class Chat:
                     self.n_tokens += event.n_tokens
                 yield event
 
-    def undo(self) -> Message:
-        """Take back the last message of the user and what came after it, and return that message.
+    def undo(self) -> None:
+        """Take back the last message of the user and what came after it."""
+        del self.messages[self.last_user() :]
+
+    def last_user(self) -> int:
+        """Return the place of the last message of the user.
 
         Raises:
             UserError: if there is none.
         """
-        at = self._last_user()
-        message = self.messages[at]
-        del self.messages[at:]
-        return message
-
-    def last_question(self) -> str:
-        """Return the text of the last message of the user.
-
-        Raises:
-            UserError: if there is none.
-        """
-        return self.messages[self._last_user()].text
-
-    def take_back_reply(self) -> None:
-        """Take back what came after the last message of the user.
-
-        Raises:
-            UserError: if there is none.
-        """
-        del self.messages[self._last_user() + 1 :]
-
-    def _last_user(self) -> int:
         for i in reversed(range(len(self.messages))):
             if self.messages[i].role == "user":
                 return i

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class ToolOptions:
     """What the command line says about tools.
 
     Attributes:
-        names: joined by commas, or `none`; None takes what there is.
+        names: joined by commas, or `none`; None takes those that can be had.
         corpus: what `search` looks through; the corpus of the model's run by default.
         search_url: of an HTTP service that `search` asks instead.
         search_hosts: hosts it may be on, besides loopback.
@@ -31,16 +31,10 @@ class ToolOptions:
     search_hosts: tuple[str, ...] = ()
     unsafe: bool = False
 
-    @property
-    def has_search(self) -> bool:
-        """Whether something to search is named."""
-        return self.corpus is not None or self.search_url is not None
 
-
-@contextlib.contextmanager
 def open_chat_tools(
     options: ToolOptions, model_folder: Path, console: Console
-) -> Iterator[Mapping[ToolName, Tool]]:
+) -> AbstractContextManager[Mapping[ToolName, Tool]]:
     """Open the tools of a chat with the model in `model_folder`.
 
     Raises:
@@ -52,20 +46,19 @@ def open_chat_tools(
         corpus = own_corpus
     if options.names is None:
         names: Sequence[ToolName] = ("python",)
-        if not options.unsafe and not examine_kernel().is_enough:
+        if not options.unsafe and not examine_kernel().has_seccomp:
             console.info("no python tool: this system has no sandbox for it")
             names = ()
         if corpus is not None or options.search_url is not None:
             names = (*names, "search")
     else:
         names = parse_tool_names(options.names)
-        if options.has_search and "search" not in names:
+        if (options.corpus or options.search_url) and "search" not in names:
             raise UserError("something to search is named, and the tool `search` is not")
-    with open_tools(
+    return open_tools(
         names,
         corpus,
         search_url=options.search_url,
         search_hosts=options.search_hosts,
         unsafe=options.unsafe,
-    ) as tools:
-        yield tools
+    )

@@ -49,13 +49,10 @@ def view_tokens(name: str, text: str, tokenizer: Tokenizer) -> View:
         if part in tokenizer.special:
             pieces.append(ShownToken(tokenizer.special[part], part, True, False))
         elif part:
-            pieces += (_piece(i, tokenizer) for i in tokenizer.encode(part))
+            for id in tokenizer.encode(part):
+                token = tokenizer.token_bytes(id)
+                pieces.append(ShownToken(id, show(token), False, token.endswith(b"\n")))
     return View(name, pieces, len(text.encode()))
-
-
-def _piece(id: int, tokenizer: Tokenizer) -> ShownToken:
-    token = tokenizer.token_bytes(id)
-    return ShownToken(id, show(token), False, token.endswith(b"\n"))
 
 
 def show(token: bytes) -> str:

@@ -1,9 +1,10 @@
 """What a sandboxed program may ask of the kernel, as a table, and as the filter made from it.
 
-Everything that is not in the table (`resources/sandbox/system_calls.toml`) is refused: there are some 350 system calls, and the next kernel
-brings more. What is left is enough for Python to compute, to import its standard library, to read the
-clock and to print. So there are no sockets, no new processes or threads, no signals, nothing that
-writes, renames or removes a file, no mounts, namespaces, debugging, keys or io_uring.
+Everything that is not in the table (`resources/sandbox/system_calls.toml`) is refused: there are some
+350 system calls, and the next kernel brings more. What is left is enough for Python to compute, to
+import its standard library, to read the clock and to print. So there are no sockets, no new processes
+or threads, no signals, nothing that writes, renames or removes a file, no mounts, namespaces,
+debugging, keys or io_uring.
 
 The filter (seccomp-bpf) sees the numbers given to a system call, not the memory they point to: it
 can tell how a file is opened, not which one. The second is Landlock's part (`fork_server.py`). Where a kernel has
@@ -23,8 +24,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-
-from llmpipe.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,13 @@ class Kernel:
 
     Attributes:
         landlock: version of the interface, 0 if there is none.
-        has_seccomp: filters can be installed, and the architecture is one of the table.
+        has_seccomp: filters can be installed, and the architecture is one of the table. Without it there
+            is no sandbox: Landlock alone stops neither sockets nor new processes.
     """
 
     landlock: int
     has_seccomp: bool
     machine: str = platform.machine()
-
-    @property
-    def is_enough(self) -> bool:
-        """Whether programs can be shut in. Landlock alone stops neither sockets nor new processes."""
-        return self.has_seccomp
 
 
 def examine_kernel() -> Kernel:
@@ -98,21 +93,6 @@ def _seccomp_actions() -> str:
     except OSError:
         # Not there in every container; the kernel says no when the filter is installed, if it must.
         return "errno"
-
-
-def require(kernel: Kernel) -> None:
-    """Check that programs can be shut in.
-
-    Raises:
-        UserError: if not.
-    """
-    if not kernel.is_enough:
-        raise UserError(
-            "the python tool needs a sandbox, and this system has no seccomp for it "
-            f"({platform.system()}, {platform.machine()})",
-            hint="leave the tool out with `--tools none`, or, if what the model writes may do "
-            "anything that you may do: `--unsafe-tools`",
-        )
 
 
 # -- the filter ----------------------------------------------------------------------------------

@@ -48,11 +48,7 @@ class Passage:
 
 
 class SearchIndex:
-    """Finds the passages of a corpus that share the rarest words with a query.
-
-    Args:
-        folder: what `open_index` made.
-    """
+    """Finds the passages of a corpus that share the rarest words with a query."""
 
     def __init__(self, folder: Path) -> None:
         import bm25s
@@ -71,12 +67,12 @@ class SearchIndex:
             return []
         scores = self._words.get_scores(asked)
         order = (-scores).argsort(kind="stable")[:n]  # of equal ones, the earlier in the corpus
-        return [self._passage(int(i)) for i in order if scores[i] > 0]
-
-    def _passage(self, i: int) -> Passage:
-        group, row = divmod(i, _ROWS_PER_GROUP)
-        [fields] = self._passages.read_row_group(group).slice(row, 1).to_pylist()
-        return Passage(**fields)
+        found = []
+        for i in order[scores[order] > 0]:
+            group, row = divmod(int(i), _ROWS_PER_GROUP)
+            [fields] = self._passages.read_row_group(group).slice(row, 1).to_pylist()
+            found.append(Passage(**fields))
+        return found
 
 
 def open_index(corpus: Path) -> SearchIndex:
