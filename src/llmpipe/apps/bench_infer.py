@@ -1,8 +1,9 @@
 """`llmpipe bench infer`: how fast a model writes here, beside the other engines that are installed.
 
 All get the same prompts and write greedily. Each batch is run for one token and then for all; the difference is
-what decoding takes, and the first run the time to first tokens. Decoding cannot be faster than reading all
-weights once per step, so the speed of memory is measured as well, and the share of it that is used.
+what decoding takes, and the first run the time to first tokens. A step reads every weight once, for one
+sequence or for 64, and does little with it: decoding waits for memory. So the speed of memory is measured
+as well, and the share of it that is used; and more sequences at once cost little.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def run_bench_infer(
             }
         )
         return
-    _table(bench, speeds, console)
+    _table(bench, speeds)
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
@@ -170,7 +171,8 @@ class _Bench:
         )
 
 
-def _table(bench: _Bench, speeds: Sequence[Speed], console: Console) -> None:
+def _table(bench: _Bench, speeds: Sequence[Speed]) -> None:
+    console = bench.console
     console.out(
         f"weights {format_bytes(bench.weight_bytes)}, memory is read at "
         f"{format_bytes(bench.memory_bytes_per_s)}/s, {bench.device}, "

@@ -1,4 +1,4 @@
-"""From a model folder to something that can write."""
+"""From a model folder to an engine that generates."""
 
 from __future__ import annotations
 

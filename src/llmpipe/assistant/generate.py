@@ -86,7 +86,7 @@ def answer_many(
 
 def _submit(engine: Engine, messages: Sequence[Message], sampling: Sampling, reply: Reply) -> int:
     # To the model a chat is one sequence of ids that ends in the middle: an open turn of the
-    # assistant, which it goes on with as it would with any text.
+    # assistant, which it continues as it would any text.
     rules, tokenizer = reply.rules, reply.tokenizer
     return engine.submit(
         render(messages, tokenizer, add_generation_prompt=True).ids,

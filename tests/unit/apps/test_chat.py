@@ -21,10 +21,9 @@ from llmpipe.apps.chat import once, session
 from llmpipe.apps.chat.commands import COMMANDS, changed, run_command
 from llmpipe.apps.chat.probabilities import answer_choices
 from llmpipe.apps.chat.reply_printer import ReplyPrinter, print_reply
-from llmpipe.apps.chat.session import run_chat, status
+from llmpipe.apps.chat.session import ToolOptions, open_chat_tools, run_chat, status
 from llmpipe.apps.chat.state import Chat
 from llmpipe.apps.chat.terminal import CommandCompleter, Interrupts, Keyboard
-from llmpipe.apps.chat.tools import ToolOptions, open_chat_tools
 from llmpipe.apps.load import load
 from llmpipe.assistant.conversation import Conversation, messages_from_json
 from llmpipe.assistant.events import Done, Event, TextDelta, ThinkDelta, ToolCall, ToolResult
@@ -461,7 +460,7 @@ def test_tools_are_those_asked_for_or_those_there_are(screen: Any, tmp_path: Pat
 def test_chat_without_a_sandbox_goes_on_without_python(
     screen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("llmpipe.apps.chat.tools", "llmpipe.assistant.tools.python"):
+    for module in ("llmpipe.apps.chat.session", "llmpipe.assistant.tools.python"):
         monkeypatch.setattr(f"{module}.examine_kernel", lambda: Kernel(0, False))
     with open_chat_tools(ToolOptions(), tmp_path, screen.console) as tools:
         assert tools == {}

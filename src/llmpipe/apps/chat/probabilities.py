@@ -1,8 +1,8 @@
-"""How likely each token of the last answer was in the model's eyes, and what it might have said instead.
+"""How likely the model found each token of the last answer, and what it might have said instead.
 
-The conversation is read again by the model, which gives the probabilities of all its tokens at once. So
-answers that were loaded from a file have them too, and a chat pays for them only when asked. They
-are those of the model itself, before temperature and top-k.
+The model reads the conversation again. One pass gives, at every place, a probability for each token of
+the vocabulary to come next, so answers that were loaded from a file have them too, and a chat pays for
+them only when asked. They are those of the model itself, before temperature and top-k.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Chat:
         return Reply(self.loaded.tokenizer, rules, show_special)
 
     def reply(self, reply: Reply) -> Generator[Event, None, None]:
-        """Yield the answer to the last message; `reply` holds what is there of it at any time."""
+        """Yield the answer to the last message; `reply` holds what has been written so far."""
         events = stream_reply(
             self.loaded.engine,
             self.loaded.tokenizer,

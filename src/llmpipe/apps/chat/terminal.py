@@ -1,4 +1,4 @@
-"""The keyboard: a line editor with history, and Ctrl-C as a request instead of a blow."""
+"""The keyboard: a line editor with history, and Ctrl-C as a request that can be met in good order."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Keyboard:
         )
 
     def ask(self, text: str = "") -> str:
-        """Return what was typed; `text` stands there already, to be changed.
+        """Return what was typed; `text` is there to be edited.
 
         Raises:
             KeyboardInterrupt: on Ctrl-C.
@@ -79,7 +79,7 @@ class CommandCompleter(Completer):
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-        """Yield what the text up to the cursor may go on with."""
+        """Yield what may follow the text up to the cursor."""
         text = document.text_before_cursor
         if not text.startswith("/"):
             return
@@ -144,7 +144,7 @@ class Interrupts:
 
 
 def _without_echo() -> list[Any] | None:
-    """Let the terminal show no keys; return how it was, or None without a terminal."""
+    """Keep the terminal from showing keys; return its settings before, or None without a terminal."""
     if not sys.stdin.isatty():
         return None
     before = termios.tcgetattr(sys.stdin)

@@ -41,7 +41,7 @@ def run_tokens(
         explain: walk through the first merges of each text instead.
 
     Raises:
-        UserError: if there is no text, or a name stands for nothing.
+        UserError: if there is no text, or no tokenizer has such a name.
     """
     if not texts and sys.stdin.isatty():
         raise UserError("there is no text to show", 'llmpipe tokens "hello world"')

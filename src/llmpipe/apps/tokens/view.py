@@ -1,4 +1,8 @@
-"""A text as the tokens of one tokenizer, as data for the terminal and for the page."""
+"""A text as the tokens of one tokenizer, as data for the terminal and for the page.
+
+This is all a model sees of a text: numbers. It is not shown the letters inside a token, which is why it
+finds spelling and counting letters hard.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def parse_tool_names(text: str) -> tuple[ToolName, ...]:
     """Return the tools of a list such as `python,search`, in the order of the table; `none` is an empty list.
 
     Raises:
-        UserError: if a name stands for no tool.
+        UserError: if there is no tool of a name.
     """
     asked = text.replace(",", " ").split()
     for name in asked:
@@ -51,7 +51,7 @@ def open_tools(
 ) -> Iterator[Mapping[ToolName, Tool]]:
     """Open tools by name for as long as the context lasts; may be called from several threads.
 
-    Processes and indexes are made at the first call of each tool, not here.
+    The first call of each tool starts its process or opens its index, not this function.
 
     Args:
         names: of `python` and `search`.

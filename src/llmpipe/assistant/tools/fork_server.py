@@ -1,9 +1,9 @@
 """The process that programs of the model are forked from; runs alone, as `python -S fork_server.py ...`.
 
 It gives up what it does not need (files, network, capabilities, memory), says on its socket what is in
-force, and waits. For every byte that comes in there comes a descriptor along: the socket of one program. A
-child is forked for it, limits itself further, installs the system call filter, and only then runs
-what it reads from that socket. Starting Python takes some 20 ms, a fork less than one.
+force, and waits. Every byte that comes in brings a descriptor along: the socket of one program. A child is forked
+for it, limits itself further, installs the system call filter, and only then runs what it reads from
+that socket. Starting Python takes some 20 ms, a fork less than one.
 
 The fork server itself never sees a program or its output, so that one program cannot find in memory what
 another has left. It imports little, and nothing of llmpipe, because every import is waited for.

@@ -1,5 +1,8 @@
 """The `python` tool: programs the assistant writes, run where they can do no harm.
 
+A model spends the same small amount of computing on every token, so a long sum done in its head is a
+guess. A few tokens of code and an interpreter get it right.
+
 `policy.py` says what a program may do, `fork_server.py` is the process it is forked from, and this file
 talks to that process. A call is answered with what the program printed and, as at a Python prompt, the
 value of an expression that ends it; an error comes as the last line of its traceback. Nothing is kept
@@ -45,7 +48,7 @@ MAX_PROGRAM_BYTES = 64_000
 MAX_RESULT_BYTES = 4_000
 """Some 1,000 tokens; `rules.py` cuts further to what the context has room for."""
 
-# Without Landlock no file can be opened, so what programs like to import is there already.
+# Without Landlock no file can be opened, so what programs like to import is loaded beforehand.
 _LOADED_BEFOREHAND = (
     "bisect,calendar,cmath,collections,copy,dataclasses,datetime,decimal,enum,fractions,functools,"
     "heapq,itertools,json,math,operator,random,re,statistics,string,textwrap,time,typing,unicodedata"

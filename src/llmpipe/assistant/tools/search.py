@@ -4,8 +4,9 @@
     The io module provides Python's main facilities for dealing with various types of I/O. …
     [2] …
 
-Where they come from is another matter: a corpus on disk (`search_index.py`), or an HTTP service of
-the user's choice, which answers like SearXNG does.
+What a model knows from training is a vague recollection; what stands in its context it can quote. So the
+passages go into the context, as the tool's output. They come from a corpus on disk (`search_index.py`),
+or from an HTTP service of the user's choice that answers as SearXNG does.
 """
 
 from __future__ import annotations
