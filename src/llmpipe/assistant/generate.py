@@ -28,11 +28,10 @@ Tools = Mapping[ToolName, Tool]
 
 def stream_reply(
     engine: Engine,
-    tokenizer: Tokenizer,
     messages: Sequence[Message],
     sampling: Sampling,
     tools: Tools,
-    reply: Reply | None = None,
+    reply: Reply,
 ) -> Generator[Event, None, None]:
     """Yield the reply to a conversation as it is written; the last event is `Done`.
 
@@ -42,9 +41,8 @@ def stream_reply(
         engine: has no other requests.
         tools: what can be run; calls of others are answered with an error, unless the reply's rules
             rule them out.
-        reply: filled while the reply is written, for a caller that wants to keep a partial one.
+        reply: filled while the reply is written, so that the caller can keep a partial one.
     """
-    reply = reply or Reply(tokenizer)
     request = _submit(engine, messages, sampling, reply)
     try:
         while not reply.done:

@@ -95,7 +95,7 @@ def print_reply(chat: Chat, console: Console) -> bool:
     """Stream the answer to the last message and keep it, whole or partial; False if Ctrl-C stopped it."""
     if n_dropped := chat.make_room():
         console.info(f"the context is full: the {n_dropped} oldest messages are forgotten")
-    reply = chat.new_reply(chat.raw)
+    reply = chat.new_reply()
     printer = ReplyPrinter(console, chat.think, has_tools=not chat.raw)
     try:
         with Interrupts() as interrupts, contextlib.closing(chat.reply(reply)) as events:

@@ -89,20 +89,19 @@ class Chat:
             self.messages, lambda: len(self.rendered(add_generation_prompt=True).ids) <= most
         )
 
-    def new_reply(self, show_special: bool = False) -> Reply:
+    def new_reply(self) -> Reply:
         """Return an empty reply that may do what the chat allows: use its tools, think so long."""
         rules = ReplyRules(
             runs=frozenset(self.usable_tools),
             max_thought=0 if self.think == "off" else self.max_thought,
             ends=self.loaded.stop_ids,
         )
-        return Reply(self.loaded.tokenizer, rules, show_special)
+        return Reply(self.loaded.tokenizer, rules, show_special=self.raw)
 
     def reply(self, reply: Reply) -> Generator[Event, None, None]:
         """Yield the answer to the last message; `reply` holds what has been written so far."""
         events = stream_reply(
             self.loaded.engine,
-            self.loaded.tokenizer,
             self.prompt_messages(),
             self.sampling,
             self.usable_tools,
