@@ -31,7 +31,7 @@ class ReplyPrinter:
         self._is_in_thought = False
 
     def show(self, event: Event) -> None:
-        """Write what an event brings."""
+        """Write what an event adds."""
         match event:
             case ThinkDelta(text):
                 self._thought(text)

@@ -1,4 +1,4 @@
-"""A conversation as the one-dimensional sequence the model reads: pieces, ids, mask."""
+"""A conversation as the model reads it: no turns and no roles, one sequence of ids with a mask for training."""
 
 from __future__ import annotations
 
