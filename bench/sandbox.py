@@ -41,7 +41,7 @@ def main(results: Path) -> None:
         + f"In force here: {in_force} (Linux {os.uname().release.partition('-')[0]}). {N_RUNS} runs of each, in turn, after "
         f"{N_WARM_UP} that did not count; medians. Programs have {MEMORY_BYTES >> 20} MB of memory.\n\n"
         + _cost(times, next_calls)
-        + "\n## Attacks\n\nThe programs are in `src/llmpipe/assistant/tools/attacks.py`; `llmpipe doctor --sandbox` "
+        + "\n## Attacks\n\nThe programs are in `src/llmpipe/resources/sandbox/attacks.toml`; `llmpipe doctor --sandbox` "
         "tries them on any machine.\n\n"
         + measure.table(
             ["attack", "result", "what the program saw"],

@@ -1,8 +1,9 @@
 """`llmpipe bench infer`: how fast a model writes here, beside the other engines that are installed.
 
 All get the same prompts and write greedily. Each batch is run for one token and then for all; the difference is
-what decoding takes, and the first run the time to first tokens. Decoding cannot be faster than reading all
-weights once per step, so the speed of memory is measured as well, and the share of it that is used.
+what decoding takes, and the first run the time to first tokens. A step reads every weight once, for one
+sequence or for 64, and does little with it: decoding waits for memory. So the speed of memory is measured
+as well, and the share of it that is used; and more sequences at once cost little.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from llmpipe.core.console import Console, format_bytes
 from llmpipe.core.errors import UserError
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
-from llmpipe.tokenizer.bpe import Tokenizer
 
 BATCHES = (1, 8, 64, 256)
 N_REPEATS = 3
@@ -44,8 +44,6 @@ class Speed:
     """How fast one program is with one number of sequences.
 
     Attributes:
-        program: llmpipe or another.
-        batch: sequences written at the same time.
         first_token_s: from the prompts to the first token of all of them.
         tokens_per_s: of all sequences together, after the first token.
         bandwidth_frac: share of the measured speed of memory that reading the weights takes.
@@ -80,37 +78,32 @@ def run_bench_infer(
         n_new: tokens to write after each.
         int8: turn our matrices into 8 bits.
         peers: also run transformers, llama.cpp and vLLM where they are installed.
-        device: `auto`, `cpu` or `cuda`.
-        console: for the table and for what is going on.
 
     Raises:
         UserError: if prompt and answer do not fit into the model's context.
     """
     device = pick_device(device)
-    loaded = load(
-        folder,
-        device,
-        max_batch=max(batches),
-        max_len=n_prompt + n_new + 1,
-        int8=int8,
-        warn=console.warn,
-    )
-    if n_prompt + n_new + 1 > loaded.engine.max_len or n_new < 2:
+    n_ctx = n_prompt + n_new + 1
+    loaded = load(folder, device, max(batches), max_len=n_ctx, int8=int8, warn=console.warn)
+    engine = loaded.engine
+    if n_ctx > engine.max_len or n_new < 2:
         raise UserError(
-            f"{n_prompt} and {n_new} tokens do not fit into a context of {loaded.engine.max_len}",
+            f"{n_prompt} and {n_new} tokens do not fit into a context of {engine.max_len}",
             hint="2 new tokens at least; choose with `--prompt-tokens` and `--new-tokens`",
         )
+    # Arbitrary ordinary tokens: what prompts say has no influence on speed.
+    rng, ordinary = random.Random(0), sorted(loaded.tokenizer.ranks.values())
     bench = _Bench(
-        prompts=_prompts(loaded.tokenizer, max(batches), n_prompt),
+        prompts=[[rng.choice(ordinary) for _ in range(n_prompt)] for _ in range(max(batches))],
         n_new=n_new,
-        weight_bytes=_weight_bytes(loaded.engine),
+        weight_bytes=_weight_bytes(engine),
         memory_bytes_per_s=memory_rate(device),
         device=device,
         console=console,
     )
-    speeds = [bench.measure("llmpipe", size, _ours(loaded.engine)) for size in batches]
+    speeds = [bench.measure("llmpipe", size, _ours(engine)) for size in batches]
     if peers:
-        for name, sizes, opened in _peers(folder, device, batches, n_prompt + n_new + 1):
+        for name, sizes, opened in _peers(folder, device, batches, n_ctx):
             try:
                 with opened as generate:
                     speeds += [bench.measure(name, size, generate) for size in sizes]
@@ -131,15 +124,11 @@ def run_bench_infer(
             }
         )
         return
-    _table(bench, speeds, console)
+    _table(bench, speeds)
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
-    """Read `1,8,64`.
-
-    Raises:
-        UserError: if it holds anything but numbers from 1 up.
-    """
+    """Read `1,8,64`; a UserError for anything but numbers from 1 up."""
     words = text.split(",")
     if not all(word.isdecimal() and int(word) for word in words):
         raise UserError(f"`{text}` are no numbers of sequences", hint="for example `--batch 1,8`")
@@ -164,12 +153,14 @@ class _Bench:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         generate(prompts, 2)  # what happens only once happens here
-        first, whole = [], []
+        times: dict[int, list[float]] = {1: [], self.n_new: []}
         for _ in range(N_REPEATS):
-            first.append(_seconds(generate, prompts, 1))
-            whole.append(_seconds(generate, prompts, self.n_new))
-        first_s = statistics.median(first)
-        step_s = max(statistics.median(whole) - first_s, 1e-9) / (self.n_new - 1)
+            for n_new, taken in times.items():
+                started = time.perf_counter()
+                generate(prompts, n_new)
+                taken.append(time.perf_counter() - started)
+        first_s, whole_s = map(statistics.median, times.values())
+        step_s = max(whole_s - first_s, 1e-9) / (self.n_new - 1)
         return Speed(
             program,
             batch,
@@ -180,13 +171,8 @@ class _Bench:
         )
 
 
-def _seconds(generate: Generate, prompts: list[list[int]], n_new: int) -> float:
-    started = time.perf_counter()
-    generate(prompts, n_new)
-    return time.perf_counter() - started
-
-
-def _table(bench: _Bench, speeds: Sequence[Speed], console: Console) -> None:
+def _table(bench: _Bench, speeds: Sequence[Speed]) -> None:
+    console = bench.console
     console.out(
         f"weights {format_bytes(bench.weight_bytes)}, memory is read at "
         f"{format_bytes(bench.memory_bytes_per_s)}/s, {bench.device}, "
@@ -209,32 +195,24 @@ def _table(bench: _Bench, speeds: Sequence[Speed], console: Console) -> None:
 def memory_rate(device: str) -> float:
     """Return how many bytes per second this device reads, by all threads that torch uses."""
     numbers = torch.ones(_STREAM_BYTES // 4, device=device)
-    rates = []
+    is_cuda = device == "cuda"
+    wait: Callable[[], Any] = torch.cuda.synchronize if is_cuda else lambda: None
+    times = []
     for _ in range(6):
-        _wait(device)
+        wait()
         started = time.perf_counter()
-        if device == "cuda":
-            numbers.clone()  # reads and writes
-        else:
-            numbers.sum()
-        _wait(device)
-        rates.append(
-            _STREAM_BYTES * (2 if device == "cuda" else 1) / (time.perf_counter() - started)
-        )
-    return max(rates)
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+        numbers.clone() if is_cuda else numbers.sum()  # a clone reads and writes
+        wait()
+        times.append(time.perf_counter() - started)
+    return _STREAM_BYTES * (2 if is_cuda else 1) / min(times)
 
 
 def _weight_bytes(engine: Engine) -> int:
     """Return the bytes of all matrices that a step multiplies with."""
-    head = engine.model.head
-    parts = [*engine.model.blocks.parameters(), *engine.model.blocks.buffers()]
-    parts += [*head.parameters(), *head.buffers()]
-    return sum(part.numel() * part.element_size() for part in parts)
+    modules = (engine.model.blocks, engine.model.head)
+    return sum(
+        part.nbytes for module in modules for part in (*module.parameters(), *module.buffers())
+    )
 
 
 def _memory_bytes(device: str) -> int:
@@ -242,13 +220,6 @@ def _memory_bytes(device: str) -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, but on macOS bytes
-
-
-def _prompts(tokenizer: Tokenizer, n: int, n_prompt: int) -> list[list[int]]:
-    """Return prompts of arbitrary ordinary tokens: what they say has no influence on speed."""
-    rng = random.Random(0)
-    ordinary = sorted(tokenizer.ranks.values())
-    return [[rng.choice(ordinary) for _ in range(n_prompt)] for _ in range(n)]
 
 
 # ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""From a model folder to something that can write."""
+"""From a model folder to an engine that generates."""
 
 from __future__ import annotations
 
@@ -13,20 +13,14 @@ from llmpipe.core.errors import InputError, UserError
 from llmpipe.export.hugging_face import read_stop_ids
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.int8 import quantize_int8
-from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import INDEX_FILE, WEIGHTS_FILE, load_model
 from llmpipe.tokenizer.bpe import Tokenizer
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, its tokenizer, and an engine that shares its weights.
+    """A model's engine and tokenizer, and where its texts and answers end, as its folder says."""
 
-    Attributes:
-        stop_ids: where its texts and answers end, as its folder says.
-    """
-
-    model: Transformer
     tokenizer: Tokenizer
     engine: Engine
     stop_ids: tuple[int, ...]
@@ -48,12 +42,24 @@ def load(
         max_batch: sequences generated at the same time.
         max_len: tokens of the longest one; the model's own limit by default.
         int8: turn the matrices into 8 bits, which is faster and a little less exact.
-        warn: see `Engine`.
+        warn: as in `Engine`.
 
     Raises:
         InputError: if the folder is no model, or its tokenizer has ids the model does not know.
     """
-    _check_folder(folder)
+    # Whatever is wrong is said before anything is read, in words about models.
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a folder",
+            hint="name a model, such as runs/tiny/sft; see `llmpipe ls`",
+        )
+    weights = INDEX_FILE if (folder / INDEX_FILE).is_file() else WEIGHTS_FILE
+    needed = (weights, "config.json", "tokenizer.json")
+    if missing := [name for name in needed if not (folder / name).is_file()]:
+        raise InputError(
+            f"{folder} is not a model: {', '.join(missing)} is missing",
+            hint="name the folder of a model, such as runs/tiny/base or runs/tiny/sft",
+        )
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, device=pick_device(device))
     model.eval()
@@ -65,7 +71,7 @@ def load(
     if int8:
         quantize_int8(model)
     engine = Engine(model, max_batch=max_batch, max_len=max_len, warn=warn)
-    return Loaded(model, tokenizer, engine, read_stop_ids(folder, tokenizer))
+    return Loaded(tokenizer, engine, read_stop_ids(folder, tokenizer))
 
 
 def pick_device(device: str) -> str:
@@ -80,21 +86,3 @@ def pick_device(device: str) -> str:
     if device.startswith("cuda") and not has_cuda:
         raise UserError("no CUDA device is available here", hint="use `--device cpu`")
     return device
-
-
-def _check_folder(folder: Path) -> None:
-    """Say what is wrong before anything is read, in words about models."""
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is not a folder",
-            hint="name a model, such as runs/tiny/sft; see `llmpipe ls`",
-        )
-    weights = INDEX_FILE if (folder / INDEX_FILE).is_file() else WEIGHTS_FILE
-    missing = [
-        name for name in (weights, "config.json", "tokenizer.json") if not (folder / name).is_file()
-    ]
-    if missing:
-        raise InputError(
-            f"{folder} is not a model: {', '.join(missing)} is missing",
-            hint="name the folder of a model, such as runs/tiny/base or runs/tiny/sft",
-        )

@@ -20,11 +20,9 @@ def printable(text: str) -> str:
     return text.translate(_TABLE)
 
 
-def drawn(thing: RenderableType, width: int, has_colour: bool) -> str:
+def drawn(thing: RenderableType, width: int, has_color: bool) -> str:
     """Return what Rich makes of a table or a text, as lines without spaces at their ends."""
     page = io.StringIO()
-    colours: Literal["standard"] | None = "standard" if has_colour else None
-    RichConsole(file=page, width=width, force_terminal=has_colour, color_system=colours).print(
-        thing
-    )
+    colors: Literal["standard"] | None = "standard" if has_color else None
+    RichConsole(file=page, width=width, force_terminal=has_color, color_system=colors).print(thing)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines())

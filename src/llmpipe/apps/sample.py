@@ -1,4 +1,9 @@
-"""`llmpipe sample`: let a base model go on with a text, streaming."""
+"""`llmpipe sample`: let a base model continue a text, streaming.
+
+A base model has learned one thing: how documents go on. It answers a question only where an answer is
+what usually comes next. And it gives probabilities, not words: each token is drawn from them, so another
+seed gives another continuation of the same prompt.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +33,12 @@ def run_sample(
     sampling: Sampling,
     device: str = "auto",
     console: Console,
-) -> int:
+) -> None:
     """Print `n` continuations of `prompt`; sample i has seed `sampling.seed + i`.
 
     Args:
         folder: of the model.
-        prompt: text to go on from; may be empty.
-        n: how many samples.
-        sampling: how to choose tokens.
-        device: `auto`, `cpu` or `cuda`.
+        prompt: text to continue; may be empty.
         console: the text goes to its stdout, the speed to its stderr.
     """
     loaded = load(folder, device, max_batch=min(n, MAX_BATCH), warn=console.warn)
@@ -56,13 +58,12 @@ def run_sample(
             }
         )
     console.info(f"{n_tokens:,} tokens in {seconds:.1f} s, {n_tokens / seconds:,.0f} tokens/s")
-    return 0
 
 
 def _generate(loaded: Loaded, prompt: str, samplings: Sequence[Sampling], page: _Page) -> int:
     """Run all requests; return the number of sampled tokens."""
     engine, tokenizer = loaded.engine, loaded.tokenizer
-    # The document mark stands in front of every document, so it is also where one has ended.
+    # The document mark precedes every document in training, so a model that writes it has ended one.
     ends = {*loaded.stop_ids, tokenizer.bos_id}
     if IM_END in tokenizer.special:
         ends.add(tokenizer.special[IM_END])

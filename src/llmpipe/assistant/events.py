@@ -1,4 +1,4 @@
-"""What happens while a reply is written, in the order in which a reader should learn of it."""
+"""What happens while a reply is written, as events in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ class AddedTokens:
 
     Attributes:
         ids: one that was sampled, or all that were injected at once.
-        is_sampled: whether the model chose them.
         logprob: of a sampled one, if it was asked for.
         is_end: whether this is a stop token, which ends the turn and says nothing.
     """
@@ -41,7 +40,7 @@ class ThinkDelta:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """The assistant asks a tool; the result follows, if the tool is run here."""
+    """The assistant calls a tool; the result follows, if the tool is run here."""
 
     tool: ToolName
     text: str

@@ -22,7 +22,6 @@ from llmpipe.tokenizer.special import BOS, IM_END, IM_START, THINK_END, THINK_ST
 class Frame:
     """The tokens and the text around the turns."""
 
-    name: str
     front: str | None
     """Special token that a conversation begins with."""
     start: str
@@ -41,20 +40,17 @@ class Frame:
     """Around a thought, where the vocabulary has them."""
 
 
-CHATML = Frame("chatml", BOS, IM_START, None, "\n", IM_END, "\n")
+CHATML = Frame(BOS, IM_START, None, "\n", IM_END, "\n")
 LLAMA3 = Frame(
-    "llama3",
-    "<|begin_of_text|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "\n\n",
-    "<|eot_id|>",
-    "",
+    front="<|begin_of_text|>",
+    start="<|start_header_id|>",
+    role_end="<|end_header_id|>",
+    gap="\n\n",
+    end="<|eot_id|>",
+    after="",
     is_trimmed=True,
 )
-QWEN = Frame("qwen", None, IM_START, None, "\n", IM_END, "\n", think=("<think>", "</think>"))
-
-FRAMES: dict[str, Frame] = {frame.name: frame for frame in (CHATML, LLAMA3, QWEN)}
+QWEN = Frame(None, IM_START, None, "\n", IM_END, "\n", think=("<think>", "</think>"))
 
 
 def frame_for(tokenizer: Tokenizer) -> Frame:

@@ -5,8 +5,8 @@ ordinary tokens between `<|output_start|>` and `<|output_end|>`; and the model w
 there is to tool use. A thought that gets too long is ended in the same way, by injecting the token that
 closes it.
 
-All of that is decided by `Reply` (`reply.py`), which the server uses as well. What is here is the plain loop
-around it, which waits for each tool.
+`Reply` (`reply.py`) decides all of that, for the server as well. Here is the plain loop around it, which
+waits for each tool.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ Tools = Mapping[ToolName, Tool]
 
 def stream_reply(
     engine: Engine,
-    tokenizer: Tokenizer,
     messages: Sequence[Message],
     sampling: Sampling,
     tools: Tools,
-    reply: Reply | None = None,
+    reply: Reply,
 ) -> Generator[Event, None, None]:
     """Yield the reply to a conversation as it is written; the last event is `Done`.
 
@@ -40,14 +39,10 @@ def stream_reply(
 
     Args:
         engine: has no other requests.
-        tokenizer: of the model.
-        messages: the conversation, ending with what is to be answered.
-        sampling: how to choose tokens.
         tools: what can be run; calls of others are answered with an error, unless the reply's rules
             rule them out.
-        reply: filled while the reply is written, for a caller that wants to keep a partial one.
+        reply: filled while the reply is written, so that the caller can keep a partial one.
     """
-    reply = reply or Reply(tokenizer)
     request = _submit(engine, messages, sampling, reply)
     try:
         while not reply.done:
@@ -69,17 +64,8 @@ def answer_many(
 
     Conversation i is sampled with seed `sampling.seed + i`, whatever the engine's batch size.
 
-    Args:
-        engine: has no other requests.
-        tokenizer: of the model.
-        conversations: each ending with what is to be answered.
-        sampling: for all of them.
-        tools: as in `stream_reply`.
-        rules: for all replies.
-
-    Returns:
-        The finished replies. Each has the turn's ids, which of them the model chose and, where
-        `sampling.n_logprobs` is set, how likely those were.
+    Each reply has the turn's ids, which of them the model chose and, where `sampling.n_logprobs` is
+    set, how likely those were. The engine must have no other requests.
     """
     replies: dict[int, Reply] = {}
     try:
@@ -98,7 +84,7 @@ def answer_many(
 
 def _submit(engine: Engine, messages: Sequence[Message], sampling: Sampling, reply: Reply) -> int:
     # To the model a chat is one sequence of ids that ends in the middle: an open turn of the
-    # assistant, which it goes on with as it would with any text.
+    # assistant, which it continues as it would any text.
     rules, tokenizer = reply.rules, reply.tokenizer
     return engine.submit(
         render(messages, tokenizer, add_generation_prompt=True).ids,

@@ -106,7 +106,7 @@ class Message:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The content as parts, with neighbouring texts joined."""
+        """The content as parts, with neighboring texts joined."""
         if isinstance(self.content, str):
             return (Text(self.content),)
         joined: list[Part] = []
@@ -160,11 +160,7 @@ def render(
     `add_generation_prompt` (an open assistant turn) it is a prefix of any reply to it. Only a new
     message of the user takes something away: the thoughts before it.
 
-    Args:
-        messages: in order.
-        tokenizer: of the model.
-        add_generation_prompt: end with an open turn of the assistant.
-        frame: marks of the turns; None is the frame of the tokenizer's model.
+    `frame` marks the turns; None is the frame of the tokenizer's model.
     """
     frame = frame or frame_for(tokenizer)
     special = tokenizer.special

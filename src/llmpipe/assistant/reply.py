@@ -8,7 +8,7 @@ state machine whose state is the piece that is being written:
     text     <|think_start|>  →  thought  <|think_end|>  →  text
     waits    <|output_start|> →  output   <|output_end|> →  text
 
-Two kinds of tokens stand in a turn. Most are sampled: the model chose them. The others are injected:
+A turn holds two kinds of tokens. Most are sampled: the model chose them. The others are injected:
 what a tool has printed, or the end of a thought that got too long. To the model both look alike; it reads
 one sequence. But only the sampled ones are its own doing, so only they may be trained or scored: `mask`
 says which they are, as the mask of `render` does for conversations that somebody else has written.
@@ -76,7 +76,7 @@ class Reply:
         call: the call that waits for its output.
         done: how it ended, once it has.
         n_sampled: ids that the model chose.
-        n_thought: ids that stand in thoughts.
+        n_thought: ids inside thoughts.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Reply:
         return Message("assistant", (*self.parts, *rest) or "")
 
     def begin(self, ids: Sequence[int]) -> list[Event]:
-        """Take ids that the turn begins with, which the model is to go on from.
+        """Take ids that the turn begins with, which the model is to continue.
 
         Calls in there were carried out by whoever wrote them. Only one that ends the ids can still
         wait for its output; `give` takes it, if the tool is run here.
@@ -131,7 +131,7 @@ class Reply:
         return events
 
     def push(self, token: Token, room: int) -> list[Event]:
-        """Take one sampled token; return what it brings about.
+        """Take one sampled token; return the events that follow from it.
 
         Args:
             token: of the engine.
@@ -151,7 +151,7 @@ class Reply:
         elif token.reason:
             self._finish(token.reason, events)
         elif token.is_paused and not self.call:
-            self._injected = []  # a closing token that closed nothing: it goes on as it is
+            self._injected = []  # a closing token that closed nothing: the row continues
         elif self._has_thought_enough() and room > 0:
             _, end = thought_ids(self.tokenizer)
             if end is not None:
@@ -159,7 +159,7 @@ class Reply:
         return events
 
     def give(self, output: str, room: int) -> list[Event]:
-        """Take the output of the tool that `call` waits for; return what that brings about.
+        """Take the output of the tool that `call` waits for; return the events that follow from it.
 
         The output is cut: to `MAX_OUTPUT_TOKENS`, and in a short context to what leaves
         `ANSWER_TOKENS` free. Where there is no room for any, the reply ends.
@@ -178,9 +178,9 @@ class Reply:
         return self._inject(output_ids(output, self.tokenizer, most))
 
     def take_injected(self) -> list[int] | None:
-        """Return the ids to be put into the sequence, once; None if the model is to go on by itself.
+        """Return the ids to be put into the sequence, once; None if the model continues by itself.
 
-        An empty list lets a row that has paused go on with nothing put in.
+        An empty list lets a paused row continue with nothing injected.
         """
         injected, self._injected = self._injected, None
         return injected
@@ -273,7 +273,7 @@ class Reply:
 
 
 def settle(engine: Engine, request: int, reply: Reply) -> None:
-    """Do to a row what its reply wants after an event: end it, or put ids into it and let it go on."""
+    """Carry out what a reply wants of its row: end it, or inject ids and let it continue."""
     if reply.done:
         engine.cancel(request)
     elif (ids := reply.take_injected()) is not None:

@@ -1,4 +1,4 @@
-"""What a reply may hold, where it ends, and where it waits: said once, for every road to an answer."""
+"""What a reply may hold, where it ends, and where it waits: one set of rules for chat, evaluation and server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ReplyRules:
 
     Attributes:
         runs: tools that are run here: a call of one waits for its output.
-        hands_over: tools of whoever asked: a call of one ends the turn.
+        hands_over: tools that the client runs: a call of one ends the turn.
         max_thought: tokens it may think; 0 keeps it from thinking, None sets no bound.
         stops: strings that end the text; none of them is shown.
         ends: ids that end it, besides those that end a turn in the model's frame: a model's folder
@@ -78,7 +78,7 @@ class ReplyRules:
 
 
 def thought_ids(tokenizer: Tokenizer) -> tuple[int | None, int | None]:
-    """Return the ids around thoughts, as far as the vocabulary has them."""
+    """Return the ids that open and close a thought; None, None in a vocabulary without them."""
     for begin, end in (frame_for(tokenizer).think, (THINK_START, THINK_END)):
         if begin in tokenizer.special and end in tokenizer.special:
             return tokenizer.special[begin], tokenizer.special[end]
@@ -86,5 +86,5 @@ def thought_ids(tokenizer: Tokenizer) -> tuple[int | None, int | None]:
 
 
 def _known(names: Iterable[str], tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of control tokens, as far as the vocabulary has them."""
+    """Return the ids of those control tokens that the vocabulary has."""
     return [tokenizer.special[name] for name in names if name in tokenizer.special]

@@ -13,16 +13,11 @@ and llama.cpp know a subset.
 
 from __future__ import annotations
 
-from llmpipe.assistant.frames import CHATML, Frame
+from llmpipe.assistant.frames import Frame
 
 
 def chat_template(frame: Frame, system: str | None = None) -> str:
-    r"""Write the template of a frame.
-
-    Args:
-        frame: marks of the turns.
-        system: words of the system message of conversations that have none.
-    """
+    """Write the template of a frame; `system` is the system message of conversations that have none."""
     before = f"{frame.role_end or ''}{frame.gap}"
     trim = " | trim" if frame.is_trimmed else ""
     default = ""
@@ -47,9 +42,6 @@ def chat_template(frame: Frame, system: str | None = None) -> str:
 
 
 def _quote(text: str) -> str:
-    r"""Write a text as a Jinja string."""
+    """Write a text as a Jinja string."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     return f"'{escaped}'"
-
-
-CHAT_TEMPLATE = chat_template(CHATML)

@@ -3,13 +3,13 @@
 A call is text between two control tokens. Everything else that has to know a tool by name is made from
 `TOOLS`: where a reply waits, what OpenAI's API calls the argument, what the command line offers.
 
-Which tools there are stands in a line of the system message:
+A line of the system message names the tools:
 
     Tools: python, search.      these may be called, and no others
     Tools: none.                none may be called
 
-Without such a line the assistant uses what it was trained with. The line is words like any others;
-that it is obeyed is learned from conversations with and without it (`stages/sft/generators`).
+Without such a line the assistant uses what it was trained with. The line is text like any other;
+the model learns to obey it from conversations with and without it (`stages/sft/generators`).
 """
 
 from __future__ import annotations

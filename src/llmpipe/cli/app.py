@@ -326,12 +326,11 @@ def chat(
 ) -> None:
     """Talk to a model in the terminal."""
     from llmpipe.apps.chat.commands import think_mode
-    from llmpipe.apps.chat.session import run_chat
-    from llmpipe.apps.chat.tools import ToolOptions
+    from llmpipe.apps.chat.session import ToolOptions, run_chat
 
     asked = ToolOptions(tools, corpus, search_url, tuple(search_host or ()), unsafe_tools)
     given |= {"sampling": _take_sampling(given), "tools": asked, "think": think_mode(think)}
-    raise typer.Exit(run_chat(model, console=console, **given))
+    run_chat(model, console=console, **given)
 
 
 @command(

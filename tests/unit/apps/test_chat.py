@@ -21,10 +21,9 @@ from llmpipe.apps.chat import once, session
 from llmpipe.apps.chat.commands import COMMANDS, changed, run_command
 from llmpipe.apps.chat.probabilities import answer_choices
 from llmpipe.apps.chat.reply_printer import ReplyPrinter, print_reply
-from llmpipe.apps.chat.session import run_chat, status
+from llmpipe.apps.chat.session import ToolOptions, open_chat_tools, run_chat, status
 from llmpipe.apps.chat.state import Chat
 from llmpipe.apps.chat.terminal import CommandCompleter, Interrupts, Keyboard
-from llmpipe.apps.chat.tools import ToolOptions, open_chat_tools
 from llmpipe.apps.load import load
 from llmpipe.assistant.conversation import Conversation, messages_from_json
 from llmpipe.assistant.events import Done, Event, TextDelta, ThinkDelta, ToolCall, ToolResult
@@ -87,7 +86,7 @@ def test_prompt_prints_the_answer_alone_on_stdout(
         TextDelta("1."),
         DONE,
     )
-    assert run_chat(model_folder, prompt="1?", sampling=SAMPLING, console=screen.console) == 0
+    run_chat(model_folder, prompt="1?", sampling=SAMPLING, console=screen.console)
     assert screen.stdout.getvalue() == "It is 1.\n"
     assert screen.stderr.getvalue() == "the answer is empty\n"  # none of it went into the reply
 
@@ -211,7 +210,7 @@ def test_every_command_runs_on_an_empty_or_a_full_chat(
     assert results.pop("/quit") == "quit"
     assert results.pop("/edit") == "edit"
     assert results.pop("/regen") == "reply"
-    assert set(results.values()) == {"ask"}
+    assert set(results.values()) == {None}
 
 
 def test_help_lists_every_command(chat: Chat, screen: Any) -> None:
@@ -325,14 +324,14 @@ def test_probabilities_are_those_of_the_model(chat: Chat, screen: Any) -> None:
     choices = answer_choices(chat, 3)
     ids, special = chat.rendered().ids, chat.loaded.tokenizer.special
     begin = len(ids) - 1 - len(choices)  # a newline follows the stop token
-    assert [choice.logprob.id for choice in choices] == ids[begin:-1]
+    assert [logprob.id for logprob, _ in choices] == ids[begin:-1]
     assert ids[-2] == special["<|im_end|>"] and ids[begin] == special["<|python_start|>"]
-    assert [choice.is_chosen for choice in choices] == [True] * 3 + [False] * 3 + [True] * 3
+    assert [is_chosen for _, is_chosen in choices] == [True] * 3 + [False] * 3 + [True] * 3
     with torch.inference_mode():
-        expected = chat.loaded.model(torch.tensor([ids]))[0].log_softmax(-1)
-    for i, choice in enumerate(choices, start=begin):
-        assert choice.logprob.logprob == pytest.approx(float(expected[i - 1, ids[i]]), abs=1e-4)
-        assert choice.logprob.top[0][1] == pytest.approx(float(expected[i - 1].max()), abs=1e-4)
+        expected = chat.loaded.engine.model(torch.tensor([ids]))[0].log_softmax(-1)
+    for i, (logprob, _) in enumerate(choices, start=begin):
+        assert logprob.logprob == pytest.approx(float(expected[i - 1, ids[i]]), abs=1e-4)
+        assert logprob.top[0][1] == pytest.approx(float(expected[i - 1].max()), abs=1e-4)
     run_command("/probs 2", chat, screen.console)
     lines = screen.stdout.getvalue().splitlines()
     assert len(lines) == len(choices) + 1 and sum("put in by a tool" in line for line in lines) == 3
@@ -461,7 +460,7 @@ def test_tools_are_those_asked_for_or_those_there_are(screen: Any, tmp_path: Pat
 def test_chat_without_a_sandbox_goes_on_without_python(
     screen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("llmpipe.apps.chat.tools", "llmpipe.assistant.tools.python"):
+    for module in ("llmpipe.apps.chat.session", "llmpipe.assistant.tools.python"):
         monkeypatch.setattr(f"{module}.examine_kernel", lambda: Kernel(0, False))
     with open_chat_tools(ToolOptions(), tmp_path, screen.console) as tools:
         assert tools == {}

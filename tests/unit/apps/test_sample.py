@@ -22,9 +22,7 @@ SAMPLING = Sampling(max_tokens=12, seed=3)
 
 
 def test_sample_goes_on_from_the_prompt(model_folder: Path, screen: Any) -> None:
-    assert (
-        run_sample(model_folder, prompt="Once 🙂", sampling=SAMPLING, console=screen.console) == 0
-    )
+    run_sample(model_folder, prompt="Once 🙂", sampling=SAMPLING, console=screen.console)
     text = screen.stdout.getvalue()
     assert text.startswith("Once 🙂") and text.endswith("\n")
     assert "12 tokens in" in screen.stderr.getvalue()
@@ -65,8 +63,7 @@ def test_folder_that_is_no_model_is_named_with_what_is_missing(
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"model\.safetensors, tokenizer\.json is missing"):
         load(tmp_path)
-    loaded = load(model_folder)
-    assert loaded.engine.model is loaded.model
+    assert load(model_folder).engine.n_free_slots == 1
 
 
 def test_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -331,7 +331,7 @@ def test_chat_eval_and_serve_write_the_same_ids_after_a_tool_that_prints_much(
         messages = [Message("user", text)]
         tools: Any = {"python": printer}
 
-        chat = Chat(Loaded(served.model, tokenizer, engine(), ()), tools, greedy, messages=messages)
+        chat = Chat(Loaded(tokenizer, engine(), ()), tools, greedy, messages=messages)
         in_chat = chat.new_reply()
         list(chat.reply(in_chat))
         (in_eval,) = Assistant(engine(), tokenizer, greedy, tools).answer([messages])

@@ -38,7 +38,7 @@ def out_of(texts: tuple[str, ...], names: tuple[str, ...], **options: bool) -> s
 
 
 def test_pieces_and_ids_stand_one_above_the_other() -> None:
-    text = render([view_tokens("ours", "hello w<|im_end|>", TOKENIZER)], 80, has_colour=False)
+    text = render([view_tokens("ours", "hello w<|im_end|>", TOKENIZER)], 80, has_color=False)
     assert text.splitlines() == [
         "ours  3 tokens, 5.67 bytes per token",
         "hello|·w|<|im_end|>",

@@ -25,12 +25,18 @@ from llmpipe.assistant.tools.attacks import (
     try_attack,
     try_attacks,
 )
-from llmpipe.assistant.tools.policy import CALLS, OPEN_FILE, Kernel, build_filter, examine_kernel
+from llmpipe.assistant.tools.policy import (
+    CALLS,
+    WITH_LANDLOCK,
+    Kernel,
+    build_filter,
+    examine_kernel,
+)
 from llmpipe.assistant.tools.python import PythonTool
 from llmpipe.core.errors import UserError
 
 KERNEL = examine_kernel()
-pytestmark = pytest.mark.skipif(not KERNEL.is_enough, reason="this system has no seccomp")
+pytestmark = pytest.mark.skipif(not KERNEL.has_seccomp, reason="this system has no seccomp")
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +216,7 @@ def test_without_landlock_no_file_can_be_opened_and_every_attack_is_held() -> No
 
 def test_no_system_call_but_those_of_the_table_is_let_through(tool: PythonTool) -> None:
     """Every number is tried, with arguments that do nothing where the call exists."""
-    calls = (CALLS | OPEN_FILE).values()
+    calls = (CALLS | WITH_LANDLOCK).values()
     known = {c.x86_64 if platform.machine() == "x86_64" else c.aarch64 for c in calls} - {None}
     # uretprobe and uprobe of x86_64: the kernel shows them to no filter (since 6.14), and ends with
     # SIGILL whoever calls them from elsewhere than a probe.
@@ -290,7 +296,7 @@ def test_numbers_are_those_of_the_kernel(machine: str, header: str, spelling: st
         pytest.skip(f"no {header} here")
     known = {name: int(n) for name, n in re.findall(spelling, Path(header).read_text())}
     known["newfstatat"] = known.get("newfstatat", known.get("fstatat", -1))
-    for name, call in (CALLS | OPEN_FILE).items():
+    for name, call in (CALLS | WITH_LANDLOCK).items():
         number = call.x86_64 if machine == "x86_64" else call.aarch64
         assert number is None or number == known[name], name
 
@@ -303,7 +309,7 @@ def test_filter_decides_as_the_table_says(machine: str) -> None:
     architecture = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]
     allowed = {
         number: call
-        for call in (CALLS | OPEN_FILE).values()
+        for call in (CALLS | WITH_LANDLOCK).values()
         if (number := call.x86_64 if machine == "x86_64" else call.aarch64) is not None
     }
     for number in [*range(600), 0x40000000, 0x40000001]:
@@ -320,7 +326,9 @@ def test_filter_decides_as_the_table_says(machine: str) -> None:
             assert run_filter(program, architecture, number, arguments) == expected, (number, value)
     assert run_filter(program, 0x40000003, 1, [0] * 6) == kill  # i386
     closed = build_filter(machine, can_open=False)
-    number = OPEN_FILE["openat"].x86_64 if machine == "x86_64" else OPEN_FILE["openat"].aarch64
+    number = (
+        WITH_LANDLOCK["openat"].x86_64 if machine == "x86_64" else WITH_LANDLOCK["openat"].aarch64
+    )
     assert number and run_filter(closed, architecture, number, [0] * 6) == refuse
 
 

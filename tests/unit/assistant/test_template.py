@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from llmpipe.assistant.frames import CHATML
 from llmpipe.assistant.render import Message, render
-from llmpipe.assistant.template import CHAT_TEMPLATE
+from llmpipe.assistant.template import chat_template
 from llmpipe.tokenizer.bpe import Tokenizer
+
+CHAT_TEMPLATE = chat_template(CHATML)
 
 WORDS = [
     "the",

@@ -17,8 +17,8 @@ from llmpipe.core.console import Console
 from llmpipe.core.errors import UserError, did_you_mean
 from llmpipe.inference.sampling import Sampling
 
-Next = Literal["ask", "reply", "edit", "quit"]
-"""What follows a command: the keyboard, an answer, the last message to be changed, or the end."""
+Next = Literal["reply", "edit", "quit"]
+"""What follows a command, if not the next question: an answer, the last message to be changed, or the end."""
 
 Word = TypeVar("Word", bound=str)
 
@@ -29,19 +29,16 @@ N_TOP = 4
 
 @dataclass(frozen=True)
 class Command:
-    """One command: what it takes, what it does in words, and the function that does it.
-
-    Attributes:
-        words: offered after its name; see `Keyboard`.
-    """
+    """One command: what it takes, what it does in words, and the function that does it."""
 
     argument: str
     summary: str
-    run: Callable[[Chat, str, Console], Next]
+    run: Callable[[Chat, str, Console], Next | None]
     words: tuple[str, ...] = ()
+    """Offered after its name; see `Keyboard`."""
 
 
-def run_command(line: str, chat: Chat, console: Console) -> Next:
+def run_command(line: str, chat: Chat, console: Console) -> Next | None:
     """Run a line that begins with a slash.
 
     Raises:
@@ -49,36 +46,33 @@ def run_command(line: str, chat: Chat, console: Console) -> Next:
     """
     name, _, argument = line[1:].strip().partition(" ")
     if name not in COMMANDS:
-        close = did_you_mean(name, COMMANDS)
-        raise UserError(f"unknown command `/{name}`", hint=close or "`/help` lists the commands")
+        hint = did_you_mean(name, COMMANDS) or "`/help` lists the commands"
+        raise UserError(f"unknown command `/{name}`", hint)
     return COMMANDS[name].run(chat, argument.strip(), console)
 
 
-def _help(chat: Chat, argument: str, console: Console) -> Next:
+def _help(chat: Chat, argument: str, console: Console) -> None:
     for name, command in COMMANDS.items():
         console.out(f"  {f'/{name} {command.argument}':<26} {command.summary}")
     console.out(
         "  Enter sends, Alt-Enter (or Esc, Enter) starts a new line; pasted lines stay together."
     )
     console.out("  Ctrl-C stops an answer and keeps what is there; again, or Ctrl-D, leaves.")
-    return "ask"
 
 
-def _system(chat: Chat, argument: str, console: Console) -> Next:
+def _system(chat: Chat, argument: str, console: Console) -> None:
     if argument:
         chat.system = None if argument == "off" else argument
     console.info(f"system message: {chat.system or 'none'}")
-    return "ask"
 
 
-def _set(chat: Chat, argument: str, console: Console) -> Next:
+def _set(chat: Chat, argument: str, console: Console) -> None:
     if argument:
         name, _, value = argument.partition(" ")
         chat.sampling = changed(chat.sampling, name, value.strip())
     for name in _SETTINGS:
         value = getattr(chat.sampling, name)
         console.out(f"  {name:<20} {'off' if value is None else value}")
-    return "ask"
 
 
 def changed(sampling: Sampling, name: str, value: str) -> Sampling:
@@ -105,7 +99,7 @@ def changed(sampling: Sampling, name: str, value: str) -> Sampling:
 
 
 def _regen(chat: Chat, argument: str, console: Console) -> Next:
-    chat.take_back_reply()
+    del chat.messages[chat.last_user() + 1 :]
     # Another answer needs another seed; at temperature 0 it is the same one again.
     chat.sampling = replace(chat.sampling, seed=chat.sampling.seed + 1)
     if chat.sampling.temperature == 0:
@@ -114,7 +108,7 @@ def _regen(chat: Chat, argument: str, console: Console) -> Next:
 
 
 def _edit(chat: Chat, argument: str, console: Console) -> Next:
-    chat.last_question()  # there must be one
+    chat.last_user()  # there must be one
     if not argument:
         return "edit"
     chat.undo()
@@ -122,28 +116,24 @@ def _edit(chat: Chat, argument: str, console: Console) -> Next:
     return "reply"
 
 
-def _undo(chat: Chat, argument: str, console: Console) -> Next:
+def _undo(chat: Chat, argument: str, console: Console) -> None:
     chat.undo()
     console.info(f"{len(chat.messages)} messages are left")
-    return "ask"
 
 
-def _clear(chat: Chat, argument: str, console: Console) -> Next:
+def _clear(chat: Chat, argument: str, console: Console) -> None:
     chat.messages.clear()
     console.info("a new conversation; the system message stays")
-    return "ask"
 
 
-def _save(chat: Chat, argument: str, console: Console) -> Next:
+def _save(chat: Chat, argument: str, console: Console) -> None:
     chat.save(_path(argument, "/save"))
     console.info(f"saved to {argument}")
-    return "ask"
 
 
-def _load(chat: Chat, argument: str, console: Console) -> Next:
+def _load(chat: Chat, argument: str, console: Console) -> None:
     chat.load(_path(argument, "/load"))
     console.info(f"{len(chat.messages)} messages from {argument}")
-    return "ask"
 
 
 def _path(argument: str, command: str) -> Path:
@@ -152,29 +142,26 @@ def _path(argument: str, command: str) -> Path:
     return Path(argument).expanduser()
 
 
-def _tokens(chat: Chat, argument: str, console: Console) -> Next:
+def _tokens(chat: Chat, argument: str, console: Console) -> None:
     console.out(token_view(chat.rendered(), chat.loaded.tokenizer, console.has_colour))
-    return "ask"
 
 
-def _raw(chat: Chat, argument: str, console: Console) -> Next:
+def _raw(chat: Chat, argument: str, console: Console) -> None:
     if argument:
         chat.raw = _one_of(argument, ("on", "off")) == "on"
         console.info(f"control tokens are {'shown' if chat.raw else 'hidden'} in answers")
     else:
         console.out(raw_view(chat.rendered(True), chat.loaded.tokenizer, console.has_colour))
-    return "ask"
 
 
-def _probs(chat: Chat, argument: str, console: Console) -> Next:
+def _probs(chat: Chat, argument: str, console: Console) -> None:
     if argument and not (argument.isascii() and argument.isdigit() and int(argument)):
         raise UserError(f"`{argument}` is not a number of tokens", hint="for example `/probs 10`")
     choices = answer_choices(chat, int(argument or N_TOP))
     console.out(probability_table(choices, chat, console.has_colour))
-    return "ask"
 
 
-def _think(chat: Chat, argument: str, console: Console) -> Next:
+def _think(chat: Chat, argument: str, console: Console) -> None:
     if argument.isascii() and argument.isdigit() and int(argument):
         chat.max_thought = int(argument)
         chat.think = "show" if chat.think == "off" else chat.think
@@ -183,19 +170,14 @@ def _think(chat: Chat, argument: str, console: Console) -> Next:
     state = {"show": "shown", "hide": "hidden", "off": "not had"}[chat.think]
     bound = "" if chat.max_thought is None else f", up to {chat.max_thought:,} tokens"
     console.info(f"thoughts are {state}{bound}")
-    return "ask"
 
 
 def think_mode(word: str) -> ThinkMode:
-    """Return the mode of that name.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """Return the mode of that name; a UserError if there is none."""
     return _one_of(word, THINK_MODES)
 
 
-def _tools(chat: Chat, argument: str, console: Console) -> Next:
+def _tools(chat: Chat, argument: str, console: Console) -> None:
     if argument:
         names = tuple(chat.tools) if argument == "all" else parse_tool_names(argument)
         if missing := [name for name in names if name not in chat.tools]:
@@ -207,7 +189,6 @@ def _tools(chat: Chat, argument: str, console: Console) -> Next:
     console.info(f"tools: {', '.join(chat.usable_tools) or 'none'}")
     if closed := [name for name in chat.tools if name not in chat.usable_tools]:
         console.info(f"could be used: {', '.join(closed)}")
-    return "ask"
 
 
 def _one_of(word: str, known: Sequence[Word]) -> Word:
@@ -217,7 +198,7 @@ def _one_of(word: str, known: Sequence[Word]) -> Word:
     raise UserError(f"`{word}` is not one of {', '.join(known)}")
 
 
-def _stats(chat: Chat, argument: str, console: Console) -> Next:
+def _stats(chat: Chat, argument: str, console: Console) -> None:
     n_context = len(chat.rendered().ids)
     console.out(f"  context    {n_context:,} of {chat.loaded.engine.max_len:,} tokens")
     console.out(f"  replies    {chat.n_replies:,} with {chat.n_tokens:,} tokens")
@@ -226,11 +207,6 @@ def _stats(chat: Chat, argument: str, console: Console) -> Next:
             f"  last reply {chat.last.n_tokens:,} tokens, {chat.last.tok_per_s:,.0f} tokens/s, "
             f"first after {chat.last.first_token_s * 1000:,.0f} ms, ended by {chat.last.reason}"
         )
-    return "ask"
-
-
-def _quit(chat: Chat, argument: str, console: Console) -> Next:
-    return "quit"
 
 
 _SETTINGS = tuple(
@@ -262,5 +238,5 @@ COMMANDS: dict[str, Command] = {
         (*TOOL_NAMES, "all", "none"),
     ),
     "stats": Command("", "show context used and speed", _stats),
-    "quit": Command("", "leave", _quit),
+    "quit": Command("", "leave", lambda *_: "quit"),
 }

@@ -20,10 +20,7 @@ _MAX_LINES = 12
 class ReplyPrinter:
     """Writes the events of one reply.
 
-    Args:
-        console: whose stdout is written to.
-        think: whether thoughts are shown.
-        has_tools: show calls and results; in the raw view they are part of the text already.
+    `has_tools` shows calls and results; in the raw view they are part of the text already.
     """
 
     def __init__(self, console: Console, think: ThinkMode, has_tools: bool) -> None:
@@ -34,7 +31,7 @@ class ReplyPrinter:
         self._is_in_thought = False
 
     def show(self, event: Event) -> None:
-        """Write what an event brings."""
+        """Write what an event adds."""
         match event:
             case ThinkDelta(text):
                 self._thought(text)
@@ -95,14 +92,10 @@ class ReplyPrinter:
 
 
 def print_reply(chat: Chat, console: Console) -> bool:
-    """Stream the answer to the last message and keep it, whole or partial.
-
-    Returns:
-        False if Ctrl-C stopped it.
-    """
+    """Stream the answer to the last message and keep it, whole or partial; False if Ctrl-C stopped it."""
     if n_dropped := chat.make_room():
         console.info(f"the context is full: the {n_dropped} oldest messages are forgotten")
-    reply = chat.new_reply(chat.raw)
+    reply = chat.new_reply()
     printer = ReplyPrinter(console, chat.think, has_tools=not chat.raw)
     try:
         with Interrupts() as interrupts, contextlib.closing(chat.reply(reply)) as events:

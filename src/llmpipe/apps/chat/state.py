@@ -37,11 +37,8 @@ class Chat:
         name: of the model, for the status line.
         offered: names of the tools the assistant is told of; None tells it nothing, and leaves it with
             what it was trained with.
-        think: whether thoughts are shown, hidden, or not had at all.
-        max_thought: tokens a thought may have.
         messages: the conversation without its system message.
         raw: print control tokens by their spelling.
-        show_tokens: print the ids of the conversation after every reply.
         last: how the last reply ended.
     """
 
@@ -92,20 +89,19 @@ class Chat:
             self.messages, lambda: len(self.rendered(add_generation_prompt=True).ids) <= most
         )
 
-    def new_reply(self, show_special: bool = False) -> Reply:
+    def new_reply(self) -> Reply:
         """Return an empty reply that may do what the chat allows: use its tools, think so long."""
         rules = ReplyRules(
             runs=frozenset(self.usable_tools),
             max_thought=0 if self.think == "off" else self.max_thought,
             ends=self.loaded.stop_ids,
         )
-        return Reply(self.loaded.tokenizer, rules, show_special)
+        return Reply(self.loaded.tokenizer, rules, show_special=self.raw)
 
     def reply(self, reply: Reply) -> Generator[Event, None, None]:
-        """Yield the answer to the last message; `reply` holds what is there of it at any time."""
+        """Yield the answer to the last message; `reply` holds what has been written so far."""
         events = stream_reply(
             self.loaded.engine,
-            self.loaded.tokenizer,
             self.prompt_messages(),
             self.sampling,
             self.usable_tools,
@@ -119,34 +115,16 @@ class Chat:
                     self.n_tokens += event.n_tokens
                 yield event
 
-    def undo(self) -> Message:
-        """Take back the last message of the user and what came after it, and return that message.
+    def undo(self) -> None:
+        """Take back the last message of the user and what came after it."""
+        del self.messages[self.last_user() :]
+
+    def last_user(self) -> int:
+        """Return the place of the last message of the user.
 
         Raises:
             UserError: if there is none.
         """
-        at = self._last_user()
-        message = self.messages[at]
-        del self.messages[at:]
-        return message
-
-    def last_question(self) -> str:
-        """Return the text of the last message of the user.
-
-        Raises:
-            UserError: if there is none.
-        """
-        return self.messages[self._last_user()].text
-
-    def take_back_reply(self) -> None:
-        """Take back what came after the last message of the user.
-
-        Raises:
-            UserError: if there is none.
-        """
-        del self.messages[self._last_user() + 1 :]
-
-    def _last_user(self) -> int:
         for i in reversed(range(len(self.messages))):
             if self.messages[i].role == "user":
                 return i

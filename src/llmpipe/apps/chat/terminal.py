@@ -1,4 +1,4 @@
-"""The keyboard: a line editor with history, and Ctrl-C as a request instead of a blow."""
+"""The keyboard: a line editor with history, and Ctrl-C as a request that can be met in good order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from prompt_toolkit import PromptSession
@@ -37,8 +37,8 @@ class Keyboard:
             for the name of a file.
         status: text of the line at the bottom, asked for at every key.
         history: file of earlier messages; None keeps none.
-        keys: where keys come from; the terminal by default.
-        screen: where the editor draws; the terminal by default.
+        keys: the terminal by default, as is `screen`.
+        screen: where the editor draws.
     """
 
     def __init__(
@@ -62,10 +62,7 @@ class Keyboard:
         )
 
     def ask(self, text: str = "") -> str:
-        """Return what was typed.
-
-        Args:
-            text: stands there already, to be changed.
+        """Return what was typed; `text` is there to be edited.
 
         Raises:
             KeyboardInterrupt: on Ctrl-C.
@@ -75,29 +72,22 @@ class Keyboard:
 
 
 class CommandCompleter(Completer):
-    """Offers commands after a slash, and then the words or files that may follow.
-
-    Args:
-        commands: as in `Keyboard`.
-    """
+    """Offers commands after a slash, and then the words or files that may follow."""
 
     def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
         self._commands = commands
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-        """Yield what the text up to the cursor may go on with."""
+        """Yield what may follow the text up to the cursor."""
         text = document.text_before_cursor
         if not text.startswith("/"):
             return
         name, space, rest = text[1:].partition(" ")
-        if not space:
-            words, typed = list(self._commands), name
-        else:
-            words, typed = list(self._commands.get(name, ())), rest
-            if words == [PATH]:
-                yield from self._paths.get_completions(Document(rest), event)
-                return
+        words, typed = (self._commands.get(name, ()), rest) if space else (self._commands, name)
+        if space and PATH in words:
+            yield from self._paths.get_completions(Document(rest), event)
+            return
         for word in words:
             if word.startswith(typed):
                 yield Completion(word, start_position=-len(typed))
@@ -128,7 +118,7 @@ def _private(path: Path) -> str:
 class Interrupts:
     """While open, the first Ctrl-C sets `requested`; a second one raises KeyboardInterrupt.
 
-    A reply can so be ended between two tokens, with everything in order. Keys that are typed meanwhile
+    So a reply can be ended between two tokens, with everything in order. Keys that are typed meanwhile
     do not show up in the reply; they wait for the next question. Must be opened in the main thread.
     """
 
@@ -142,12 +132,7 @@ class Interrupts:
         self._echo = _without_echo()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGINT, self._before)
         if self._echo:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, self._echo)
@@ -159,7 +144,7 @@ class Interrupts:
 
 
 def _without_echo() -> list[Any] | None:
-    """Let the terminal show no keys; return how it was, or None without a terminal."""
+    """Keep the terminal from showing keys; return its settings before, or None without a terminal."""
     if not sys.stdin.isatty():
         return None
     before = termios.tcgetattr(sys.stdin)

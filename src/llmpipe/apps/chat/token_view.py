@@ -1,4 +1,4 @@
-"""A conversation as the one-dimensional sequence the model reads: pieces, ids, mask."""
+"""A conversation as the model reads it: no turns and no roles, one sequence of ids with a mask for training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ from llmpipe.assistant.render import Rendered
 from llmpipe.tokenizer.bpe import Tokenizer
 
 
-def token_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> str:
-    """Return every token as its text and id; those the model is trained to write carry a `+`.
-
-    Args:
-        rendered: the conversation.
-        tokenizer: gives the text of each id.
-        has_colour: colour trained tokens and control tokens too.
-    """
+def token_view(rendered: Rendered, tokenizer: Tokenizer, has_color: bool) -> str:
+    """Return every token as its text and id; those the model is trained to write carry a `+`."""
     control = set(tokenizer.special.values())
     view = Text()
     for id, is_trained in zip(rendered.ids, rendered.mask, strict=True):
@@ -31,16 +25,13 @@ def token_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> st
     view.append(
         f"\n{len(rendered.ids)} tokens, {n_trained} of them (+) the model is trained to write"
     )
-    return drawn(view, shutil.get_terminal_size().columns, has_colour)
+    return drawn(view, shutil.get_terminal_size().columns, has_color)
 
 
-def raw_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> str:
+def raw_view(rendered: Rendered, tokenizer: Tokenizer, has_color: bool) -> str:
     """Return the whole sequence as one text, as the model reads it, with the borders of its tokens.
 
-    Args:
-        rendered: the conversation.
-        tokenizer: gives the text of each id.
-        has_colour: show tokens by alternating colours instead of `|` between them.
+    The borders are `|`, or alternating colors.
     """
     control = set(tokenizer.special.values())
     decoder = tokenizer.stream_decoder()
@@ -48,13 +39,13 @@ def raw_view(rendered: Rendered, tokenizer: Tokenizer, has_colour: bool) -> str:
     for i, id in enumerate(rendered.ids):
         # A character of several tokens appears where it ends, as in a streamed answer.
         text = printable(decoder.push(id)).replace("\n", "⏎\n")
-        if has_colour:
+        if has_color:
             code = "35;1" if id in control else ("44;97", "42;30", "43;30", "46;30")[i % 4]
             lines = [f"\x1b[{code}m{line}\x1b[0m" if line else "" for line in text.split("\n")]
             pieces.append("\n".join(lines))
         else:
             pieces.append(text)
-    return ("" if has_colour else "|").join(pieces) + f"\n{len(rendered.ids)} tokens"
+    return ("" if has_color else "|").join(pieces) + f"\n{len(rendered.ids)} tokens"
 
 
 def spelling(token: bytes, is_control: bool) -> str:

@@ -1,4 +1,4 @@
-"""From what a person calls a tokenizer to the tokenizer. Nothing is downloaded."""
+"""Finds a tokenizer by what a person calls it. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def find_tokenizer(name: str, here: Path = Path()) -> Tokenizer:
         here: the folder that relative paths start from.
 
     Raises:
-        UserError: if nothing is called so.
-        InputError: if it is called so and is no tokenizer.
+        UserError: if nothing has that name.
+        InputError: if what has that name is no tokenizer.
     """
     path = here / name
     if path.is_dir() or path.is_file():

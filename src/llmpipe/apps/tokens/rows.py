@@ -41,8 +41,7 @@ def run_rows(rows: str, run: Path, console: Console) -> None:
 
     Args:
         rows: `FIRST:STOP` without the last, as everywhere in Python, or one number.
-        run: Folder of the model, finished or not.
-        console: where to.
+        run: folder of the model, finished or not.
 
     Raises:
         UserError: if `rows` names none, or more than the run has.
@@ -52,12 +51,11 @@ def run_rows(rows: str, run: Path, console: Console) -> None:
     if found is None:
         raise UserError(f"`--rows {rows}` names no rows", "such as `--rows 4096:4100`")
     first, stop = int(found[1]), int(found[2] or int(found[1]) + 1)
-    shown = [(row, list(pieces)) for row, pieces in read_rows(run, first, stop)]
+    shown = list(read_rows(run, first, stop))
     if console.json_output:
-        document = [
-            {"row": row, "pieces": [asdict(piece) for piece in pieces]} for row, pieces in shown
-        ]
-        console.document(document)
+        console.document(
+            [{"row": row, "pieces": [asdict(piece) for piece in pieces]} for row, pieces in shown]
+        )
         return
     for row, pieces in shown:
         console.out(f"=== row {row}: {sum(len(piece.ids) for piece in pieces)} tokens")
@@ -101,11 +99,8 @@ def read_rows(run: Path, first: int, stop: int) -> Iterator[tuple[int, list[RowP
         ids, segments = batch.ids[0], batch.segments[0]
         # Segment 0 is padding.
         cut = [ids[segments == i].tolist() for i in range(1, int(segments.max()) + 1)]
-        yield row, [_piece(piece, tokenizer.bos_id, tokenizer.decode(piece)) for piece in cut]
-
-
-def _piece(ids: list[int], bos_id: int, text: str) -> RowPiece:
-    return RowPiece(ids[0] == bos_id, ids, text)
+        bos_id = tokenizer.bos_id
+        yield row, [RowPiece(one[0] == bos_id, one, tokenizer.decode(one)) for one in cut]
 
 
 def _read_record(run: Path) -> dict[str, Any]:

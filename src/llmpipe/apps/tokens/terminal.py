@@ -25,6 +25,7 @@ _STYLES = ("black on cyan", "black on green", "black on yellow", "black on brigh
 _SPECIAL = "white on magenta"
 
 _N_EXPLAINED = 12
+_N_CONVERSATIONS = 3
 _MIN_WIDTH = 32
 _MAX_CHARS = 100_000
 
@@ -38,12 +39,13 @@ def run_tokens(
         texts: shown one after the other; none means standard input.
         tokenizers: names, see `find_tokenizer`; none means `ours`.
         explain: walk through the first merges of each text instead.
-        console: where to.
 
     Raises:
-        UserError: if there is no text, or a name stands for nothing.
+        UserError: if there is no text, or no tokenizer has such a name.
     """
-    texts = texts or _from_input()
+    if not texts and sys.stdin.isatty():
+        raise UserError("there is no text to show", 'llmpipe tokens "hello world"')
+    texts = texts or (sys.stdin.read(_MAX_CHARS + 1),)
     for text in texts:
         if len(text) > _MAX_CHARS:
             raise UserError(
@@ -63,16 +65,12 @@ def run_tokens(
         console.out(render(views, shutil.get_terminal_size().columns, console.has_colour))
 
 
-def run_conversations(
-    file: Path, tokenizers: tuple[str, ...], console: Console, limit: int = 3
-) -> None:
+def run_conversations(file: Path, tokenizers: tuple[str, ...], console: Console) -> None:
     """Show the first conversations of a file as a model is trained on them.
 
     Args:
         file: in any form that `llmpipe sft` reads.
         tokenizers: the name of one, with chat tokens; none means `ours`.
-        console: where to.
-        limit: how many.
 
     Raises:
         UserError: if the tokenizer has no chat tokens, or several are named.
@@ -84,7 +82,7 @@ def run_conversations(
     tokenizer = find_tokenizer(name)
     if IM_START not in tokenizer.special:
         raise UserError(f"`{name}` has no chat tokens", "name one that `llmpipe tokenize` made")
-    conversations, errors = read_conversations(file, file.name, limit=limit)
+    conversations, errors = read_conversations(file, file.name, limit=_N_CONVERSATIONS)
     for error in errors:
         console.warn(str(error))
     if not conversations:
@@ -95,12 +93,6 @@ def run_conversations(
         return
     for one in rendered:
         console.out(token_view(one, tokenizer, console.has_colour) + "\n")
-
-
-def _from_input() -> tuple[str, ...]:
-    if sys.stdin.isatty():
-        raise UserError("there is no text to show", 'llmpipe tokens "hello world"')
-    return (sys.stdin.read(_MAX_CHARS + 1),)
 
 
 def _as_json(view: View) -> dict[str, object]:
@@ -114,7 +106,7 @@ def _as_json(view: View) -> dict[str, object]:
     }
 
 
-def render(views: Sequence[View], width: int, has_colour: bool) -> str:
+def render(views: Sequence[View], width: int, has_color: bool) -> str:
     """Return views of one text as lines: side by side where they fit, else one below the other."""
     n_beside = max(1, min(len(views), width // _MIN_WIDTH))
     tables = []
@@ -126,7 +118,7 @@ def render(views: Sequence[View], width: int, has_colour: bool) -> str:
         table.add_row(*(_heading(view) for view in row))
         table.add_row(*(_pieces(view) for view in row))
         table.add_row(*(_ids(view) for view in row))
-        tables.append(drawn(table, width, has_colour))
+        tables.append(drawn(table, width, has_color))
     return "\n".join(tables)
 
 
@@ -137,7 +129,7 @@ def _heading(view: View) -> Text:
 
 
 def _pieces(view: View) -> Text:
-    """Return the pieces with a bar between them, so that colour is not needed to tell them apart."""
+    """Return the pieces with a bar between them, so that color is not needed to tell them apart."""
     text = Text()
     for i, piece in enumerate(view.pieces):
         if i and not view.pieces[i - 1].ends_line:
@@ -149,11 +141,8 @@ def _pieces(view: View) -> Text:
 
 
 def _ids(view: View) -> Text:
-    text = Text()
-    for i, piece in enumerate(view.pieces):
-        text.append(" " if i else "")
-        text.append(str(piece.id), _SPECIAL if piece.is_special else "")
-    return text
+    ids = (Text(str(piece.id), _SPECIAL if piece.is_special else "") for piece in view.pieces)
+    return Text(" ").join(ids)
 
 
 def _explain(texts: Sequence[str], console: Console) -> None:

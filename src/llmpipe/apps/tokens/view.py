@@ -1,4 +1,8 @@
-"""A text as the tokens of one tokenizer, as data for the terminal and for the page."""
+"""A text as the tokens of one tokenizer, as data for the terminal and for the page.
+
+This is all a model sees of a text: numbers. It is not shown the letters inside a token, which is why it
+finds spelling and counting letters hard.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +53,10 @@ def view_tokens(name: str, text: str, tokenizer: Tokenizer) -> View:
         if part in tokenizer.special:
             pieces.append(ShownToken(tokenizer.special[part], part, True, False))
         elif part:
-            pieces += (_piece(i, tokenizer) for i in tokenizer.encode(part))
+            for id in tokenizer.encode(part):
+                token = tokenizer.token_bytes(id)
+                pieces.append(ShownToken(id, show(token), False, token.endswith(b"\n")))
     return View(name, pieces, len(text.encode()))
-
-
-def _piece(id: int, tokenizer: Tokenizer) -> ShownToken:
-    token = tokenizer.token_bytes(id)
-    return ShownToken(id, show(token), False, token.endswith(b"\n"))
 
 
 def show(token: bytes) -> str:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 from llmpipe.core.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from llmpipe.assistant.tools.search import Backend
 
 ToolName = Literal["python", "search"]
 TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
@@ -22,10 +19,10 @@ def tool_line(names: Collection[str]) -> str:
 
 
 def parse_tool_names(text: str) -> tuple[ToolName, ...]:
-    """Return the tools of a list such as `python,search`, in the order of the table; `none` is an empty one.
+    """Return the tools of a list such as `python,search`, in the order of the table; `none` is an empty list.
 
     Raises:
-        UserError: if a name stands for no tool.
+        UserError: if there is no tool of a name.
     """
     asked = text.replace(",", " ").split()
     for name in asked:
@@ -54,7 +51,7 @@ def open_tools(
 ) -> Iterator[Mapping[ToolName, Tool]]:
     """Open tools by name for as long as the context lasts; may be called from several threads.
 
-    Processes and indexes are made at the first call of each tool, not here.
+    The first call of each tool starts its process or opens its index, not this function.
 
     Args:
         names: of `python` and `search`.
@@ -68,26 +65,20 @@ def open_tools(
         InputError: if `corpus` is none.
     """
     from llmpipe.assistant.tools.python import PythonTool
-    from llmpipe.assistant.tools.search import SearchTool
+    from llmpipe.assistant.tools.search import CorpusBackend, HttpBackend, SearchTool
 
     tools: dict[ToolName, Tool] = {}
     with contextlib.ExitStack() as open_ones:
         for name in parse_tool_names(",".join(names)):
             if name == "python":
                 tools["python"] = open_ones.enter_context(PythonTool(unsafe=unsafe))
+            elif search_url:
+                tools["search"] = SearchTool(HttpBackend(search_url, search_hosts))
+            elif corpus:
+                tools["search"] = SearchTool(CorpusBackend(corpus))
             else:
-                tools["search"] = SearchTool(_backend(corpus, search_url, search_hosts))
+                raise UserError(
+                    "the tool `search` has nothing to look through",
+                    hint="name a corpus, such as runs/tiny/corpus",
+                )
         yield tools
-
-
-def _backend(corpus: Path | None, url: str | None, hosts: Sequence[str]) -> Backend:
-    from llmpipe.assistant.tools.search import CorpusBackend, HttpBackend
-
-    if url:
-        return HttpBackend(url, hosts)
-    if corpus:
-        return CorpusBackend(corpus)
-    raise UserError(
-        "the tool `search` has nothing to look through",
-        hint="name a corpus, such as runs/tiny/corpus",
-    )

@@ -1,9 +1,9 @@
 """The process that programs of the model are forked from; runs alone, as `python -S fork_server.py ...`.
 
 It gives up what it does not need (files, network, capabilities, memory), says on its socket what is in
-force, and waits. For every byte that comes in there comes a descriptor along: the socket of one program. A
-child is forked for it, limits itself further, installs the system call filter, and only then runs
-what it reads from that socket. Starting Python takes some 20 ms, a fork less than one.
+force, and waits. Every byte that comes in brings a descriptor along: the socket of one program. A child is forked
+for it, limits itself further, installs the system call filter, and only then runs what it reads from
+that socket. Starting Python takes some 20 ms, a fork less than one.
 
 The fork server itself never sees a program or its output, so that one program cannot find in memory what
 another has left. It imports little, and nothing of llmpipe, because every import is waited for.
@@ -29,12 +29,8 @@ import sys
 # Arguments of system calls, from the kernel's header files.
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 4, 22, 38
 SECCOMP_MODE_FILTER = 2
-CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = (
-    0x4000000,
-    0x8000000,
-    0x10000000,
-    0x40000000,
-)
+CLONE_NEWUTS, CLONE_NEWIPC = 0x4000000, 0x8000000
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 LANDLOCK_RULE_PATH_BENEATH = 1

@@ -1,9 +1,10 @@
 """What a sandboxed program may ask of the kernel, as a table, and as the filter made from it.
 
-Everything that is not in the table is refused: there are some 350 system calls, and the next kernel
-brings more. What is left is enough for Python to compute, to import its standard library, to read the
-clock and to print. So there are no sockets, no new processes or threads, no signals, nothing that
-writes, renames or removes a file, no mounts, namespaces, debugging, keys or io_uring.
+Everything that is not in the table (`resources/sandbox/system_calls.toml`) is refused: there are some
+350 system calls, and the next kernel brings more. What is left is enough for Python to compute, to
+import its standard library, to read the clock and to print. So there are no sockets, no new processes
+or threads, no signals, nothing that writes, renames or removes a file, no mounts, namespaces,
+debugging, keys or io_uring.
 
 The filter (seccomp-bpf) sees the numbers given to a system call, not the memory they point to: it
 can tell how a file is opened, not which one. The second is Landlock's part (`fork_server.py`). Where a kernel has
@@ -19,109 +20,33 @@ import errno
 import platform
 import struct
 import sys
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from llmpipe.core.errors import UserError
+from importlib.resources import files
 
 
 @dataclass(frozen=True)
 class Call:
     """A system call that is allowed: its number on each architecture, and conditions on one argument.
 
-    Attributes:
-        x86_64: None where the call does not exist; numbers are those of the kernel's `unistd_64.h`.
-        aarch64: the same for `asm-generic/unistd.h`.
-        argument: which one is looked at, counted from 0.
-        one_of: the values it may have; empty for any.
-        without: bits it must not have.
-        null: it must be a null pointer.
+    The file says what each field means.
     """
 
-    x86_64: int | None
-    aarch64: int | None
+    x86_64: int | None = None
+    aarch64: int | None = None
     argument: int = 0
-    one_of: tuple[int, ...] = ()
+    one_of: Sequence[int] = ()
     without: int = 0
     null: bool = False
 
 
-# Flags of `open` that could change something: O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_APPEND, __O_TMPFILE.
-_WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000
-# Of `fcntl`: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Not F_SETOWN: it sends signals.
-_DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 1030)
-# Of `ioctl`: TCGETS (is this a terminal?), FIOCLEX, FIONCLEX.
-_IOCTL_COMMANDS = (0x5401, 0x5451, 0x5450)
-
-OPEN_FILE = {"openat": Call(257, 56, argument=2, without=_WRITING)}
-"""Allowed only together with Landlock."""
-
-CALLS: dict[str, Call] = {
-    # Frequent ones first: the filter is read from the top.
-    "read": Call(0, 63),
-    "write": Call(1, 64),
-    "newfstatat": Call(262, 79),
-    "fstat": Call(5, 80),
-    "lseek": Call(8, 62),
-    "mmap": Call(9, 222),
-    "munmap": Call(11, 215),
-    "brk": Call(12, 214),
-    "mremap": Call(25, 216),
-    "mprotect": Call(10, 226),
-    "madvise": Call(28, 233),
-    "futex": Call(202, 98),
-    "close": Call(3, 57),
-    # Files, by descriptor or by name, without opening.
-    "pread64": Call(17, 67),
-    "readv": Call(19, 65),
-    "writev": Call(20, 66),
-    "getdents64": Call(217, 61),
-    "stat": Call(4, None),
-    "lstat": Call(6, None),
-    "statx": Call(332, 291),
-    "access": Call(21, None),
-    "faccessat": Call(269, 48),
-    "faccessat2": Call(439, 439),
-    "readlink": Call(89, None),
-    "readlinkat": Call(267, 78),
-    "getcwd": Call(79, 17),
-    "dup": Call(32, 23),
-    "dup2": Call(33, None),
-    "dup3": Call(292, 24),
-    "fcntl": Call(72, 25, argument=1, one_of=_DESCRIPTOR_COMMANDS),
-    "ioctl": Call(16, 29, argument=1, one_of=_IOCTL_COMMANDS),
-    # Time and chance.
-    "clock_gettime": Call(228, 113),
-    "clock_getres": Call(229, 114),
-    "clock_nanosleep": Call(230, 115),
-    "nanosleep": Call(35, 101),
-    "gettimeofday": Call(96, 169),
-    "time": Call(201, None),
-    "times": Call(100, 153),
-    "getrandom": Call(318, 278),
-    # Itself.
-    "getpid": Call(39, 172),
-    "gettid": Call(186, 178),
-    "getppid": Call(110, 173),
-    "getuid": Call(102, 174),
-    "geteuid": Call(107, 175),
-    "getgid": Call(104, 176),
-    "getegid": Call(108, 177),
-    "uname": Call(63, 160),
-    "sysinfo": Call(99, 179),
-    "sched_getaffinity": Call(204, 123),
-    "sched_yield": Call(24, 124),
-    "getrusage": Call(98, 165),
-    "getrlimit": Call(97, 163),
-    "prlimit64": Call(302, 261, argument=2, null=True),  # to read limits, not to set them
-    "rt_sigaction": Call(13, 134),
-    "rt_sigprocmask": Call(14, 135),
-    "rt_sigreturn": Call(15, 139),
-    "sigaltstack": Call(131, 132),
-    "restart_syscall": Call(219, 128),
-    "rseq": Call(334, 293),
-    "exit": Call(60, 93),
-    "exit_group": Call(231, 94),
-}
+_FILE = files("llmpipe") / "resources" / "sandbox" / "system_calls.toml"
+CALLS, WITH_LANDLOCK = (
+    {name: Call(**fields) for name, fields in table.items()}
+    for table in tomllib.loads(_FILE.read_text(encoding="utf-8")).values()
+)
+"""The calls that are always allowed, and those that are allowed only together with Landlock."""
 
 # -- the kernel's side ---------------------------------------------------------------------------
 
@@ -138,17 +63,13 @@ class Kernel:
 
     Attributes:
         landlock: version of the interface, 0 if there is none.
-        has_seccomp: filters can be installed, and the architecture is one of the table.
+        has_seccomp: filters can be installed, and the architecture is one of the table. Without it there
+            is no sandbox: Landlock alone stops neither sockets nor new processes.
     """
 
     landlock: int
     has_seccomp: bool
     machine: str = platform.machine()
-
-    @property
-    def is_enough(self) -> bool:
-        """Whether programs can be shut in. Landlock alone stops neither sockets nor new processes."""
-        return self.has_seccomp
 
 
 def examine_kernel() -> Kernel:
@@ -174,21 +95,6 @@ def _seccomp_actions() -> str:
         return "errno"
 
 
-def require(kernel: Kernel) -> None:
-    """Check that programs can be shut in.
-
-    Raises:
-        UserError: if not.
-    """
-    if not kernel.is_enough:
-        raise UserError(
-            "the python tool needs a sandbox, and this system has no seccomp for it "
-            f"({platform.system()}, {platform.machine()})",
-            hint="leave the tool out with `--tools none`, or, if what the model writes may do "
-            "anything that you may do: `--unsafe-tools`",
-        )
-
-
 # -- the filter ----------------------------------------------------------------------------------
 
 # Of linux/bpf_common.h and linux/seccomp.h.
@@ -205,10 +111,10 @@ def build_filter(machine: str, can_open: bool) -> bytes:
     another architecture's numbers (32-bit calls on x86_64) end the program.
 
     Args:
-        machine: as `platform.machine()` says it.
+        machine: as in `platform.machine()`.
         can_open: files may be opened for reading; Landlock says which.
     """
-    calls = CALLS | (OPEN_FILE if can_open else {})
+    calls = CALLS | (WITH_LANDLOCK if can_open else {})
     program = [
         _instruction(_LOAD, _AT_ARCHITECTURE),
         _instruction(_EQUAL, _ARCHITECTURES[machine], if_true=1),

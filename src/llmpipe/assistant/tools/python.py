@@ -1,5 +1,8 @@
 """The `python` tool: programs the assistant writes, run where they can do no harm.
 
+A model spends the same small amount of computing on every token, so a long sum done in its head is a
+guess. A few tokens of code and an interpreter get it right.
+
 `policy.py` says what a program may do, `fork_server.py` is the process it is forked from, and this file
 talks to that process. A call is answered with what the program printed and, as at a Python prompt, the
 value of an expression that ends it; an error comes as the last line of its traceback. Nothing is kept
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import select
 import signal
 import socket
@@ -19,12 +23,13 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
-from llmpipe.assistant.tools.policy import Kernel, build_filter, examine_kernel, require
+from llmpipe.assistant.tools.policy import Kernel, build_filter, examine_kernel
 from llmpipe.core.errors import UserError
 
 _FORK_SERVER = Path(__file__).with_name("fork_server.py")
+_FLAGS = ("-s", "-S", "-P", "-B", "-X", "utf8")
+"""Of its Python. -S: no site-packages; -P and -s: no modules of the user's."""
 
 CPU_S = 5.0
 """Of computing by one program."""
@@ -43,7 +48,7 @@ MAX_PROGRAM_BYTES = 64_000
 MAX_RESULT_BYTES = 4_000
 """Some 1,000 tokens; `rules.py` cuts further to what the context has room for."""
 
-# Without Landlock no file can be opened, so what programs like to import is there already.
+# Without Landlock no file can be opened, so what programs like to import is loaded beforehand.
 _LOADED_BEFOREHAND = (
     "bisect,calendar,cmath,collections,copy,dataclasses,datetime,decimal,enum,fractions,functools,"
     "heapq,itertools,json,math,operator,random,re,statistics,string,textwrap,time,typing,unicodedata"
@@ -56,7 +61,6 @@ class PythonTool:
     Args:
         cpu_s: seconds of computing a program may take.
         wall_s: seconds a call may take.
-        max_result_bytes: more than this of a program's output is not kept.
         unsafe: run programs without a sandbox, with limits on time and memory only.
         kernel: what the system offers; found out by default.
 
@@ -68,17 +72,20 @@ class PythonTool:
         self,
         cpu_s: float = CPU_S,
         wall_s: float = WALL_S,
-        max_result_bytes: int = MAX_RESULT_BYTES,
         unsafe: bool = False,
         kernel: Kernel | None = None,
     ) -> None:
         self._cpu_s = cpu_s
         self._wall_s = wall_s
-        self._max_result_bytes = max_result_bytes
         self._kernel = kernel or examine_kernel()
         self._unsafe = unsafe
-        if not unsafe:
-            require(self._kernel)
+        if not unsafe and not self._kernel.has_seccomp:
+            raise UserError(
+                "the python tool needs a sandbox, and this system has no seccomp for it "
+                f"({platform.system()}, {platform.machine()})",
+                hint="leave the tool out with `--tools none`, or, if what the model writes may do "
+                "anything that you may do: `--unsafe-tools`",
+            )
         self._fork_server: _ForkServer | None = None
         self._lock = threading.Lock()
 
@@ -90,7 +97,7 @@ class PythonTool:
         with self._lock:
             server = self._started()
             try:
-                output, exit_code = server.run(program, self._wall_s, self._max_result_bytes)
+                output, exit_code = server.run(program, self._wall_s)
             except TimeoutError:
                 self._stop()
                 return f"TimeoutError: no result within {self._wall_s:g} s"
@@ -104,27 +111,18 @@ class PythonTool:
         with self._lock:
             return self._started().in_force
 
-    def close(self) -> None:
+    def __enter__(self) -> PythonTool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """End the process, if there is one."""
         with self._lock:
             self._stop()
 
-    def __enter__(self) -> PythonTool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _answer(self, output: bytes, exit_code: int) -> str:
-        is_cut = len(output) > self._max_result_bytes
-        text = output[: self._max_result_bytes].decode("utf-8", "replace").rstrip("\n")
-        if is_cut:
-            return f"{text}\n[cut after {self._max_result_bytes:,} bytes]"
+        text = output[:MAX_RESULT_BYTES].decode("utf-8", "replace").rstrip("\n")
+        if len(output) > MAX_RESULT_BYTES:
+            return f"{text}\n[cut after {MAX_RESULT_BYTES:,} bytes]"
         ending = ""
         if exit_code in (-9, -24):  # SIGKILL, SIGXCPU
             ending = f"TimeoutError: no result within {self._cpu_s:g} s of computing"
@@ -160,18 +158,7 @@ class _ForkServer:
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                # -S: no site-packages; -P and -s: no modules of the user's. Warnings go nowhere.
-                [
-                    sys.executable,
-                    "-s",
-                    "-S",
-                    "-P",
-                    "-B",
-                    "-X",
-                    "utf8",
-                    str(_FORK_SERVER),
-                    *arguments,
-                ],
+                [sys.executable, *_FLAGS, str(_FORK_SERVER), *arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -195,8 +182,8 @@ class _ForkServer:
         # Not `poll`: that would give the number free while a child of the group may live on.
         return not select.select([self._control], [], [], 0)[0]
 
-    def run(self, program: bytes, wall_s: float, max_bytes: int) -> tuple[bytes, int]:
-        """Return a program's output, one byte more than `max_bytes` at most, and how it ended.
+    def run(self, program: bytes, wall_s: float) -> tuple[bytes, int]:
+        """Return a program's output, cut one byte behind `MAX_RESULT_BYTES`, and how it ended.
 
         Raises:
             TimeoutError: if it takes longer than `wall_s`.
@@ -212,10 +199,9 @@ class _ForkServer:
                 ours.sendall(program)
                 ours.shutdown(socket.SHUT_WR)
             output = b""
-            while len(output) <= max_bytes:
-                piece = _receive(ours, deadline, max_bytes + 1 - len(output))
-                if not piece:
-                    break
+            while len(output) <= MAX_RESULT_BYTES and (
+                piece := _receive(ours, deadline, MAX_RESULT_BYTES + 1 - len(output))
+            ):
                 output += piece
         # The socket is closed now, so a program that prints on is ended by SIGPIPE.
         ended = self._line(deadline)

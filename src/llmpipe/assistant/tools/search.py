@@ -4,8 +4,9 @@
     The io module provides Python's main facilities for dealing with various types of I/O. …
     [2] …
 
-Where they come from is another matter: a corpus on disk (`search_index.py`), or an HTTP service of
-the user's choice, which answers like SearXNG does.
+What a model knows from training is a vague recollection; what stands in its context it can quote. So the
+passages go into the context, as the tool's output. They come from a corpus on disk (`search_index.py`),
+or from an HTTP service of the user's choice that answers as SearXNG does.
 """
 
 from __future__ import annotations
@@ -17,15 +18,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from llmpipe.assistant.tools.search_index import (
-    Passage,
-    SearchIndex,
-    find_corpus,
-    open_index,
-    title_of,
-)
+from llmpipe.assistant.tools import search_index
+from llmpipe.assistant.tools.search_index import Passage, SearchIndex
 from llmpipe.core.errors import LlmpipeError, UserError
 
 N_RESULTS = 3
@@ -38,18 +34,10 @@ MAX_RESPONSE_BYTES = 1 << 20
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class Backend(Protocol):
-    """Where passages come from."""
-
-    def find(self, query: str, n: int) -> list[Passage]:
-        """Return up to `n` passages, the best one first."""
-        ...
-
-
 class SearchTool:
     """Answers queries with passages and their sources; may be called from several threads."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: CorpusBackend | HttpBackend) -> None:
         self._backend = backend
 
     def run(self, text: str) -> str:
@@ -85,7 +73,7 @@ class CorpusBackend:
     """
 
     def __init__(self, corpus: Path) -> None:
-        self._corpus = find_corpus(corpus).path
+        self._corpus = search_index.find_corpus(corpus).path
         self._index: SearchIndex | None = None
         self._lock = threading.Lock()
 
@@ -93,7 +81,7 @@ class CorpusBackend:
         """Return up to `n` passages, the best one first."""
         with self._lock:
             if self._index is None:
-                self._index = open_index(self._corpus)
+                self._index = search_index.open_index(self._corpus)
             return self._index.find(query, n)
 
 
@@ -104,7 +92,7 @@ class HttpBackend:
     would lead elsewhere.
 
     Args:
-        url: such as `http://127.0.0.1:8888/search`; a query that it has already is kept.
+        url: such as `http://127.0.0.1:8888/search`; a query that it already has is kept.
         hosts: names of hosts that may be asked besides loopback.
 
     Raises:
@@ -153,4 +141,4 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 def _passage(result: dict[str, Any]) -> Passage:
     text = " ".join(str(result.get("content") or "").split())
-    return Passage(title_of(str(result.get("title") or "")), str(result["url"]), text)
+    return Passage(search_index.title_of(str(result.get("title") or "")), str(result["url"]), text)

@@ -24,7 +24,7 @@ from llmpipe.core.records.lines import whole
 from llmpipe.core.records.parquet import read_parquet
 
 INDEX_VERSION = 1
-"""To be raised when passages or words are cut differently."""
+"""Raise it when passages or words are cut differently."""
 
 PASSAGE_CHARS = 400
 """About 100 tokens, so that the best three fit into one tool output of 256 tokens or little more."""
@@ -48,11 +48,7 @@ class Passage:
 
 
 class SearchIndex:
-    """Finds the passages of a corpus that share the rarest words with a query.
-
-    Args:
-        folder: what `open_index` made.
-    """
+    """Finds the passages of a corpus that share the rarest words with a query."""
 
     def __init__(self, folder: Path) -> None:
         import bm25s
@@ -71,16 +67,16 @@ class SearchIndex:
             return []
         scores = self._words.get_scores(asked)
         order = (-scores).argsort(kind="stable")[:n]  # of equal ones, the earlier in the corpus
-        return [self._passage(int(i)) for i in order if scores[i] > 0]
-
-    def _passage(self, i: int) -> Passage:
-        group, row = divmod(i, _ROWS_PER_GROUP)
-        [fields] = self._passages.read_row_group(group).slice(row, 1).to_pylist()
-        return Passage(**fields)
+        found = []
+        for i in order[scores[order] > 0]:
+            group, row = divmod(int(i), _ROWS_PER_GROUP)
+            [fields] = self._passages.read_row_group(group).slice(row, 1).to_pylist()
+            found.append(Passage(**fields))
+        return found
 
 
 def open_index(corpus: Path) -> SearchIndex:
-    """Open the index of a corpus; make it at the first time.
+    """Open the index of a corpus, and build it the first time.
 
     Raises:
         InputError: if there is no corpus, or it holds no text.
@@ -149,13 +145,13 @@ def _pieces(paragraph: str) -> Iterator[str]:
 
 
 def title_of(text: str) -> str:
-    """Return what stands for a document in a list of sources: the start of its first line."""
+    """Return how a document is called in a list of sources: the start of its first line."""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return first if len(first) <= TITLE_CHARS else first[: TITLE_CHARS - 1].rstrip() + "…"
 
 
 def _make_index(corpus: Artifact, folder: Path) -> None:
-    """Write the passages and their index; of the passages only the numbers of their words are kept."""
+    """Write the passages and their index; memory holds only the numbers of their words."""
     import bm25s
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -170,7 +166,7 @@ def _make_index(corpus: Artifact, folder: Path) -> None:
         while group := list(itertools.islice(everything, _ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist([asdict(p) for p in group], schema))
             for passage in group:
-                # A title counts as part of each of its passages: their subject stands there.
+                # A title counts as part of each of its passages: it names their subject.
                 found = words(f"{passage.title} {passage.text}")
                 numbers = [vocabulary.setdefault(word, len(vocabulary)) for word in found]
                 words_of.append(array("i", numbers))
