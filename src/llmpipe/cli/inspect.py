@@ -11,7 +11,7 @@ from llmpipe.core.artifact import MANIFEST, Artifact, open_artifact, verify, wri
 from llmpipe.core.config import diff_values
 from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, LlmpipeError
-from llmpipe.core.report import Section, Table, Text, to_html, to_markdown
+from llmpipe.core.report import Prose, Section, Table, to_html, to_markdown
 from llmpipe.stages import STAGES
 
 
@@ -200,7 +200,7 @@ def report_sections(artifacts: Sequence[Artifact]) -> list[Section]:
         if not result["met"]
     ]
     if missed:
-        sections.insert(0, Section("Expectations not met", [Text("; ".join(missed))]))
+        sections.insert(0, Section("Expectations not met", [Prose("; ".join(missed))]))
     return sections
 
 

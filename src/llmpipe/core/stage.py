@@ -43,6 +43,9 @@ from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
 from llmpipe.core.report import Section
 from llmpipe.core.stop import StopFlag
 
+SHIPPED = "llmpipe:"
+"""Before the name of a file in `llmpipe/resources`: named so, it decides the same wherever the package is installed."""
+
 
 @dataclass(frozen=True)
 class Need:
@@ -57,7 +60,7 @@ class Need:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file from outside the pipeline, named in the settings."""
+    """A file that the settings name, or one that comes with llmpipe."""
 
     path: str
     n_bytes: int
@@ -294,8 +297,11 @@ def fingerprint_files(paths: Sequence[str]) -> tuple[SourceFile, ...]:
         try:
             if "://" in name or name.startswith("hf:"):
                 files.append(_fingerprint_remote(name))
-            else:
-                files.append(SourceFile(name, Path(name).stat().st_size, hash_file(Path(name))))
+                continue
+            path = Path(name)
+            if name.startswith(SHIPPED):
+                path = Path(llmpipe.__file__).parent / "resources" / name.removeprefix(SHIPPED)
+            files.append(SourceFile(name, path.stat().st_size, hash_file(path)))
         except OSError as error:
             raise InputError(
                 f"the input `{name}` cannot be read: {error.strerror or error}"
