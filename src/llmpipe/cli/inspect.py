@@ -47,7 +47,7 @@ def headline_of(artifact: Artifact) -> str:
 
 
 def ls(runs: Path, console: Console) -> None:
-    """List runs, their artifacts and unfinished work."""
+    """List runs and their artifacts."""
     rows = list(_runs(runs))
     if not rows and not console.json_output:
         console.info(f"no runs in `{runs}`; start one with: llmpipe run")
@@ -80,7 +80,7 @@ def _runs(runs: Path) -> Iterator[dict[str, str]]:
 
 
 def show(path: Path, console: Console) -> None:
-    """Show what an artifact, or each artifact of a run, is made of."""
+    """Show what an artifact is made of: inputs, settings, numbers, files."""
     artifacts = find_artifacts(path)
     documents = [dict(artifact.manifest) for artifact in artifacts]
     lines = [
@@ -121,7 +121,7 @@ def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
 
 
 def diff(a: Path, b: Path, console: Console) -> None:
-    """Show in which settings, inputs and numbers two artifacts, or two runs, differ."""
+    """Compare two artifacts or runs: their settings, inputs and numbers."""
     document: dict[str, list[str]] = {}
     lines = []
     for stage, left, right in _pairs(find_artifacts(a), find_artifacts(b)):
@@ -151,7 +151,7 @@ def _numbers(artifact: Artifact | None) -> dict[str, Any]:
 
 
 def verify_command(paths: Sequence[Path], console: Console) -> None:
-    """Compare every file with its manifest.
+    """Check every file of artifacts against its hash.
 
     Raises:
         InputError: if a file is missing, damaged or not in the manifest.
@@ -220,13 +220,12 @@ def write_report(folder: Path, target: Path) -> None:
         write_atomic(target, to_html(title, sections, subtitle))
 
 
-def report_command(folder: Path, out: Path | None, console: Console) -> None:
-    """Write the report and say where it is."""
-    target = out or (
-        folder / "report.html" if not (folder / MANIFEST).is_file() else Path("report.html")
-    )
+def report_command(path: Path, out: Path | None, console: Console) -> None:
+    """Write one page about a run: funnel, curves, samples, conversation."""
+    # Nothing may be added to an artifact, so the page of one goes into the working folder.
+    target = out or Path("report.html" if (path / MANIFEST).is_file() else path / "report.html")
     try:
-        write_report(folder, target)
+        write_report(path, target)
     except KeyError as error:
-        raise LlmpipeError(f"the report of `{folder}` lacks {error}") from error
+        raise LlmpipeError(f"the report of `{path}` lacks {error}") from error
     console.result({"report": str(target)}, [str(target)])

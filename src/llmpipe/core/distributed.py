@@ -120,7 +120,6 @@ def resolve_dtype(name: str, device: torch.device, is_fast_on_cpu: bool = False)
 
     Args:
         name: As in the settings; auto is bfloat16 where the device computes with it faster.
-        device: Where the products are computed.
         is_fast_on_cpu: Let auto be bfloat16 also on a CPU that has instructions for it.
     """
     if name != "auto":
@@ -165,10 +164,8 @@ def open_runtime(
     thing besides seed and settings that CPU results depend on, to the last bit.
 
     Args:
-        device: `auto`, `cpu` or `cuda`.
         is_exact: Let results depend on nothing but seed and settings: one thread on a CPU, and
             kernels whose additions have a fixed order on a GPU.
-        timeout_s: How long a process waits for another before it takes it for lost.
         stop: Lets signals end the process while it waits for the others to come.
 
     Raises:

@@ -91,11 +91,7 @@ def make_sinks(
     """Build the sinks asked for by name.
 
     Args:
-        names: Of `SINKS`.
-        run_name: What the run is called.
-        stage: Name of the stage.
         folder: Of the run.
-        config: Resolved settings.
         attempt_id: Short text that stays the same when the stage is resumed.
 
     Raises:

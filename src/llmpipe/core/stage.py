@@ -33,7 +33,7 @@ from llmpipe.core.artifact import (
     recover,
     write_atomic,
 )
-from llmpipe.core.config import diff_from_defaults, diff_values, digest, keyed, resolved
+from llmpipe.core.config import diff_from_defaults, diff_identities, digest, keyed, resolved
 from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, UserError, did_you_mean
 from llmpipe.core.machine import n_usable_cores
@@ -106,18 +106,6 @@ class Context:
     """The recipe's file, beside which settings may name things."""
 
 
-def _needs_nothing(config: Any) -> dict[str, Need]:
-    return {}
-
-
-def _names_no_files(config: Any) -> Sequence[str]:
-    return ()
-
-
-def _says_nothing(stats: Mapping[str, Any]) -> Sequence[str]:
-    return ()
-
-
 @dataclass(frozen=True)
 class StageSpec:
     """One stage of the pipeline."""
@@ -134,8 +122,8 @@ class StageSpec:
     run: Callable[[Any, Inputs, Path, Context], dict[str, Any]]
     headline: Callable[[Mapping[str, Any]], str]
     report: Callable[[Artifact], list[Section]]
-    needs: Callable[[Any], dict[str, Need]] = _needs_nothing
-    files: Callable[[Any], Sequence[str]] = _names_no_files
+    needs: Callable[[Any], dict[str, Need]] = lambda config: {}
+    files: Callable[[Any], Sequence[str]] = lambda config: ()
     files_key: Callable[[Any, Sequence[SourceFile]], Any] | None = None
     """What of `files` decides the result, where it is not their names: of the data stage's inputs only the contents are, so
     a file that was renamed is the same input. Names stay in the key where they count: `tokenize` reads its files in their
@@ -148,7 +136,7 @@ class StageSpec:
     """Settings that are options of the command too: `--depth 12` is `--set pretrain.depth=12`."""
     uses: tuple[str, ...] = ()
     """Commands that use what it writes, for `next: …`; `{path}` in them stands for that."""
-    closing: Callable[[Mapping[str, Any]], Sequence[str]] = _says_nothing
+    closing: Callable[[Mapping[str, Any]], Sequence[str]] = lambda stats: ()
     """Numbers of the artifact -> lines that a whole run ends with, such as a conversation with what it made."""
     distributed: bool = False
 
@@ -235,17 +223,15 @@ def plan_stage(request: Request) -> Plan:
     inputs = Inputs(_resolve_artifacts(request), fingerprint_files(spec.files(request.config)))
     identity = _identity(request, inputs)
     key = _key(request, inputs, identity)
-    if (request.final / MANIFEST).is_file():
-        manifest = open_artifact(request.final).manifest
-        if manifest["key"] == key and not request.force:
-            return Plan(request, inputs, key, "up to date")
-        if manifest["key"] != key:
-            changes = tuple(_changes(manifest["asked"], identity))
-            if not request.force:
-                return Plan(request, inputs, key, "differs", changes)
-            return _plan_unfinished(request, inputs, key, identity, "replace")
+    if not (request.final / MANIFEST).is_file():
+        return _plan_unfinished(request, inputs, key, identity, "new")
+    manifest = open_artifact(request.final).manifest
+    if request.force:
         return _plan_unfinished(request, inputs, key, identity, "replace")
-    return _plan_unfinished(request, inputs, key, identity, "new")
+    if manifest["key"] == key:
+        return Plan(request, inputs, key, "up to date")
+    changes = tuple(diff_identities(manifest["asked"], identity))
+    return Plan(request, inputs, key, "differs", changes)
 
 
 def _plan_unfinished(
@@ -261,7 +247,7 @@ def _plan_unfinished(
         # It was refused before it did any work, so nothing is lost.
         return Plan(request, inputs, key, otherwise)
     return Plan(
-        request, inputs, key, "unfinished differs", tuple(_changes(found["asked"], identity))
+        request, inputs, key, "unfinished differs", tuple(diff_identities(found["asked"], identity))
     )
 
 
@@ -344,15 +330,6 @@ def _key(request: Request, inputs: Inputs, identity: dict[str, Any]) -> str:
     if request.spec.files_key is not None:
         identity = {**identity, "files": request.spec.files_key(request.config, inputs.files)}
     return digest(identity)
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Word the difference between two identities with the keys that people write."""
-    stage = new["stage"]
-    lines = diff_values(old.pop("config", None), new["config"], stage)
-    old_rest = {k: v for k, v in old.items()}
-    new_rest = {k: v for k, v in new.items() if k != "config"}
-    return lines + diff_values(old_rest, new_rest)
 
 
 # ------------------------------------------------------------------------------------------

@@ -110,17 +110,13 @@ class _NoWatch:
         pass
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class InPlace:
     """Runs units in this process, one after the other, without limits: for small work and for tests."""
 
     on_progress: Callable[[int], None] | None = None
     """Gets the number of units done, after each."""
-    should_stop: Callable[[], bool] = _never
+    should_stop: Callable[[], bool] = lambda: False
 
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:
         """Run all units; see `Executor`."""
