@@ -23,13 +23,12 @@ def find_artifacts(folder: Path) -> list[Artifact]:
     """
     if (folder / MANIFEST).is_file():
         return [open_artifact(folder)]
+    hint = "`llmpipe ls` lists the runs here"
     if not folder.is_dir():
-        raise InputError(f"there is no folder `{folder}`", "`llmpipe ls` lists the runs here")
+        raise InputError(f"there is no folder `{folder}`", hint)
     found = [open_artifact(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
     if not found:
-        raise InputError(
-            f"`{folder}` holds no finished artifact", "`llmpipe ls` lists the runs here"
-        )
+        raise InputError(f"`{folder}` holds no finished artifact", hint)
     return sorted(found, key=lambda artifact: _place(artifact.manifest["stage"]))
 
 
@@ -51,32 +50,21 @@ def ls(runs: Path, console: Console) -> None:
     rows = list(_runs(runs))
     if not rows and not console.json_output:
         console.info(f"no runs in `{runs}`; start one with: llmpipe run")
-    console.result(
-        rows,
-        (f"{r['path']:<28}{r['state']:<12}{r['id'][:8]:<10}{r['headline']}" for r in rows),
-    )
+    lines = (f"{r['path']:<28}{r['state']:<12}{r['id'][:8]:<10}{r['headline']}" for r in rows)
+    console.result(rows, lines)
 
 
 def _runs(runs: Path) -> Iterator[dict[str, str]]:
-    if not runs.is_dir():
-        return
-    for run in sorted(path for path in runs.iterdir() if path.is_dir()):
+    def row(path: Path, state: str, id: str, headline: str) -> dict[str, str]:
+        return {"path": str(path), "state": state, "id": id, "headline": headline}
+
+    folders = runs.iterdir() if runs.is_dir() else ()
+    for run in sorted(path for path in folders if path.is_dir()):
         for artifact in find_artifacts(run) if any(run.glob(f"*/{MANIFEST}")) else []:
-            headline = headline_of(artifact)
-            yield {
-                "path": str(artifact.path),
-                "state": "finished",
-                "id": artifact.id,
-                "headline": headline,
-            }
+            yield row(artifact.path, "finished", artifact.id, headline_of(artifact))
         for partial in sorted(run.glob(".*.partial")):
             name = partial.name.removeprefix(".").removesuffix(".partial")
-            yield {
-                "path": str(run / name),
-                "state": "unfinished",
-                "id": "",
-                "headline": "run it again to resume",
-            }
+            yield row(run / name, "unfinished", "", "run it again to resume")
 
 
 def show(path: Path, console: Console) -> None:
@@ -103,13 +91,10 @@ def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
     attempts = f", {times['attempts']} attempts" if times["attempts"] > 1 else ""
     yield "time", f"{times['started']}, {format_duration(times['seconds'])}{attempts}"
     code, machine = manifest["code"], manifest["environment"]
-    commit = (
-        f" ({code['commit']}{', changed' if code['dirty'] else ''})" if "commit" in code else ""
-    )
-    yield (
-        "made by",
-        f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['platform']}",
-    )
+    changed = ", changed" if code.get("dirty") else ""
+    commit = f" ({code['commit']}{changed})" if "commit" in code else ""
+    made_by = f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['platform']}"
+    yield "made by", made_by
     for name, result in manifest["expect"].items():
         word = "met" if result["met"] else "NOT met"
         yield "expects", f"{name} {result['bound']}: {result['found']}, {word}"
@@ -124,7 +109,9 @@ def diff(a: Path, b: Path, console: Console) -> None:
     """Compare two artifacts or runs: their settings, inputs and numbers."""
     document: dict[str, list[str]] = {}
     lines = []
-    for stage, left, right in _pairs(find_artifacts(a), find_artifacts(b)):
+    olds, news = ({one.manifest["stage"]: one for one in find_artifacts(run)} for run in (a, b))
+    for stage in sorted({*olds, *news}, key=_place):
+        left, right = olds.get(stage), news.get(stage)
         old = left.manifest["asked"] if left else {}
         new = right.manifest["asked"] if right else {}
         numbers = diff_values(_numbers(left), _numbers(right), "stats")
@@ -133,16 +120,6 @@ def diff(a: Path, b: Path, console: Console) -> None:
         lines.append(f"{stage}: {'same contents' if same else 'contents differ'}")
         lines += [f"    {line}" for line in document[stage]]
     console.result(document, lines)
-
-
-def _pairs(
-    left: Sequence[Artifact], right: Sequence[Artifact]
-) -> list[tuple[str, Artifact | None, Artifact | None]]:
-    by_stage = [
-        {artifact.manifest["stage"]: artifact for artifact in side} for side in (left, right)
-    ]
-    stages = sorted({*by_stage[0], *by_stage[1]}, key=_place)
-    return [(stage, by_stage[0].get(stage), by_stage[1].get(stage)) for stage in stages]
 
 
 def _numbers(artifact: Artifact | None) -> dict[str, Any]:

@@ -50,9 +50,8 @@ def find_recipe(argument: str) -> Path:
         known = (
             f"known recipes: {', '.join(recipes)}" if recipes else "give the path of a .toml file"
         )
-        raise UserError(
-            f"there is no recipe `{argument}`", did_you_mean(argument, recipes) or known
-        )
+        hint = did_you_mean(argument, recipes) or known
+        raise UserError(f"there is no recipe `{argument}`", hint)
     return recipes[argument]
 
 

@@ -12,13 +12,7 @@ from typing import Any
 from llmpipe.cli.inspect import write_report
 from llmpipe.cli.recipes import find_recipe, looks_like_recipe
 from llmpipe.core.artifact import Artifact
-from llmpipe.core.config import (
-    Recipe,
-    diff_from_defaults,
-    field_types,
-    load_recipe,
-    schema_types,
-)
+from llmpipe.core.config import Recipe, diff_from_defaults, field_types, load_recipe, schema_types
 from llmpipe.core.console import Console
 from llmpipe.core.errors import ExpectationError, InputError, UserError
 from llmpipe.core.machine import n_usable_cores

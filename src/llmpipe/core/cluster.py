@@ -58,7 +58,7 @@ def make_executor(
 def executor_of(
     ctx: Context, limits: Limits, on_progress: Callable[[UnitProgress], None]
 ) -> Executor:
-    """Return the executor that the command line asks for; a stop of the stage stops it."""
+    """Return the executor that the command line names; it stops when the stage is asked to."""
     stop = ctx.stop
     chosen = make_executor(ctx.executor, ctx.workers, limits, on_progress, lambda: stop.requested)
     return Stoppable(chosen, stop.check)

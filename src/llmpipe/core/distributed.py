@@ -127,13 +127,9 @@ def resolve_dtype(name: str, device: torch.device, is_fast_on_cpu: bool = False)
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported()
     else:
-        is_fast = is_fast_on_cpu and has_fast_bfloat16()
+        # AVX512-BF16, or AMX, which implies it: other CPUs multiply bfloat16 slower than float32.
+        is_fast = is_fast_on_cpu and torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if is_fast else torch.float32
-
-
-def has_fast_bfloat16() -> bool:
-    """Tell whether the CPU multiplies bfloat16 faster than float32: AVX512-BF16 (or AMX, which implies it)."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def keep_freed_memory() -> None:

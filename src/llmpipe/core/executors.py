@@ -44,7 +44,7 @@ _MAX_TRIES = 2
 _MAX_STARTS = 3
 """Workers that may end before their first record, one after the other, before the run is given up."""
 _START_S = 300.0
-"""A worker that has not begun by then (a hung network folder, a model that never loads) is ended and counts as dead."""
+"""A worker that has not begun by then (a hung network folder, a model that never loads) is killed and counts as dead."""
 _EXIT_MEMORY = 83
 _OPENING = -1
 """In the journal: the worker has not begun its unit."""
@@ -70,7 +70,7 @@ CLEAN_INPUT = Limits(cpu_s=None, wall_s=600.0, memory_bytes=None, sets_aside=Fal
 
 @dataclass(frozen=True)
 class UnitProgress:
-    """How far the units of this run are."""
+    """How much of this run is done."""
 
     n_units: int
     n_records: int
@@ -79,9 +79,8 @@ class UnitProgress:
 class RecordJournal:
     """The record in hand, in memory shared by a worker and its parent through a file."""
 
-    _FORMAT = struct.Struct(
-        "<qdq"
-    )  # record, monotonic start (0: between records), records finished
+    _FORMAT = struct.Struct("<qdq")
+    """Record, monotonic start (0: between records), records finished."""
 
     def __init__(self, file: int) -> None:
         os.ftruncate(file, self._FORMAT.size)
@@ -160,14 +159,12 @@ def _work(
         os._exit(_EXIT_MEMORY)
     except LlmpipeError as error:
         results.send(error)
-        raise SystemExit(1) from None
     except OSError as error:
         # The number tells the parent of a full disk, after which a run is not lost.
         results.send(OSError(error.errno, traceback.format_exc()))
-        raise SystemExit(1) from None
     except BaseException:
         results.send(traceback.format_exc())
-        raise SystemExit(1) from None
+    raise SystemExit(1)
 
 
 def _limit_memory(n_bytes: int) -> None:
@@ -204,9 +201,7 @@ class _Worker:
 
     def give(self, unit: Unit) -> None:
         self.unit = unit
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # it is dead already; its results pipe will say so
+        with contextlib.suppress(BrokenPipeError):  # it is dead: its results pipe will say so
             self.tasks.send(unit)
 
     def kill(self) -> None:
@@ -291,9 +286,7 @@ class LocalProcesses:
                     workers[i] = _Worker(fork_server, i, folder, self.limits)
                     workers[i].give(unit)
                 self._kill_slow(workers.values())
-                running = sum(
-                    worker.journal.read()[2] for worker in workers.values() if worker.unit
-                )
+                running = sum(w.journal.read()[2] for w in workers.values() if w.unit)
                 self.on_progress(UnitProgress(n_units, n_records + running))
                 if self.should_stop():
                     return

@@ -58,7 +58,7 @@ class ForkServer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether workers can be had from it."""
+        """Whether it can still fork workers."""
         return self._process.is_alive()
 
     def fork(self, worker: int, files: Sequence[int], *arguments: object) -> None:
@@ -121,9 +121,8 @@ def _serve(job: Job, work: Work, parent: int, control: Connection) -> None:
                 for file in files:
                     os.close(file)
             elif request == "kill":
-                os.kill(
-                    pids[worker], signal.SIGKILL
-                )  # not reaped yet, so the number is still its own
+                # Not reaped yet, so the number is still its own.
+                os.kill(pids[worker], signal.SIGKILL)
             else:
                 control.send(_reap(pids.pop(worker), argument))
     os._exit(0)  # workers end with it

@@ -1,4 +1,4 @@
-"""What this machine and this user's account have for us, asked without torch."""
+"""What this machine offers: cores, and a folder for what can be made again. Loads without torch."""
 
 from __future__ import annotations
 

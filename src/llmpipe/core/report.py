@@ -1,7 +1,7 @@
 """Reports: plain data in, one Markdown text or one self-contained HTML page out.
 
 Stages describe their numbers as `Section`s and never see HTML. The page needs no script and no
-network: the style sheet is inside, plots are inline SVG, and colours follow the reader's light or
+network: the style sheet is inside, plots are inline SVG, and colors follow the reader's light or
 dark setting through CSS variables. Plots are drawn here rather than by matplotlib because `core`
 stays light and a report must not cost seconds of import.
 """

@@ -7,6 +7,7 @@ key (settings + inputs): up to date, resume what is unfinished, start, or refuse
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -407,14 +408,9 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
         if request.fresh:
             shutil.rmtree(request.store, ignore_errors=True)
         partial.mkdir()
-        first_start = {
-            "key": plan.key,
-            "asked": identity,
-            "started": _now(),
-            "attempts": 0,
-            "seconds": 0.0,
-        }
-        write_atomic(partial / START_RECORD, json.dumps(first_start))
+        first: dict[str, Any] = {"key": plan.key, "asked": identity, "started": _now()}
+        first |= {"attempts": 0, "seconds": 0.0}
+        write_atomic(partial / START_RECORD, json.dumps(first))
     state = json.loads((partial / START_RECORD).read_text(encoding="utf-8"))
     state["attempts"] += 1
     write_atomic(partial / START_RECORD, json.dumps(state))
@@ -546,14 +542,12 @@ def code_version() -> dict[str, Any]:
     version: dict[str, Any] = {"version": llmpipe.__version__}
     checkout = Path(llmpipe.__file__).parents[2]
     if (checkout / ".git").exists():
-        git = ["git", "-C", str(checkout)]
+        run = functools.partial(
+            subprocess.run, cwd=checkout, capture_output=True, text=True, timeout=5
+        )
         try:
-            commit = subprocess.run(
-                [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
-            )
-            status = subprocess.run(
-                [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=5
-            )
+            commit = run(["git", "rev-parse", "--short", "HEAD"])
+            status = run(["git", "status", "--porcelain"])
         except (OSError, subprocess.TimeoutExpired):
             return version
         if commit.returncode == 0:
