@@ -439,7 +439,7 @@ def keyed(config: Any) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value in canonical form, as hex."""
+    """Return the SHA-256 of a JSON value in canonical form, as hex: equal settings give equal digests, in whatever order they stand."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -120,6 +120,7 @@ class RecordWatch:
         if i_record in self._aside:
             return self._aside[i_record]
         if self._limits.cpu_s is not None:
+            # It counts this process's CPU time alone, so what else the machine does sets no page aside.
             signal.setitimer(signal.ITIMER_PROF, self._limits.cpu_s)
         return None
 
