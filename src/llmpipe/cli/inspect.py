@@ -98,9 +98,8 @@ def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
     for name, result in manifest["expect"].items():
         word = "met" if result["met"] else "NOT met"
         yield "expects", f"{name} {result['bound']}: {result['found']}, {word}"
-    for key, value in artifact.stats.items():
-        if isinstance(value, str | int | float):
-            yield "stat", f"{key} = {value}"
+    for key, value in _numbers(artifact).items():
+        yield "stat", f"{key} = {value}"
     for name, (size, sha) in manifest["files"].items():
         yield "file", f"{name}  {format_bytes(size)}  {sha[:8]}"
 
@@ -191,10 +190,9 @@ def write_report(folder: Path, target: Path) -> None:
     made = f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['cores']} cores"
     subtitle = f"{last['time']['finished'][:10]}, {made}, recipe {last['recipe']['file']}"
     sections = report_sections(artifacts)
-    if target.suffix == ".md":
-        write_atomic(target, to_markdown(title, sections))
-    else:
-        write_atomic(target, to_html(title, sections, subtitle))
+    is_markdown = target.suffix == ".md"
+    text = to_markdown(title, sections) if is_markdown else to_html(title, sections, subtitle)
+    write_atomic(target, text)
 
 
 def report_command(path: Path, out: Path | None, console: Console) -> None:

@@ -114,7 +114,10 @@ def _serve(job: Job, work: Work, parent: int, control: Connection) -> None:
             if request == "fork":
                 n_files, arguments = argument
                 files = [recv_handle(control) for _ in range(n_files)]
-                pids[worker] = _fork()
+                with warnings.catch_warnings():
+                    # Newer Pythons warn if there are threads: those of OpenBLAS and Arrow, which both prepare for a fork.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    pids[worker] = os.fork()
                 if pids[worker] == 0:
                     control.close()
                     _be_worker(work, run_unit, fork_server, files, arguments)
@@ -155,13 +158,6 @@ def _open(job: Job) -> RunUnit:
             raise RuntimeError(f"the job could not be opened:\n{said}")
 
         return fail
-
-
-def _fork() -> int:
-    with warnings.catch_warnings():
-        # Newer Pythons warn if there are threads: those of OpenBLAS and Arrow, which both prepare for a fork.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _be_worker(

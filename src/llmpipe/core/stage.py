@@ -436,7 +436,8 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
         finally:
             metrics.close()
             state["seconds"] += time.monotonic() - started
-            if (partial / START_RECORD).is_file() and not _is_full(partial):
+            # On a full disk this would fail, and hide the error that says so.
+            if (partial / START_RECORD).is_file() and shutil.disk_usage(partial).free >= 64 * 1024:
                 write_atomic(partial / START_RECORD, json.dumps(state))
         # Whatever was asked for in the meantime: the work is whole, and only here is it not lost.
         artifact = publish(partial, request.final, _manifest(plan, context, state, stats))
@@ -508,10 +509,6 @@ def _context(
         identity,
         request.recipe,
     )
-
-
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < 64 * 1024
 
 
 def _relative(path: Path, start: Path) -> str:
