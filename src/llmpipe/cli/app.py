@@ -124,7 +124,7 @@ def _add(body: Callable[..., None], options: Sequence[inspect.Parameter], **show
 
     def command(**given: Any) -> None:
         console = _console(**{parameter.name: given.pop(parameter.name) for parameter in TALK})
-        body(console, **given)
+        body(console=console, **given)
 
     command.__signature__ = inspect.Signature([*options, *TALK])  # type: ignore[attr-defined]
     app.command(**shown)(command)
@@ -133,10 +133,10 @@ def _add(body: Callable[..., None], options: Sequence[inspect.Parameter], **show
 def command(
     panel: str, name: str, examples: Sequence[str], *options: inspect.Parameter
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command; its docstring is the help, and up to the colon what lists say of it."""
+    """Make a function a command; its docstring's first line is the help, and up to the colon what lists say of it."""
 
     def add(body: Callable[..., None]) -> Callable[..., None]:
-        text = body.__doc__ or ""
+        text = (body.__doc__ or "").partition("\n")[0]
         word = "Example" if len(examples) == 1 else "Examples"
         epilog = f"{word}:  {'    |    '.join(examples)}" if examples else None
         short = text.partition(":")[0].removesuffix(".")
@@ -476,51 +476,18 @@ def tokens(
 PATH = argument("path", Path, ..., "An artifact, or a run folder.")
 
 
-@command(INSPECT, "ls", [], argument("runs", Path, Path("runs"), "Folder that holds the runs."))
-def ls(console: Console, runs: Path) -> None:
-    """List runs and their artifacts."""
-    inspection.ls(runs, console)
+RUNS = argument("runs", Path, Path("runs"), "Folder that holds the runs.")
+PATHS = argument("paths", list[Path], ..., "Artifacts or run folders.")
+TARGET = option("out", Path, None, "File to write; .md for Markdown, else HTML.")
+PAIR = (PATH.replace(name="a"), argument("b", Path, ..., "Another."))
 
-
-@command(INSPECT, "show", ["llmpipe show runs/tiny/base"], PATH)
-def show(console: Console, path: Path) -> None:
-    """Show what an artifact is made of: inputs, settings, numbers, files."""
-    inspection.show(path, console)
-
-
-@command(
-    INSPECT,
-    "diff",
-    ["llmpipe diff runs/tiny runs/other"],
-    PATH.replace(name="a"),
-    argument("b", Path, ..., "Another."),
+command(INSPECT, "ls", [], RUNS)(inspection.ls)
+command(INSPECT, "show", ["llmpipe show runs/tiny/base"], PATH)(inspection.show)
+command(INSPECT, "diff", ["llmpipe diff runs/tiny runs/other"], *PAIR)(inspection.diff)
+command(INSPECT, "verify", ["llmpipe verify runs/tiny"], PATHS)(inspection.verify_command)
+command(INSPECT, "report", ["llmpipe report runs/tiny --out report.md"], PATH, TARGET)(
+    inspection.report_command
 )
-def diff(console: Console, a: Path, b: Path) -> None:
-    """Compare two artifacts or runs: their settings, inputs and numbers."""
-    inspection.diff(a, b, console)
-
-
-@command(
-    INSPECT,
-    "verify",
-    ["llmpipe verify runs/tiny"],
-    argument("paths", list[Path], ..., "Artifacts or run folders."),
-)
-def verify(console: Console, paths: list[Path]) -> None:
-    """Check every file of artifacts against its hash."""
-    inspection.verify_command(paths, console)
-
-
-@command(
-    INSPECT,
-    "report",
-    ["llmpipe report runs/tiny --out report.md"],
-    PATH,
-    option("out", Path, None, "File to write; .md for Markdown, else HTML."),
-)
-def report(console: Console, path: Path, out: Path | None) -> None:
-    """Write one page about a run: funnel, curves, samples, conversation."""
-    inspection.report_command(path, out, console)
 
 
 @command(
@@ -573,11 +540,11 @@ def recipes(console: Console, action: str, name: str | None, target: Path | None
         case "ls", None, None:
             recipe_files.list_recipes(console)
         case "show", str(), None:
-            recipe_files.show_recipe(name, console)
+            console.write(recipe_files.find_recipe(name).read_text(encoding="utf-8"))
         case "cp", str(), Path():
             recipe_files.copy_recipe(name, target, console)
         case "schema", None, None:
-            recipe_files.show_schema(schemas(), console)
+            console.document(recipe_files.recipe_schema(schemas()))
         case _:
             usage = "`ls`, `show NAME`, `cp NAME FILE` or `schema` is expected after `recipes`"
             raise UserError(usage, did_you_mean(action, ("ls", "show", "cp", "schema")))

@@ -54,16 +54,18 @@ def run_sandbox_doctor(console: Console) -> None:
     from llmpipe.assistant.tools.attacks import try_attacks
     from llmpipe.assistant.tools.python import PythonTool
 
+    def say(line: str) -> None:
+        if not console.json_output:
+            console.out(line)
+
     findings = []
     with PythonTool(cpu_s=2) as tool:
         in_force = tool.in_force()
-        if not console.json_output:
-            console.out(f"in force: {in_force}\n")
+        say(f"in force: {in_force}\n")
         for finding in try_attacks(tool):
             findings.append(finding)
-            if not console.json_output:
-                verdict = "held" if finding.held else "CAME THROUGH"
-                console.out(f"{finding.name:<42}{verdict:<14}{finding.detail[:72]}")
+            verdict = "held" if finding.held else "CAME THROUGH"
+            say(f"{finding.name:<42}{verdict:<14}{finding.detail[:72]}")
     if console.json_output:
         console.document({"in_force": in_force, "attacks": [asdict(f) for f in findings]})
     if through := [finding.name for finding in findings if not finding.held]:
@@ -71,8 +73,7 @@ def run_sandbox_doctor(console: Console) -> None:
             f"{len(through)} of {len(findings)} attacks came through: {', '.join(through)}",
             hint="leave the tool out with `--tools none`, and report this with the lines above",
         )
-    if not console.json_output:
-        console.out(f"\nall {len(findings)} attacks were held")
+    say(f"\nall {len(findings)} attacks were held")
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:

@@ -11,7 +11,7 @@ from llmpipe.core.artifact import MANIFEST, Artifact, open_artifact, verify, wri
 from llmpipe.core.config import diff_values
 from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, LlmpipeError
-from llmpipe.core.report import Section, Table, Text, to_html, to_markdown
+from llmpipe.core.report import Prose, Section, Table, to_html, to_markdown
 from llmpipe.stages import STAGES
 
 
@@ -23,13 +23,12 @@ def find_artifacts(folder: Path) -> list[Artifact]:
     """
     if (folder / MANIFEST).is_file():
         return [open_artifact(folder)]
+    hint = "`llmpipe ls` lists the runs here"
     if not folder.is_dir():
-        raise InputError(f"there is no folder `{folder}`", "`llmpipe ls` lists the runs here")
+        raise InputError(f"there is no folder `{folder}`", hint)
     found = [open_artifact(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
     if not found:
-        raise InputError(
-            f"`{folder}` holds no finished artifact", "`llmpipe ls` lists the runs here"
-        )
+        raise InputError(f"`{folder}` holds no finished artifact", hint)
     return sorted(found, key=lambda artifact: _place(artifact.manifest["stage"]))
 
 
@@ -47,40 +46,29 @@ def headline_of(artifact: Artifact) -> str:
 
 
 def ls(runs: Path, console: Console) -> None:
-    """List runs, their artifacts and unfinished work."""
+    """List runs and their artifacts."""
     rows = list(_runs(runs))
     if not rows and not console.json_output:
         console.info(f"no runs in `{runs}`; start one with: llmpipe run")
-    console.result(
-        rows,
-        (f"{r['path']:<28}{r['state']:<12}{r['id'][:8]:<10}{r['headline']}" for r in rows),
-    )
+    lines = (f"{r['path']:<28}{r['state']:<12}{r['id'][:8]:<10}{r['headline']}" for r in rows)
+    console.result(rows, lines)
 
 
 def _runs(runs: Path) -> Iterator[dict[str, str]]:
-    if not runs.is_dir():
-        return
-    for run in sorted(path for path in runs.iterdir() if path.is_dir()):
+    def row(path: Path, state: str, id: str, headline: str) -> dict[str, str]:
+        return {"path": str(path), "state": state, "id": id, "headline": headline}
+
+    folders = runs.iterdir() if runs.is_dir() else ()
+    for run in sorted(path for path in folders if path.is_dir()):
         for artifact in find_artifacts(run) if any(run.glob(f"*/{MANIFEST}")) else []:
-            headline = headline_of(artifact)
-            yield {
-                "path": str(artifact.path),
-                "state": "finished",
-                "id": artifact.id,
-                "headline": headline,
-            }
+            yield row(artifact.path, "finished", artifact.id, headline_of(artifact))
         for partial in sorted(run.glob(".*.partial")):
             name = partial.name.removeprefix(".").removesuffix(".partial")
-            yield {
-                "path": str(run / name),
-                "state": "unfinished",
-                "id": "",
-                "headline": "run it again to resume",
-            }
+            yield row(run / name, "unfinished", "", "run it again to resume")
 
 
 def show(path: Path, console: Console) -> None:
-    """Show what an artifact, or each artifact of a run, is made of."""
+    """Show what an artifact is made of: inputs, settings, numbers, files."""
     artifacts = find_artifacts(path)
     documents = [dict(artifact.manifest) for artifact in artifacts]
     lines = [
@@ -103,28 +91,26 @@ def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
     attempts = f", {times['attempts']} attempts" if times["attempts"] > 1 else ""
     yield "time", f"{times['started']}, {format_duration(times['seconds'])}{attempts}"
     code, machine = manifest["code"], manifest["environment"]
-    commit = (
-        f" ({code['commit']}{', changed' if code['dirty'] else ''})" if "commit" in code else ""
-    )
-    yield (
-        "made by",
-        f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['platform']}",
-    )
+    changed = ", changed" if code.get("dirty") else ""
+    commit = f" ({code['commit']}{changed})" if "commit" in code else ""
+    made_by = f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['platform']}"
+    yield "made by", made_by
     for name, result in manifest["expect"].items():
         word = "met" if result["met"] else "NOT met"
         yield "expects", f"{name} {result['bound']}: {result['found']}, {word}"
-    for key, value in artifact.stats.items():
-        if isinstance(value, str | int | float):
-            yield "stat", f"{key} = {value}"
+    for key, value in _numbers(artifact).items():
+        yield "stat", f"{key} = {value}"
     for name, (size, sha) in manifest["files"].items():
         yield "file", f"{name}  {format_bytes(size)}  {sha[:8]}"
 
 
 def diff(a: Path, b: Path, console: Console) -> None:
-    """Show in which settings, inputs and numbers two artifacts, or two runs, differ."""
+    """Compare two artifacts or runs: their settings, inputs and numbers."""
     document: dict[str, list[str]] = {}
     lines = []
-    for stage, left, right in _pairs(find_artifacts(a), find_artifacts(b)):
+    olds, news = ({one.manifest["stage"]: one for one in find_artifacts(run)} for run in (a, b))
+    for stage in sorted({*olds, *news}, key=_place):
+        left, right = olds.get(stage), news.get(stage)
         old = left.manifest["asked"] if left else {}
         new = right.manifest["asked"] if right else {}
         numbers = diff_values(_numbers(left), _numbers(right), "stats")
@@ -135,23 +121,13 @@ def diff(a: Path, b: Path, console: Console) -> None:
     console.result(document, lines)
 
 
-def _pairs(
-    left: Sequence[Artifact], right: Sequence[Artifact]
-) -> list[tuple[str, Artifact | None, Artifact | None]]:
-    by_stage = [
-        {artifact.manifest["stage"]: artifact for artifact in side} for side in (left, right)
-    ]
-    stages = sorted({*by_stage[0], *by_stage[1]}, key=_place)
-    return [(stage, by_stage[0].get(stage), by_stage[1].get(stage)) for stage in stages]
-
-
 def _numbers(artifact: Artifact | None) -> dict[str, Any]:
     stats = artifact.stats if artifact else {}
     return {key: value for key, value in stats.items() if isinstance(value, str | int | float)}
 
 
 def verify_command(paths: Sequence[Path], console: Console) -> None:
-    """Compare every file with its manifest.
+    """Check every file of artifacts against its hash.
 
     Raises:
         InputError: if a file is missing, damaged or not in the manifest.
@@ -200,7 +176,7 @@ def report_sections(artifacts: Sequence[Artifact]) -> list[Section]:
         if not result["met"]
     ]
     if missed:
-        sections.insert(0, Section("Expectations not met", [Text("; ".join(missed))]))
+        sections.insert(0, Section("Expectations not met", [Prose("; ".join(missed))]))
     return sections
 
 
@@ -214,19 +190,17 @@ def write_report(folder: Path, target: Path) -> None:
     made = f"llmpipe {code['version']}{commit}, torch {machine['torch']}, {machine['cores']} cores"
     subtitle = f"{last['time']['finished'][:10]}, {made}, recipe {last['recipe']['file']}"
     sections = report_sections(artifacts)
-    if target.suffix == ".md":
-        write_atomic(target, to_markdown(title, sections))
-    else:
-        write_atomic(target, to_html(title, sections, subtitle))
+    is_markdown = target.suffix == ".md"
+    text = to_markdown(title, sections) if is_markdown else to_html(title, sections, subtitle)
+    write_atomic(target, text)
 
 
-def report_command(folder: Path, out: Path | None, console: Console) -> None:
-    """Write the report and say where it is."""
-    target = out or (
-        folder / "report.html" if not (folder / MANIFEST).is_file() else Path("report.html")
-    )
+def report_command(path: Path, out: Path | None, console: Console) -> None:
+    """Write one page about a run: funnel, curves, samples, conversation."""
+    # Nothing may be added to an artifact, so the page of one goes into the working folder.
+    target = out or Path("report.html" if (path / MANIFEST).is_file() else path / "report.html")
     try:
-        write_report(folder, target)
+        write_report(path, target)
     except KeyError as error:
-        raise LlmpipeError(f"the report of `{folder}` lacks {error}") from error
+        raise LlmpipeError(f"the report of `{path}` lacks {error}") from error
     console.result({"report": str(target)}, [str(target)])

@@ -1,8 +1,7 @@
-"""Finding, listing, showing and copying recipes."""
+"""Finding, listing and copying recipes."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import tomllib
 from pathlib import Path
@@ -51,9 +50,8 @@ def find_recipe(argument: str) -> Path:
         known = (
             f"known recipes: {', '.join(recipes)}" if recipes else "give the path of a .toml file"
         )
-        raise UserError(
-            f"there is no recipe `{argument}`", did_you_mean(argument, recipes) or known
-        )
+        hint = did_you_mean(argument, recipes) or known
+        raise UserError(f"there is no recipe `{argument}`", hint)
     return recipes[argument]
 
 
@@ -63,25 +61,16 @@ def list_recipes(console: Console) -> None:
     for name, path in known_recipes().items():
         summary = path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ").strip()
         try:
-            stages = [
-                key
-                for key, value in tomllib.loads(path.read_text()).items()
-                if isinstance(value, dict)
-            ]
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
         except tomllib.TOMLDecodeError:
-            stages = []
-        stages = [stage for stage in stages if stage != "expect"]
+            tree = {}
+        stages = [key for key, value in tree.items() if isinstance(value, dict) and key != "expect"]
         rows.append({"name": name, "summary": summary, "path": str(path), "stages": stages})
     lines = (
         f"{row['name']:<10}{row['summary']}\n{'':<10}{row['path']}: {' → '.join(row['stages'])}"
         for row in rows
     )
     console.result(rows, lines)
-
-
-def show_recipe(name: str, console: Console) -> None:
-    """Write a recipe's text to stdout."""
-    console.write(find_recipe(name).read_text(encoding="utf-8"))
 
 
 def copy_recipe(name: str, target: Path, console: Console) -> None:
@@ -116,8 +105,3 @@ def recipe_schema(schemas: dict[str, type]) -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": definitions,
     }
-
-
-def show_schema(schemas: dict[str, type], console: Console) -> None:
-    """Write the JSON schema of recipes to stdout."""
-    console.out(json.dumps(recipe_schema(schemas), indent=2))

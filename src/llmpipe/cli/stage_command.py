@@ -12,7 +12,7 @@ from typing import Any
 from llmpipe.cli.inspect import write_report
 from llmpipe.cli.recipes import find_recipe, looks_like_recipe
 from llmpipe.core.artifact import Artifact
-from llmpipe.core.config import Recipe, diff_from_defaults, load_recipe
+from llmpipe.core.config import Recipe, diff_from_defaults, field_types, load_recipe, schema_types
 from llmpipe.core.console import Console
 from llmpipe.core.errors import ExpectationError, InputError, UserError
 from llmpipe.core.machine import n_usable_cores
@@ -340,8 +340,6 @@ def settings_table(config: type[Any]) -> list[tuple[str, str, str]]:
     import inspect
     import textwrap
 
-    from llmpipe.core.config import field_types, schema_types
-
     meanings = {}
     for cls in reversed(config.__mro__[:-1]):  # a base's settings are its own too
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
@@ -354,11 +352,7 @@ def settings_table(config: type[Any]) -> list[tuple[str, str, str]]:
     types = field_types(config)
     for f in dataclasses.fields(config):
         nested = schema_types(types[f.name])
-        inner = [
-            (key, default, meaning)
-            for cls in nested
-            for key, default, meaning in settings_table(cls)
-        ]
+        inner = [row for cls in nested for row in settings_table(cls)]
         if nested and not isinstance(f.default, tuple):
             rows += [(f"{f.name}.{key}", default, meaning) for key, default, meaning in inner]
             continue

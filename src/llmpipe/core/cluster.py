@@ -58,17 +58,22 @@ def make_executor(
 def executor_of(
     ctx: Context, limits: Limits, on_progress: Callable[[UnitProgress], None]
 ) -> Executor:
-    """Return the executor that the command line asks for; a stop of the stage stops it."""
+    """Return the executor that the command line names; it stops when the stage is asked to."""
     stop = ctx.stop
     chosen = make_executor(ctx.executor, ctx.workers, limits, on_progress, lambda: stop.requested)
     return Stoppable(chosen, stop.check)
 
 
-def run_here(job: Job, unit: Unit, folder: str, limits: Limits) -> None:
-    """Run one unit in a killable process on this machine, unless it is done."""
-    if not is_done(Path(folder), unit):
-        alone = LocalProcesses(1, limits, lambda _: None, lambda: False)
-        alone.run(job, [unit], Path(folder))
+def run_here(job: Job, unit: Unit, folder: str, limits: Limits, current: str) -> None:
+    """Run one unit in a killable process on this machine, unless it is done.
+
+    Args:
+        current: the working folder of the run. Ray's processes have one of their own, where relative paths would mean other files.
+    """
+    with contextlib.chdir(current):
+        if not is_done(Path(folder), unit):
+            alone = LocalProcesses(1, limits, lambda _: None, lambda: False)
+            alone.run(job, [unit], Path(folder))
 
 
 # ------------------------------------------------------------------------------------------------------------- Ray
@@ -98,9 +103,9 @@ class RayCluster:
                     f"no Ray cluster answers at `{self.address}`: {error}", "ray start --head"
                 ) from None
         folder.mkdir(parents=True, exist_ok=True)
-        remote: Any = ray.remote(num_cpus=1, max_retries=_MAX_TRIES)(_run_there)
+        remote: Any = ray.remote(num_cpus=1, max_retries=_MAX_TRIES)(run_here)
         here = str(Path.cwd())
-        pending = [remote.remote(here, job, unit, str(folder), self.limits) for unit in units]
+        pending = [remote.remote(job, unit, str(folder), self.limits, here) for unit in units]
         try:
             while pending:
                 done, pending = ray.wait(pending, timeout=_POLL_S)
@@ -111,12 +116,6 @@ class RayCluster:
         finally:
             for task in pending:
                 ray.cancel(task, force=True)
-
-
-def _run_there(current: str, job: Job, unit: Unit, folder: str, limits: Limits) -> None:
-    """Run one unit in a process of Ray's, which starts in a folder of its own: relative paths would mean others there."""
-    with contextlib.chdir(current):
-        run_here(job, unit, folder, limits)
 
 
 # ----------------------------------------------------------------------------------------------------------- Slurm
@@ -178,11 +177,6 @@ class SlurmArray:
             process.communicate(timeout=1)
 
 
-def run_array_task(folder: Path, i_unit: int) -> None:
-    """Run the unit of one array task."""
-    job, units, limits = pickle.loads((folder / _TASK).read_bytes())
-    run_here(job, units[i_unit], str(folder), limits)
-
-
 if __name__ == "__main__":
-    run_array_task(Path(sys.argv[1]), int(sys.argv[2]))
+    _job, _units, _limits = pickle.loads((Path(sys.argv[1]) / _TASK).read_bytes())
+    run_here(_job, _units[int(sys.argv[2])], sys.argv[1], _limits, ".")

@@ -15,6 +15,7 @@ import json
 import re
 import tomllib
 import types
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,20 +81,23 @@ class Recipe:
     """Flattened `[expect]`: `eval.accuracy_min` -> 0.9."""
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """One thing wrong with a recipe."""
+class _Mistakes:
+    """All that is wrong with a recipe, so that one look is enough to mend it."""
 
-    where: str
-    key: str
-    text: str
-    hint: str | None = None
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self.origins = {key: f"{path}:{line}" for key, line in index_lines(text).items()}
+        """Where keys stand: a line of the file, or an override."""
+        self.lines: list[str] = []
 
-    def __str__(self) -> str:
-        line = (
-            f"{self.where}: {self.key}: {self.text}" if self.key else f"{self.where}: {self.text}"
-        )
-        return line + (f"\n    hint: {self.hint}" if self.hint else "")
+    def add(self, keys: KeyPath, text: str, hint: str | None = None) -> None:
+        """Note what is wrong with a key; its place is that of the nearest enclosing key that has one."""
+        places = (self.origins.get(keys[:n]) for n in range(len(keys), 0, -1))
+        where = next(filter(None, places), self._path)
+        self.add_line(f"{where}: {'.'.join(map(str, keys))}: {text}", hint)
+
+    def add_line(self, line: str, hint: str | None = None) -> None:
+        self.lines.append(line + (f"\n    hint: {hint}" if hint else ""))
 
 
 # ------------------------------------------------------------------------------------------
@@ -104,7 +108,6 @@ def load_recipe(path: Path, schemas: Mapping[str, type], overrides: Sequence[str
     """Read a recipe file, apply `key.path=value` overrides and validate everything.
 
     Args:
-        path: the TOML file.
         schemas: section name -> the dataclass of its settings.
         overrides: `--set` arguments; a value is TOML, or plain text where it does not parse as TOML.
 
@@ -116,42 +119,33 @@ def load_recipe(path: Path, schemas: Mapping[str, type], overrides: Sequence[str
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: this is not valid TOML: {error}") from None
-    origins = {key: f"{path}:{line}" for key, line in index_lines(text).items()}
-    problems: list[Mistake] = []
+    mistakes = _Mistakes(path, text)
     for override in overrides:
-        _apply_override(tree, override, origins, problems)
+        _apply_override(tree, override, mistakes)
 
     known = [*TOP_LEVEL_KEYS, *schemas]
     for key in tree:
         if key not in known:
             hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
-            problems.append(Mistake(_origin(origins, (key,), path), key, "unknown key", hint))
+            mistakes.add((key,), "unknown key", hint)
     name = tree.get("name", path.stem)
     if not isinstance(name, str) or not name or "/" in name:
-        problems.append(
-            Mistake(_origin(origins, ("name",), path), "name", "must be a plain name", None)
-        )
+        mistakes.add(("name",), "must be a plain name")
     seed = tree.get("seed", 1)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        problems.append(
-            Mistake(_origin(origins, ("seed",), path), "seed", "must be an integer of 0 or more")
-        )
-    expect = _flatten_expect(tree.get("expect", {}), origins, path, problems)
+        mistakes.add(("seed",), "must be an integer of 0 or more")
+    expect = _flatten_expect(tree.get("expect", {}), mistakes)
     sections = {}
     for section, cls in schemas.items():
         table = tree.get(section, {})
-        sections[section] = config = _validate(section, cls, table, origins, path, problems)
+        sections[section] = config = _validate(section, cls, table, mistakes)
         for setting, reason in unused(config).items():
             if setting in table:
-                where = _origin(origins, (section, setting), path)
                 hint = f"delete `{section}.{setting}`, or have it used"
-                problems.append(
-                    Mistake(where, f"{section}.{setting}", f"decides nothing: {reason}", hint)
-                )
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = "\n".join(str(problem) for problem in problems)
-        raise UserError(f"{count} in the recipe\n{lines}")
+                mistakes.add((section, setting), f"decides nothing: {reason}", hint)
+    if lines := mistakes.lines:
+        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+        raise UserError("\n".join([f"{count} in the recipe", *lines]))
     present = frozenset(key for key in tree if key in schemas)
     return Recipe(name, seed, str(path), sections, present, tuple(overrides), expect)
 
@@ -160,28 +154,20 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        siblings = (
-            [str(p) for p in sorted(path.parent.glob("*.toml"))] if path.parent.is_dir() else []
-        )
-        hint = (
-            did_you_mean(str(path), siblings)
-            or "`llmpipe recipes` lists the recipes that come with llmpipe"
-        )
-        raise UserError(f"there is no recipe `{path}`", hint) from None
+        hint = did_you_mean(str(path), sorted(map(str, path.parent.glob("*.toml"))))
+        known = "`llmpipe recipes` lists the recipes that come with llmpipe"
+        raise UserError(f"there is no recipe `{path}`", hint or known) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the recipe `{path}` cannot be read: {error}") from None
 
 
-def _apply_override(
-    tree: dict[str, Any], override: str, origins: dict[KeyPath, str], problems: list[Mistake]
-) -> None:
+def _apply_override(tree: dict[str, Any], override: str, mistakes: _Mistakes) -> None:
     key, equals, raw = override.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
     where = f"--set {override}"
     if not equals or not all(keys):
-        problems.append(
-            Mistake(where, "", "expected `section.key=value`", "e.g. --set pretrain.steps=100")
-        )
+        hint = "e.g. --set pretrain.steps=100"
+        mistakes.add_line(f"{where}: expected `section.key=value`", hint)
         return
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
@@ -191,36 +177,29 @@ def _apply_override(
     for part in keys[:-1]:
         child = node.setdefault(part, {})
         if not isinstance(child, dict):
-            problems.append(Mistake(where, ".".join(keys), f"`{part}` is a value and has no keys"))
+            line = f"{where}: {'.'.join(keys)}: `{part}` is a value and has no keys"
+            mistakes.add_line(line)
             return
         node = child
     node[keys[-1]] = value
-    for n in range(1, len(keys) + 1):
-        if n == len(keys) or keys[:n] not in origins:
-            origins[keys[:n]] = where
+    mistakes.origins[keys] = where
+    for n in range(1, len(keys)):
+        mistakes.origins.setdefault(keys[:n], where)
 
 
-def _flatten_expect(
-    table: Any, origins: Mapping[KeyPath, str], path: Path, problems: list[Mistake]
-) -> dict[str, float]:
+def _flatten_expect(table: Any, mistakes: _Mistakes) -> dict[str, float]:
     flat: dict[str, float] = {}
 
     def walk(node: Any, keys: tuple[str, ...]) -> None:
+        name = ".".join(keys)
         if isinstance(node, dict):
             for key, child in node.items():
                 walk(child, (*keys, key))
-            return
-        name = ".".join(keys)
-        where = _origin(origins, ("expect", *keys), path)
-        if isinstance(node, bool) or not isinstance(node, int | float):
-            problems.append(
-                Mistake(where, f"expect.{name}", f"must be a number, got {json.dumps(node)}")
-            )
+        elif isinstance(node, bool) or not isinstance(node, int | float):
+            mistakes.add(("expect", *keys), f"must be a number, got {json.dumps(node)}")
         elif not name.endswith(("_min", "_max")) or "." not in name:
             hint = "e.g. pretrain.val_bpb_max = 1.8"
-            problems.append(
-                Mistake(where, f"expect.{name}", "must be `stage.number_min` or `_max`", hint)
-            )
+            mistakes.add(("expect", *keys), "must be `stage.number_min` or `_max`", hint)
         else:
             flat[name] = float(node)
 
@@ -232,30 +211,22 @@ def _flatten_expect(
 # Validation
 
 
-def _validate(
-    section: str,
-    cls: type,
-    tree: Any,
-    origins: Mapping[KeyPath, str],
-    path: Path,
-    problems: list[Mistake],
-) -> Any:
+def _validate(section: str, cls: type, tree: Any, mistakes: _Mistakes) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     if not isinstance(tree, dict):
-        problems.append(Mistake(_origin(origins, (section,), path), section, "must be a table"))
+        mistakes.add((section,), "must be a table")
         return None
     tree = _with_kinds(cls, tree)
     try:
         return TypeAdapter(cls).validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            problems.append(_problem(section, cls, tree, detail, origins, path))
-        return None
+            keys = _real_keys(detail["loc"], tree, detail["type"])
+            mistakes.add((section, *keys), *_explain(cls, tree, keys, detail))
     except UserError as error:  # raised by a dataclass that checks how its fields fit together
-        where = _origin(origins, (section,), path)
-        problems.append(Mistake(where, section, error.message, error.hint))
-        return None
+        mistakes.add((section,), error.message, error.hint)
+    return None
 
 
 def _with_kinds(cls: type, tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,21 +245,14 @@ def _with_kinds(cls: type, tree: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _problem(
-    section: str,
-    cls: type,
-    tree: dict[str, Any],
-    detail: ErrorDetails,
-    origins: Mapping[KeyPath, str],
-    path: Path,
-) -> Mistake:
-    keys = (section, *_real_keys(detail["loc"], tree, detail["type"]))
-    name = ".".join(str(key) for key in keys)
-    kind = detail["type"]
-    hint = None
+def _explain(
+    cls: type, tree: dict[str, Any], keys: KeyPath, detail: ErrorDetails
+) -> tuple[str, str | None]:
+    """Say in our words what pydantic found at `keys`, and what to write instead where that can be guessed."""
+    kind, hint = detail["type"], None
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         text = "unknown key"
-        siblings = _known_keys(cls, keys[1:-1], tree)
+        siblings = _known_keys(cls, keys[:-1], tree)
         hint = did_you_mean(str(keys[-1]), siblings) or f"known keys: {', '.join(siblings)}"
     elif kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         text = "required key is missing"
@@ -304,7 +268,7 @@ def _problem(
     else:
         message = detail["msg"]
         text = f"{message[0].lower()}{message[1:]}, got {json.dumps(detail['input'], default=str)}"
-    return Mistake(_origin(origins, keys, path), name, text, hint)
+    return text, hint
 
 
 def _real_keys(loc: tuple[int | str, ...], tree: Any, kind: str) -> tuple[str | int, ...]:
@@ -344,15 +308,11 @@ def _known_keys(cls: type, keys: Sequence[str | int], tree: Any) -> list[str]:
 
 def field_types(cls: type) -> dict[str, Any]:
     """Field name -> its type with annotations resolved."""
-    import typing
-
     return typing.get_type_hints(cls, include_extras=True)
 
 
 def schema_types(annotation: Any) -> list[type]:
     """The dataclasses inside an annotation such as `Annotated[A | B, ...]`, `A | None` or `tuple[A, ...]`."""
-    import typing
-
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
     if typing.get_origin(annotation) is Annotated:
@@ -371,7 +331,7 @@ def schema_types(annotation: Any) -> list[type]:
 def index_lines(text: str) -> dict[KeyPath, int]:
     """Map every key path of a valid TOML text to its line number, from 1.
 
-    Keys inside inline tables and arrays are not listed; `_origin` falls back to the key that holds them.
+    Keys inside inline tables and arrays are not listed; their place is that of the key that holds them.
     """
     lines = text.splitlines()
     index: dict[KeyPath, int] = {}
@@ -436,14 +396,6 @@ def _resolve_arrays(keys: Sequence[str], sizes: Mapping[KeyPath, int], last_too:
     return path
 
 
-def _origin(origins: Mapping[KeyPath, str], keys: KeyPath, path: Path) -> str:
-    """The place of the nearest enclosing key that has one."""
-    for n in range(len(keys), 0, -1):
-        if keys[:n] in origins:
-            return origins[keys[:n]]
-    return str(path)
-
-
 # ------------------------------------------------------------------------------------------
 # Resolved settings
 
@@ -472,8 +424,6 @@ def unused(config: Any) -> Mapping[str, str]:
 
 def keyed(config: Any) -> dict[str, Any]:
     """Return what `resolved` does, without the settings that are `unused` or marked `Unkeyed`: what decides the result."""
-    import typing
-
     tree = resolved(config)
     for name in unused(config):
         del tree[name]
@@ -489,7 +439,7 @@ def keyed(config: Any) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value in canonical form, as hex."""
+    """Return the SHA-256 of a JSON value in canonical form, as hex: equal settings give equal digests, in whatever order they stand."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -526,3 +476,10 @@ def diff_values(old: Any, new: Any, prefix: str = "") -> list[str]:
                 lines += diff_values(old[key], new[key], name)
         return lines
     return [] if old == new else [f"{prefix}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+def diff_identities(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """List what differs between two of a stage's identities (see `Context.identity`), with the keys that people write."""
+    config = diff_values(old.get("config"), new.get("config"), new["stage"])
+    before, after = ({k: v for k, v in one.items() if k != "config"} for one in (old, new))
+    return config + diff_values(before, after)

@@ -2,7 +2,7 @@
 
 Three manners: for people at a terminal (one line that is rewritten), for people reading a log (a line every 10
 seconds), and for programs (`--json`: one document on stdout, progress as JSON lines on stderr). `-q` keeps the result
-and errors, `-v` adds debug lines. Colour is never the only carrier of meaning and NO_COLOR switches it off.
+and errors, `-v` adds debug lines. Color is never the only carrier of meaning, and NO_COLOR switches it off.
 """
 
 from __future__ import annotations
@@ -90,15 +90,13 @@ class Console:
     def warn(self, text: str) -> None:
         """Say something that needs attention but stops nothing."""
         self._say(
-            f"{self._paint('warning:', '33')} {text}" if not self.json_output else text, "warning"
+            text if self.json_output else f"{self._paint('warning:', '33')} {text}", "warning"
         )
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Say why the command ends, and what to do next."""
         if self.json_output:
-            self._stderr.write(
-                json.dumps({"type": "error", "message": message, "hint": hint}) + "\n"
-            )
+            self.event("error", message=message, hint=hint)
             return
         self._clear_bar()
         self._stderr.write(f"{self._paint('error:', '31;1')} {message}\n")
@@ -110,12 +108,17 @@ class Console:
         if not self.enabled:
             return
         if self.json_output:
-            self._stderr.write(json.dumps({"type": level, "message": text}) + "\n")
-        else:
-            self._clear_bar()
-            self._stderr.write(text + "\n")
-            if self._bar and self.is_live:  # a log has its own line every 10 s
-                self._bar.draw(force=True)
+            self.event(level, message=text)
+            return
+        self._clear_bar()
+        self._stderr.write(text + "\n")
+        if self._bar and self.is_live:  # a log has its own line every 10 s
+            self._bar.draw(force=True)
+        self._stderr.flush()
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Write one line of JSON to stderr, for programs that watch."""
+        self._stderr.write(json.dumps({"type": kind, **values}) + "\n")
         self._stderr.flush()
 
     def _paint(self, text: str, code: str) -> str:
@@ -175,15 +178,8 @@ class Progress:
         self._drawn = now
         stream = console._stderr
         if console.json_output:
-            event = {
-                "type": "progress",
-                "title": self._title,
-                "done": self._done,
-                "total": self._total,
-            }
-            stream.write(
-                json.dumps({**event, "headline": self._headline, "speed": self._speed}) + "\n"
-            )
+            count = {"title": self._title, "done": self._done, "total": self._total}
+            console.event("progress", **count, headline=self._headline, speed=self._speed)
         elif console.is_live:
             width = shutil.get_terminal_size().columns
             stream.write("\r\x1b[K" + self.line(now)[: width - 1])
@@ -194,9 +190,8 @@ class Progress:
     def line(self, now: float) -> str:
         """Return the text of the line at monotonic time `now`."""
         if self._total:
-            parts = [
-                f"{self._title}  {self._unit} {self._done:,}/{self._total:,}  {self._done / self._total:4.0%}"
-            ]
+            count = f"{self._unit} {self._done:,}/{self._total:,}"
+            parts = [f"{self._title}  {count}  {self._done / self._total:4.0%}"]
         else:
             parts = [f"{self._title}  {self._done:,} {self._unit}"]
         parts += [part for part in (self._headline, self._speed) if part]
@@ -240,11 +235,7 @@ def format_bytes(n: float) -> str:
 
 def format_count(n: float) -> str:
     """Return a count in short form: `950`, `12.3k`, `1.10M`, `4.50B`."""
-    for limit, divisor, unit in ((1e3, 1, ""), (1e6, 1e3, "k"), (1e9, 1e6, "M"), (1e12, 1e9, "B")):
-        if abs(n) < limit:
-            return (
-                f"{n / divisor:.0f}"
-                if not unit
-                else f"{n / divisor:.{1 if unit == 'k' else 2}f}{unit}"
-            )
+    for size, unit, decimals in ((1, "", 0), (1e3, "k", 1), (1e6, "M", 2), (1e9, "B", 2)):
+        if abs(n) < 1000 * size:
+            return f"{n / size:.{decimals}f}{unit}"
     return f"{n / 1e12:.2f}T"

@@ -51,7 +51,11 @@ class Runtime:
         return self.device.type == "cuda"
 
     def autocast(self, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
-        """Compute matrix products in `dtype`; weights stay as they are. float32 changes nothing."""
+        """Compute matrix products in `dtype`; weights stay as they are. float32 changes nothing.
+
+        bfloat16 has the range of float32 with 8 bits of precision instead of 24. A product of matrices loses little by that
+        and takes a fraction of the time; weights keep float32, or a small update would be rounded away.
+        """
         if dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=dtype)
@@ -65,7 +69,10 @@ class Runtime:
         return tensor.tolist()
 
     def add(self, value: torch.Tensor) -> torch.Tensor:
-        """Add a tensor over all processes, in place, on the device; nothing waits for the result."""
+        """Add a tensor over all processes, in place, on the device; nothing waits for the result.
+
+        This "all-reduce" is what makes many GPUs one trainer: each adds up the gradients of its own rows, and all add up theirs.
+        """
         if not self.ranks.is_alone:
             dist.all_reduce(value)
         return value
@@ -120,7 +127,6 @@ def resolve_dtype(name: str, device: torch.device, is_fast_on_cpu: bool = False)
 
     Args:
         name: As in the settings; auto is bfloat16 where the device computes with it faster.
-        device: Where the products are computed.
         is_fast_on_cpu: Let auto be bfloat16 also on a CPU that has instructions for it.
     """
     if name != "auto":
@@ -128,13 +134,9 @@ def resolve_dtype(name: str, device: torch.device, is_fast_on_cpu: bool = False)
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported()
     else:
-        is_fast = is_fast_on_cpu and has_fast_bfloat16()
+        # AVX512-BF16, or AMX, which implies it: other CPUs multiply bfloat16 slower than float32.
+        is_fast = is_fast_on_cpu and torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if is_fast else torch.float32
-
-
-def has_fast_bfloat16() -> bool:
-    """Tell whether the CPU multiplies bfloat16 faster than float32: AVX512-BF16 (or AMX, which implies it)."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def keep_freed_memory() -> None:
@@ -165,10 +167,8 @@ def open_runtime(
     thing besides seed and settings that CPU results depend on, to the last bit.
 
     Args:
-        device: `auto`, `cpu` or `cuda`.
         is_exact: Let results depend on nothing but seed and settings: one thread on a CPU, and
             kernels whose additions have a fixed order on a GPU.
-        timeout_s: How long a process waits for another before it takes it for lost.
         stop: Lets signals end the process while it waits for the others to come.
 
     Raises:

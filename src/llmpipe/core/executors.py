@@ -23,7 +23,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -44,7 +44,7 @@ _MAX_TRIES = 2
 _MAX_STARTS = 3
 """Workers that may end before their first record, one after the other, before the run is given up."""
 _START_S = 300.0
-"""A worker that has not begun by then (a hung network folder, a model that never loads) is ended and counts as dead."""
+"""A worker that has not begun by then (a hung network folder, a model that never loads) is killed and counts as dead."""
 _EXIT_MEMORY = 83
 _OPENING = -1
 """In the journal: the worker has not begun its unit."""
@@ -70,7 +70,7 @@ CLEAN_INPUT = Limits(cpu_s=None, wall_s=600.0, memory_bytes=None, sets_aside=Fal
 
 @dataclass(frozen=True)
 class UnitProgress:
-    """How far the units of this run are."""
+    """How much of this run is done."""
 
     n_units: int
     n_records: int
@@ -79,9 +79,8 @@ class UnitProgress:
 class RecordJournal:
     """The record in hand, in memory shared by a worker and its parent through a file."""
 
-    _FORMAT = struct.Struct(
-        "<qdq"
-    )  # record, monotonic start (0: between records), records finished
+    _FORMAT = struct.Struct("<qdq")
+    """Record, monotonic start (0: between records), records finished."""
 
     def __init__(self, file: int) -> None:
         os.ftruncate(file, self._FORMAT.size)
@@ -121,6 +120,7 @@ class RecordWatch:
         if i_record in self._aside:
             return self._aside[i_record]
         if self._limits.cpu_s is not None:
+            # It counts this process's CPU time alone, so what else the machine does sets no page aside.
             signal.setitimer(signal.ITIMER_PROF, self._limits.cpu_s)
         return None
 
@@ -148,7 +148,11 @@ def _work(
     try:
         if limits.memory_bytes is not None:
             _limit_memory(limits.memory_bytes)
-        while (unit := _next_unit(tasks)) is not None:
+        while True:
+            try:
+                unit: Unit = tasks.recv()
+            except EOFError:
+                return
             journal.write(0, 0.0, 0)
             run_one(run_unit, unit, folder, make_watch)
             results.send(None)
@@ -156,22 +160,12 @@ def _work(
         os._exit(_EXIT_MEMORY)
     except LlmpipeError as error:
         results.send(error)
-        raise SystemExit(1) from None
     except OSError as error:
         # The number tells the parent of a full disk, after which a run is not lost.
         results.send(OSError(error.errno, traceback.format_exc()))
-        raise SystemExit(1) from None
     except BaseException:
         results.send(traceback.format_exc())
-        raise SystemExit(1) from None
-
-
-def _next_unit(tasks: Connection) -> Unit | None:
-    try:
-        unit: Unit = tasks.recv()
-    except EOFError:
-        return None
-    return unit
+    raise SystemExit(1)
 
 
 def _limit_memory(n_bytes: int) -> None:
@@ -208,9 +202,7 @@ class _Worker:
 
     def give(self, unit: Unit) -> None:
         self.unit = unit
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # it is dead already; its results pipe will say so
+        with contextlib.suppress(BrokenPipeError):  # it is dead: its results pipe will say so
             self.tasks.send(unit)
 
     def kill(self) -> None:
@@ -239,27 +231,17 @@ class _Worker:
         return "killed" if code == -signal.SIGKILL else "crashed"
 
 
+@dataclass
 class LocalProcesses:
-    """Run units in `n_workers` processes on this machine.
+    """Run units in worker processes on this machine, whose number has no influence on what they write."""
 
-    Args:
-        n_workers: how many at a time; has no influence on what they write.
-        limits: what one record may cost.
-        on_progress: called several times a second.
-        should_stop: when true, workers are killed and `run` returns early; commits and segments stay.
-    """
-
-    def __init__(
-        self,
-        n_workers: int,
-        limits: Limits,
-        on_progress: Callable[[UnitProgress], None],
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self._n_workers = n_workers
-        self._limits = limits
-        self._on_progress = on_progress
-        self._should_stop = should_stop
+    n_workers: int
+    limits: Limits
+    on_progress: Callable[[UnitProgress], None]
+    """Called several times a second."""
+    should_stop: Callable[[], bool]
+    """When true, workers are killed and `run` returns early; commits and segments stay."""
+    _n_failed_starts: int = field(default=0, init=False)
 
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:
         """Run all units; see `Executor`.
@@ -268,10 +250,10 @@ class LocalProcesses:
             LlmpipeError: what a unit raised, or a worker ended and no record may be set aside for it.
             RuntimeError: the job has a bug, or its workers do not start.
         """
-        slots = range(min(self._n_workers, len(units)))
-        if len(slots) == 1 and not self._limits.sets_aside:
+        slots = range(min(self.n_workers, len(units)))
+        if len(slots) == 1 and not self.limits.sets_aside:
             # Nothing to do side by side and nothing to guard against: a process of its own would only cost its start.
-            here = InPlace(lambda n: self._on_progress(UnitProgress(n, 0)), self._should_stop)
+            here = InPlace(lambda n: self.on_progress(UnitProgress(n, 0)), self.should_stop)
             here.run(job, units, folder)
             return
         queue = deque(units)
@@ -279,7 +261,7 @@ class LocalProcesses:
         self._n_failed_starts = 0
         n_units = n_records = 0
         fork_server = ForkServer(job, _work)
-        workers = {i: _Worker(fork_server, i, folder, self._limits) for i in slots}
+        workers = {i: _Worker(fork_server, i, folder, self.limits) for i in slots}
         try:
             while queue or any(worker.unit for worker in workers.values()):
                 for worker in workers.values():
@@ -302,14 +284,12 @@ class LocalProcesses:
                     if not fork_server.is_alive:
                         fork_server.end()
                         fork_server = ForkServer(job, _work)
-                    workers[i] = _Worker(fork_server, i, folder, self._limits)
+                    workers[i] = _Worker(fork_server, i, folder, self.limits)
                     workers[i].give(unit)
                 self._kill_slow(workers.values())
-                running = sum(
-                    worker.journal.read()[2] for worker in workers.values() if worker.unit
-                )
-                self._on_progress(UnitProgress(n_units, n_records + running))
-                if self._should_stop():
+                running = sum(w.journal.read()[2] for w in workers.values() if w.unit)
+                self.on_progress(UnitProgress(n_units, n_records + running))
+                if self.should_stop():
                     return
         finally:
             for worker in workers.values():
@@ -322,7 +302,7 @@ class LocalProcesses:
             if i_record == _OPENING:
                 is_late = time.monotonic() - worker.started > _START_S
             else:
-                is_late = bool(started) and time.monotonic() - started > self._limits.wall_s
+                is_late = bool(started) and time.monotonic() - started > self.limits.wall_s
             if worker.unit and is_late:
                 worker.kill()
 
@@ -344,13 +324,13 @@ class LocalProcesses:
         self._n_failed_starts = 0
         # Between records the worker was reading the next one: setting that aside needs a mark of its own.
         mark = i_record if started else -1 - i_record
-        if not self._limits.sets_aside:
+        if not self.limits.sets_aside:
             mark = 0  # wherever in the unit it was
         deaths[unit.id, mark] += 1
         if deaths[unit.id, mark] < _MAX_TRIES:
             return
-        if not self._limits.sets_aside or mark in read_aside(unit_folder(folder, unit)):
-            raise _worker_ended(unit, cause, code, i_record, self._limits)
+        if not self.limits.sets_aside or mark in read_aside(unit_folder(folder, unit)):
+            raise _worker_ended(unit, cause, code, i_record, self.limits)
         set_aside(unit_folder(folder, unit), mark, cause)
 
 

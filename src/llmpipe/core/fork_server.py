@@ -58,7 +58,7 @@ class ForkServer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether workers can be had from it."""
+        """Whether it can still fork workers."""
         return self._process.is_alive()
 
     def fork(self, worker: int, files: Sequence[int], *arguments: object) -> None:
@@ -114,16 +114,18 @@ def _serve(job: Job, work: Work, parent: int, control: Connection) -> None:
             if request == "fork":
                 n_files, arguments = argument
                 files = [recv_handle(control) for _ in range(n_files)]
-                pids[worker] = _fork()
+                with warnings.catch_warnings():
+                    # Newer Pythons warn if there are threads: those of OpenBLAS and Arrow, which both prepare for a fork.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    pids[worker] = os.fork()
                 if pids[worker] == 0:
                     control.close()
                     _be_worker(work, run_unit, fork_server, files, arguments)
                 for file in files:
                     os.close(file)
             elif request == "kill":
-                os.kill(
-                    pids[worker], signal.SIGKILL
-                )  # not reaped yet, so the number is still its own
+                # Not reaped yet, so the number is still its own.
+                os.kill(pids[worker], signal.SIGKILL)
             else:
                 control.send(_reap(pids.pop(worker), argument))
     os._exit(0)  # workers end with it
@@ -156,13 +158,6 @@ def _open(job: Job) -> RunUnit:
             raise RuntimeError(f"the job could not be opened:\n{said}")
 
         return fail
-
-
-def _fork() -> int:
-    with warnings.catch_warnings():
-        # Newer Pythons warn if there are threads: those of OpenBLAS and Arrow, which both prepare for a fork.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _be_worker(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from llmpipe.core.artifact import write_atomic
 from llmpipe.core.errors import UserError, did_you_mean
 
 SINKS = ("wandb", "tensorboard")
@@ -56,10 +57,7 @@ class Metrics:
         if not self._enabled or not self.path.exists():
             return
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        temporary = self.path.with_name(f".tmp-{self.path.name}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path)
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Close the sinks."""
@@ -91,11 +89,7 @@ def make_sinks(
     """Build the sinks asked for by name.
 
     Args:
-        names: Of `SINKS`.
-        run_name: What the run is called.
-        stage: Name of the stage.
         folder: Of the run.
-        config: Resolved settings.
         attempt_id: Short text that stays the same when the stage is resumed.
 
     Raises:

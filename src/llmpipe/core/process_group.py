@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import llmpipe
 from llmpipe.core.artifact import START_RECORD
-from llmpipe.core.config import diff_values, digest
+from llmpipe.core.config import diff_identities, digest
 from llmpipe.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 FOLDER_WAIT_S = 30.0
 """How long a file of the main process may take to be seen; NFS keeps what it knows for 3 to 60 s."""
-
 
 # Of torch.OutOfMemoryError and other errors of CUDA, of torch's allocator on a CPU, and of C++.
 NO_MEMORY = ("out of memory", "allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc")
@@ -59,7 +58,6 @@ def process_group(
     """Set up device, threads and processes as `distributed.open_runtime` does, and see that all are alike.
 
     Args:
-        ctx: Of the stage.
         out: Folder of unfinished work.
         is_exact: Let results depend on nothing but seed and settings.
         timeout_s: How long a process waits for another before it takes it for lost.
@@ -84,9 +82,6 @@ def process_group(
 def naming_lack_of_memory(hint: str | None) -> Iterator[None]:
     """Let the errors of memory that is not enough, of the device or of the machine, read as what they are.
 
-    Args:
-        hint: What to do about it.
-
     Raises:
         UserError: in place of such an error.
     """
@@ -104,7 +99,6 @@ def check_alike(runtime: Runtime, identity: Mapping[str, Any], out: Path) -> Non
     """Compare every rank with rank 0. A collective: all ranks must call it.
 
     Args:
-        runtime: The processes.
         identity: What decides the result, as JSON values.
         out: Folder of unfinished work, with the record of this start.
 
@@ -127,7 +121,8 @@ def check_alike(runtime: Runtime, identity: Mapping[str, Any], out: Path) -> Non
             )
         if other.work != main.work:
             identities = runtime.gather(dict(identity))
-            lines = _differences(identities[0], identities[rank])
+            differing = diff_identities(identities[0], identities[rank])
+            lines = "\n".join(f"    {line}" for line in differing)
             raise UserError(
                 f"{who} has other settings or inputs than process 0 on `{main.host}`:\n{lines}",
                 hint="give every machine the same command, recipe and input folders",
@@ -160,11 +155,6 @@ def _read(out: Path) -> bytes | None:
         return (out / START_RECORD).read_bytes()
     except OSError:
         return None
-
-
-def _differences(main: dict[str, Any], other: dict[str, Any]) -> str:
-    lines = diff_values(main.pop("config", None), other.pop("config", None), main.get("stage", ""))
-    return "\n".join(f"    {line}" for line in lines + diff_values(main, other))
 
 
 def code_digest() -> str:

@@ -37,17 +37,15 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         # The default ends every request after five minutes, which a large archive can well take.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=120)
         options["client_kwargs"] = {"timeout": timeout}
+    scheme = url.partition("://")[0]
     try:
         filesystem, path = fsspec.url_to_fs(url, **options)
     except ImportError as error:
-        hint = "pip install 'llmpipe[s3]'" if url.startswith("s3:") else str(error)
-        scheme = url.partition("://")[0]
+        hint = "pip install 'llmpipe[s3]'" if scheme == "s3" else str(error)
         raise InputError(f"reading `{scheme}://` needs another package", hint) from None
     except ValueError:
-        raise InputError(
-            f"`{url}`: nothing here can read `{url.partition('://')[0]}://`",
-            "http, https, s3 and what else fsspec knows",
-        ) from None
+        hint = "http, https, s3 and what else fsspec knows"
+        raise InputError(f"`{url}`: nothing here can read `{scheme}://`", hint) from None
     return filesystem, path
 
 

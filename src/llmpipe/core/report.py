@@ -1,7 +1,7 @@
 """Reports: plain data in, one Markdown text or one self-contained HTML page out.
 
 Stages describe their numbers as `Section`s and never see HTML. The page needs no script and no
-network: the style sheet is inside, plots are inline SVG, and colours follow the reader's light or
+network: the style sheet is inside, plots are inline SVG, and colors follow the reader's light or
 dark setting through CSS variables. Plots are drawn here rather than by matplotlib because `core`
 stays light and a report must not cost seconds of import.
 """
@@ -19,8 +19,8 @@ Cell = str | int | float
 
 
 @dataclass(frozen=True)
-class Text:
-    """Prose. A blank line starts a new paragraph; words in `backticks` are set as code."""
+class Prose:
+    """Text in paragraphs. A blank line starts a new paragraph; words in `backticks` are set as code."""
 
     text: str
 
@@ -69,7 +69,7 @@ class Transcript:
     turns: Sequence[tuple[str, str]]
 
 
-Block = Text | Table | Code | LinePlot | Bars | Transcript
+Block = Prose | Table | Code | LinePlot | Bars | Transcript
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _md_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 def _md_block(block: Block) -> str:
     match block:
-        case Text(text):
+        case Prose(text):
             # Prose is written by a stage and may hold `code`; only raw HTML is taken from it.
             return text.strip().replace("<", "&lt;")
         case Table(headers, rows):
@@ -259,7 +259,7 @@ def to_html(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
 
 def _html_block(block: Block) -> str:
     match block:
-        case Text(text):
+        case Prose(text):
             return _html_prose(text)
         case Table():
             return _html_table(block)

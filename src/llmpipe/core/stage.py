@@ -7,6 +7,7 @@ key (settings + inputs): up to date, resume what is unfinished, start, or refuse
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -33,7 +34,7 @@ from llmpipe.core.artifact import (
     recover,
     write_atomic,
 )
-from llmpipe.core.config import diff_from_defaults, diff_values, digest, keyed, resolved
+from llmpipe.core.config import diff_from_defaults, diff_identities, digest, keyed, resolved
 from llmpipe.core.console import Console, format_bytes, format_duration
 from llmpipe.core.errors import InputError, UserError, did_you_mean
 from llmpipe.core.machine import n_usable_cores
@@ -42,6 +43,9 @@ from llmpipe.core.ranks import current_ranks, stop_with_launcher
 from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
 from llmpipe.core.report import Section
 from llmpipe.core.stop import StopFlag
+
+SHIPPED = "llmpipe:"
+"""Before the name of a file in `llmpipe/resources`: named so, it decides the same wherever the package is installed."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Need:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file from outside the pipeline, named in the settings."""
+    """A file that the settings name, or one that comes with llmpipe."""
 
     path: str
     n_bytes: int
@@ -103,18 +107,6 @@ class Context:
     """The recipe's file, beside which settings may name things."""
 
 
-def _needs_nothing(config: Any) -> dict[str, Need]:
-    return {}
-
-
-def _names_no_files(config: Any) -> Sequence[str]:
-    return ()
-
-
-def _says_nothing(stats: Mapping[str, Any]) -> Sequence[str]:
-    return ()
-
-
 @dataclass(frozen=True)
 class StageSpec:
     """One stage of the pipeline."""
@@ -131,8 +123,8 @@ class StageSpec:
     run: Callable[[Any, Inputs, Path, Context], dict[str, Any]]
     headline: Callable[[Mapping[str, Any]], str]
     report: Callable[[Artifact], list[Section]]
-    needs: Callable[[Any], dict[str, Need]] = _needs_nothing
-    files: Callable[[Any], Sequence[str]] = _names_no_files
+    needs: Callable[[Any], dict[str, Need]] = lambda config: {}
+    files: Callable[[Any], Sequence[str]] = lambda config: ()
     files_key: Callable[[Any, Sequence[SourceFile]], Any] | None = None
     """What of `files` decides the result, where it is not their names: of the data stage's inputs only the contents are, so
     a file that was renamed is the same input. Names stay in the key where they count: `tokenize` reads its files in their
@@ -145,7 +137,7 @@ class StageSpec:
     """Settings that are options of the command too: `--depth 12` is `--set pretrain.depth=12`."""
     uses: tuple[str, ...] = ()
     """Commands that use what it writes, for `next: …`; `{path}` in them stands for that."""
-    closing: Callable[[Mapping[str, Any]], Sequence[str]] = _says_nothing
+    closing: Callable[[Mapping[str, Any]], Sequence[str]] = lambda stats: ()
     """Numbers of the artifact -> lines that a whole run ends with, such as a conversation with what it made."""
     distributed: bool = False
 
@@ -232,17 +224,15 @@ def plan_stage(request: Request) -> Plan:
     inputs = Inputs(_resolve_artifacts(request), fingerprint_files(spec.files(request.config)))
     identity = _identity(request, inputs)
     key = _key(request, inputs, identity)
-    if (request.final / MANIFEST).is_file():
-        manifest = open_artifact(request.final).manifest
-        if manifest["key"] == key and not request.force:
-            return Plan(request, inputs, key, "up to date")
-        if manifest["key"] != key:
-            changes = tuple(_changes(manifest["asked"], identity))
-            if not request.force:
-                return Plan(request, inputs, key, "differs", changes)
-            return _plan_unfinished(request, inputs, key, identity, "replace")
+    if not (request.final / MANIFEST).is_file():
+        return _plan_unfinished(request, inputs, key, identity, "new")
+    manifest = open_artifact(request.final).manifest
+    if request.force:
         return _plan_unfinished(request, inputs, key, identity, "replace")
-    return _plan_unfinished(request, inputs, key, identity, "new")
+    if manifest["key"] == key:
+        return Plan(request, inputs, key, "up to date")
+    changes = tuple(diff_identities(manifest["asked"], identity))
+    return Plan(request, inputs, key, "differs", changes)
 
 
 def _plan_unfinished(
@@ -258,7 +248,7 @@ def _plan_unfinished(
         # It was refused before it did any work, so nothing is lost.
         return Plan(request, inputs, key, otherwise)
     return Plan(
-        request, inputs, key, "unfinished differs", tuple(_changes(found["asked"], identity))
+        request, inputs, key, "unfinished differs", tuple(diff_identities(found["asked"], identity))
     )
 
 
@@ -294,8 +284,11 @@ def fingerprint_files(paths: Sequence[str]) -> tuple[SourceFile, ...]:
         try:
             if "://" in name or name.startswith("hf:"):
                 files.append(_fingerprint_remote(name))
-            else:
-                files.append(SourceFile(name, Path(name).stat().st_size, hash_file(Path(name))))
+                continue
+            path = Path(name)
+            if name.startswith(SHIPPED):
+                path = Path(llmpipe.__file__).parent / "resources" / name.removeprefix(SHIPPED)
+            files.append(SourceFile(name, path.stat().st_size, hash_file(path)))
         except OSError as error:
             raise InputError(
                 f"the input `{name}` cannot be read: {error.strerror or error}"
@@ -338,15 +331,6 @@ def _key(request: Request, inputs: Inputs, identity: dict[str, Any]) -> str:
     if request.spec.files_key is not None:
         identity = {**identity, "files": request.spec.files_key(request.config, inputs.files)}
     return digest(identity)
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Word the difference between two identities with the keys that people write."""
-    stage = new["stage"]
-    lines = diff_values(old.pop("config", None), new["config"], stage)
-    old_rest = {k: v for k, v in old.items()}
-    new_rest = {k: v for k, v in new.items() if k != "config"}
-    return lines + diff_values(old_rest, new_rest)
 
 
 # ------------------------------------------------------------------------------------------
@@ -424,14 +408,9 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
         if request.fresh:
             shutil.rmtree(request.store, ignore_errors=True)
         partial.mkdir()
-        first_start = {
-            "key": plan.key,
-            "asked": identity,
-            "started": _now(),
-            "attempts": 0,
-            "seconds": 0.0,
-        }
-        write_atomic(partial / START_RECORD, json.dumps(first_start))
+        first: dict[str, Any] = {"key": plan.key, "asked": identity, "started": _now()}
+        first |= {"attempts": 0, "seconds": 0.0}
+        write_atomic(partial / START_RECORD, json.dumps(first))
     state = json.loads((partial / START_RECORD).read_text(encoding="utf-8"))
     state["attempts"] += 1
     write_atomic(partial / START_RECORD, json.dumps(state))
@@ -457,7 +436,8 @@ def _run_locked(plan: Plan, console: Console) -> Artifact:
         finally:
             metrics.close()
             state["seconds"] += time.monotonic() - started
-            if (partial / START_RECORD).is_file() and not _is_full(partial):
+            # On a full disk this would fail, and hide the error that says so.
+            if (partial / START_RECORD).is_file() and shutil.disk_usage(partial).free >= 64 * 1024:
                 write_atomic(partial / START_RECORD, json.dumps(state))
         # Whatever was asked for in the meantime: the work is whole, and only here is it not lost.
         artifact = publish(partial, request.final, _manifest(plan, context, state, stats))
@@ -531,10 +511,6 @@ def _context(
     )
 
 
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < 64 * 1024
-
-
 def _relative(path: Path, start: Path) -> str:
     """A path for the manifest: relative inside the run's parent folder, else only the last part of it."""
     relative = os.path.relpath(path, start)
@@ -563,14 +539,12 @@ def code_version() -> dict[str, Any]:
     version: dict[str, Any] = {"version": llmpipe.__version__}
     checkout = Path(llmpipe.__file__).parents[2]
     if (checkout / ".git").exists():
-        git = ["git", "-C", str(checkout)]
+        run = functools.partial(
+            subprocess.run, cwd=checkout, capture_output=True, text=True, timeout=5
+        )
         try:
-            commit = subprocess.run(
-                [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
-            )
-            status = subprocess.run(
-                [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=5
-            )
+            commit = run(["git", "rev-parse", "--short", "HEAD"])
+            status = run(["git", "status", "--porcelain"])
         except (OSError, subprocess.TimeoutExpired):
             return version
         if commit.returncode == 0:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import Any
 
 from llmpipe.core.errors import Interrupted, Stopped
 
@@ -63,16 +64,8 @@ class StopFlag:
         heard = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             heard.append(signal.SIGHUP)
-        try:
-            previous = {s: signal.signal(s, note) for s in heard}
-        except ValueError:  # not in the main thread: whoever runs the thread handles signals
+        with _handled(heard, note):
             yield
-            return
-        try:
-            yield
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
 
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:
@@ -82,12 +75,19 @@ class StopFlag:
             Stopped: a signal came before.
         """
         self.check()
-        if threading.current_thread() is not threading.main_thread():
+        with _handled((signal.SIGINT, signal.SIGTERM), signal.SIG_DFL):
             yield
-            return
-        previous = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def _handled(signals: Iterable[signal.Signals], handler: Any) -> Iterator[None]:
+    """Handle signals so, and as before at the end. Only the main thread can; elsewhere whoever runs the thread handles them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {s: signal.signal(s, handler) for s in signals}
+    try:
+        yield
+    finally:
+        for signum, before in previous.items():
+            signal.signal(signum, before)

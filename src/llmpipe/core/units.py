@@ -11,7 +11,7 @@ other, so that any process on any machine may do any of them. How the input is c
 alone, never on the number of workers; that is why the result does not depend on it either.
 
 A *commit* is the moment when a unit counts as done: one rename, which a file system does whole or not at all, puts `done.json`
-in place after all the unit's files. A unit is done if and only if that record is there and the files are what it says;
+in place after all the unit's files. A unit is done if and only if that record exists and its files match it;
 whatever else lies in the folder is left over from an attempt that was killed. Databases commit a transaction in the same way.
 
 A *job* is what is done to each unit, and an *executor* (see `executors.py` and `cluster.py`) decides where: in this
@@ -36,9 +36,9 @@ DONE = "done.json"
 ASIDE = "aside.json"
 _LOCK = ".lock"
 _PATIENCE_S = 600.0
-"""How long a unit's lock is waited for: whoever holds it is alive, and needs no longer for a unit in all likelihood."""
+"""How long to wait for a unit's lock: its holder is alive, and a unit is unlikely to take it longer."""
 FILES = "files"
-"""Key of a job's record under which it may give the hashes of files it has written, which are not computed again then."""
+"""Key of a job's record under which it may give the hashes of files it wrote, so that they are not computed twice."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Unit:
     id: str
     """Names its folder; made from the content of its input."""
     name: str
-    """How messages call it."""
+    """What messages call it."""
     payload: Any
     """What the job needs to know of it; can be pickled."""
 
@@ -64,7 +64,7 @@ class Commit:
 
 
 class Watch(Protocol):
-    """What a job tells about the record in hand, so that a worker can be ended with nothing else lost."""
+    """Told by a job which record it is working on, so that a worker can be killed at the cost of that record alone."""
 
     gives_up_at: tuple[int, str] | None
     """The record at which the input cannot be read any further, and why."""
@@ -110,17 +110,13 @@ class _NoWatch:
         pass
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class InPlace:
     """Runs units in this process, one after the other, without limits: for small work and for tests."""
 
     on_progress: Callable[[int], None] | None = None
     """Gets the number of units done, after each."""
-    should_stop: Callable[[], bool] = _never
+    should_stop: Callable[[], bool] = lambda: False
 
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:
         """Run all units; see `Executor`."""
@@ -228,7 +224,7 @@ def run_units(job: Job, units: Iterable[Unit], folder: Path, executor: Executor)
     commits = {unit.id: read_commit(folder, unit) for unit in wanted}
     pending = [unit for unit in wanted if commits[unit.id] is None]
     for unit in pending:
-        # What the record calls done and is not as it says has been damaged: no file of it is to be trusted.
+        # Recorded as done, yet its files differ from the record: they were damaged, so none of them is trusted.
         if is_done(folder, unit):
             shutil.rmtree(unit_folder(folder, unit))
     if pending:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from llmpipe.core.cache import cache_folder
+from llmpipe.core.machine import cache_folder
 from llmpipe.inference.int8 import Int8Linear
 from llmpipe.inference.kv_cache import SlotCache
 from llmpipe.model.mlp import SwiGLU

@@ -9,8 +9,8 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from llmpipe.core.cache import cache_folder
 from llmpipe.core.errors import InputError
+from llmpipe.core.machine import cache_folder
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.vocabularies import KNOWN, load_vocabulary, vocabulary_files
 

@@ -12,9 +12,9 @@ from llmpipe.core.report import (
     Bars,
     Code,
     LinePlot,
+    Prose,
     Section,
     Table,
-    Text,
     Transcript,
     format_number,
     round_ticks,
@@ -24,7 +24,7 @@ from llmpipe.core.report import (
 
 HOSTILE = "</td></pre><script>alert('x')</script>&amp;\"|`*[link](http://x.example)"
 EVERY_BLOCK = [
-    Text(f"prose {HOSTILE}"),
+    Prose(f"prose {HOSTILE}"),
     Table([HOSTILE, "n"], [[HOSTILE, 1]]),
     Code(HOSTILE, HOSTILE),
     LinePlot(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: [(0, 1), (1, 2)]}),

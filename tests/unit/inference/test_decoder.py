@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmpipe.core.cache import cache_folder
+from llmpipe.core.machine import cache_folder
 from llmpipe.inference import native
 from llmpipe.inference.decoder import TOLERANCE, Decoder, build_decoder, probe
 from llmpipe.inference.engine import Engine

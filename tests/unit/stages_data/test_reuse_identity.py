@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 
+import llmpipe
+from llmpipe.core.stage import SHIPPED, fingerprint_files
 from llmpipe.stages.data import reuse
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.reuse import code_of, units_folder
-from llmpipe.stages.data.steps.table import STEPS
+from llmpipe.stages.data.stage import files_key
+from llmpipe.stages.data.steps.table import STEPS, files_of_steps
 
 HERE = "llmpipe.stages.data"
 
@@ -76,8 +80,32 @@ def test_another_text_of_a_file_that_is_used_gives_another_folder(
     assert (folder(DataConfig(steps=("fineweb",))) != other) == (name == "splitting.py")
 
 
+def test_another_text_of_the_shipped_block_list_gives_another_folder_and_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, without = DataConfig(steps=("url_filter",)), DataConfig(steps=("c4",))
+
+    def identity(config: Any) -> tuple[str, Any]:
+        lists = fingerprint_files(files_of_steps(config))
+        return units_folder(config, lists, 1, Path("store")).name, files_key(config, lists)["lists"]
+
+    before, other = identity(config), identity(without)
+    assert list(before[1]) == ["llmpipe:urls/domains.txt"], "no path of this machine"
+    package = Path(llmpipe.__file__).parent
+    shutil.copytree(package / "resources", tmp_path / "resources")
+    monkeypatch.setattr(llmpipe, "__file__", str(tmp_path / "__init__.py"))
+    assert identity(config) == before
+    with (tmp_path / "resources" / "urls" / "domains.txt").open("a") as file:
+        file.write("one-more.example\n")
+    after = identity(config)
+    assert after[0] != before[0] and after[1] != before[1]
+    assert identity(without) == other
+
+
 LOADED = """
 import sys
+opened = set()
+sys.addaudithook(lambda event, details: opened.add(str(details[0])) if event == "open" else None)
 from pathlib import Path
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.unit import DataJob
@@ -87,15 +115,21 @@ name = sys.argv[1]
 config = DataConfig(steps=(name,))
 STEPS[name].prepare(getattr(config, name), Path(sys.argv[2]))
 STEPS[name].make(config, Path(sys.argv[2]))
+print(*sorted(path.partition("/llmpipe/resources/")[2] for path in opened if "/llmpipe/resources/" in path))
 print(*sorted(m for m in set(sys.modules) - loaded if m.startswith("llmpipe.stages.data") or m.startswith("llmpipe.tasks.")))
 """
 
 
 @pytest.mark.parametrize("name", [n for n in STEPS if n not in ("quality", "decontamination")])
-def test_nothing_that_a_step_loads_is_missing_from_its_code(name: str, tmp_path: Path) -> None:
-    """By another road than reading import statements: by importing."""
+def test_nothing_that_a_step_loads_is_missing_from_its_code_and_files(
+    name: str, tmp_path: Path
+) -> None:
+    """By another road than reading import statements: by importing, and noting what is opened."""
     command = [sys.executable, "-c", LOADED, name, str(tmp_path)]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shipped, loaded = (line.split() for line in said.splitlines())
+    files = files_of_steps(DataConfig(steps=(name,)))
+    assert [SHIPPED + path for path in shipped] == [f for f in files if f.startswith(SHIPPED)]
     packages = {
         m
         for m in loaded

@@ -88,9 +88,8 @@ def open_pieces(
 
 
 def _is_text(head: bytes) -> bool:
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(
-        head
-    )  # it may end within a letter
+    # Incremental, because the head may end within a letter.
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
     return not {"\0", "\ufffd"} & set(text)
 
 

@@ -98,7 +98,6 @@ def read_dataset(
 
     Args:
         name: as the hub has it, or the folder's path; `hf:` may stand before it.
-        split: part of it.
         streaming: read it as it comes, and keep nothing of it on disk.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.console import format_bytes
-from llmpipe.core.report import Bars, Section, Table, Text
+from llmpipe.core.report import Bars, Prose, Section, Table
 from llmpipe.stages.crawl.outcomes import meaning
 
 
@@ -39,7 +39,7 @@ def report(artifact: Artifact) -> list[Section]:
         Section(
             "Crawl",
             [
-                Text(intro),
+                Prose(intro),
                 Table(["outcome", "meaning", "addresses"], outcomes),
                 *about_maps,
                 Table(["content type", "responses"], types),

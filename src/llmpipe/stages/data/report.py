@@ -9,7 +9,7 @@ from typing import Any
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.records.lines import read_objects
-from llmpipe.core.report import Bars, Block, Code, Section, Table, Text
+from llmpipe.core.report import Bars, Block, Code, Prose, Section, Table
 
 _EXAMPLE_CHARS = 400
 
@@ -98,7 +98,7 @@ def _reasons(stats: Mapping[str, Any], examples: list[dict[str, Any]]) -> list[B
             if case and case["excerpt"]:
                 blocks += _side_by_side(f"{row['step']}, {reason}", case)
     if not rows:
-        return [Text("Nothing was dropped.")]
+        return [Prose("Nothing was dropped.")]
     return [Table(["step", "reason", "documents", "first case"], rows), *blocks]
 
 
@@ -154,7 +154,7 @@ def _languages_seen(stats: Mapping[str, Any]) -> list[Block]:
 def _unread(stats: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     if stats["unreadable"]:
-        blocks.append(Text(f"{stats['skipped_bytes']:,} bytes of the inputs could not be used."))
+        blocks.append(Prose(f"{stats['skipped_bytes']:,} bytes of the inputs could not be used."))
         reasons = stats["unreadable_reasons"].items()
         blocks.append(Table(["unreadable", "documents"], [[reason, n] for reason, n in reasons]))
     if stats["other_records"]:
@@ -177,7 +177,7 @@ def _clusters(stats: Mapping[str, Any]) -> list[Block]:
     runs = stats.get("repeated_runs", {})
     if runs.get("tokens_cut"):
         blocks.append(
-            Text(
+            Prose(
                 f"Runs of words that stood before: {runs['tokens_cut']:,} words and signs were cut; "
                 f"{runs['documents_cut']:,} documents stayed without them."
             )

@@ -53,7 +53,7 @@ def units_folder(
 
     Args:
         config: settings.
-        lists: block lists, evaluation sets, a classifier: all files that are no inputs.
+        lists: block lists (also the one that comes with llmpipe), evaluation sets, a classifier: all files that are no inputs.
         version: of the stage.
         store: see `Context.store`.
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.records.lines import read_objects
-from llmpipe.core.report import Block, Cell, Section, Table, Text, Transcript
+from llmpipe.core.report import Block, Cell, Prose, Section, Table, Transcript
 
 N_WRONG_SHOWN = 5
 
@@ -31,7 +31,7 @@ def _scores(scores: Any) -> list[Block]:
         for name, numbers in scores.items()
     ]
     return [
-        Text("All questions were kept from training. The interval is Wilson's, at 95%."),
+        Prose("All questions were kept from training. The interval is Wilson's, at 95%."),
         Table(["task", "right", "share", "95% interval"], rows),
     ]
 
@@ -40,13 +40,13 @@ def _wrong(artifact: Artifact) -> list[Block]:
     records = read_objects(artifact.file("answers.jsonl"))
     wrong = [record for record in records if not record["right"]]
     if not wrong:
-        return [Text("No answer was wrong.")]
+        return [Prose("No answer was wrong.")]
     rows: list[list[Cell]] = [
         [record["question"], record["expected"], record["answer"]]
         for record in wrong[:N_WRONG_SHOWN]
     ]
     return [
-        Text(f"{len(wrong)} answers were wrong; the first of them:"),
+        Prose(f"{len(wrong)} answers were wrong; the first of them:"),
         Table(["question", "expected", "answer"], rows),
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.metrics import read_metrics
 from llmpipe.core.records.lines import read_json_lines, read_objects, whole
-from llmpipe.core.report import Block, Cell, Code, LinePlot, Section, Table, Text, Transcript
+from llmpipe.core.report import Block, Cell, Code, LinePlot, Prose, Section, Table, Transcript
 
 
 def report(artifact: Artifact) -> list[Section]:
@@ -22,9 +22,9 @@ def report(artifact: Artifact) -> list[Section]:
     ]
 
 
-def _summary(stats: Any) -> Text:
+def _summary(stats: Any) -> Prose:
     trained = stats["trained_tokens"] / stats["tokens"]
-    return Text(
+    return Prose(
         f"{stats['conversations']:,} conversations in {stats['rows']:,} rows, "
         f"{stats['packing_efficiency']:.1%} of the places filled. {stats['trained_tokens']:,} of "
         f"{stats['tokens']:,} tokens ({trained:.0%}) are the assistant's and were trained on. "
@@ -53,7 +53,7 @@ def _mixture(stats: Any) -> list[Block]:
     tokens = sorted(stats["trained_by_source"].items(), key=lambda item: -item[1])
     return [
         Table(["source", "conversations there are", "used", "epochs", "license"], sources),
-        Text("Some of them were joined into conversations of several turns. Trained tokens:"),
+        Prose("Some of them were joined into conversations of several turns. Trained tokens:"),
         Table(["source", "trained tokens"], [list(item) for item in tokens]),
     ]
 
@@ -69,7 +69,7 @@ def _lint(artifact: Artifact) -> list[Block]:
         first = next(finding for finding in findings if finding["rule"] == rule)
         rows.append([rule, sum(by_source.values()), ", ".join(by_source), first["excerpt"]])
     return [
-        Text("The linter does not leave anything out; it says what to look at (`lint.jsonl`):"),
+        Prose("The linter does not leave anything out; it says what to look at (`lint.jsonl`):"),
         Table(["finding", "times", "in", "for example"], rows),
     ]
 
@@ -112,5 +112,5 @@ def _samples(artifact: Artifact) -> list[Block]:
         turns = []
         for item in sample["answers"]:
             turns += [("user", item["question"]), ("assistant", item["answer"])]
-        blocks += [Text(f"After {sample['step']:,} steps:"), Transcript(turns)]
+        blocks += [Prose(f"After {sample['step']:,} steps:"), Transcript(turns)]
     return blocks

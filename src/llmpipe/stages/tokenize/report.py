@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from llmpipe.core.artifact import Artifact
-from llmpipe.core.report import Bars, Block, Code, Section, Table, Text
+from llmpipe.core.report import Bars, Block, Code, Prose, Section, Table
 from llmpipe.stages.tokenize.card import bytes_per_token
 from llmpipe.stages.tokenize.stats import COUNTS_FILE
 from llmpipe.tokenizer.bpe import Tokenizer
@@ -86,7 +86,7 @@ def _card(artifact: Artifact) -> list[Section]:
         for group, row in groups.items()
     ]
     blocks: list[Block] = [
-        Text("On the validation documents. More bytes per token mean shorter sequences."),
+        Prose("On the validation documents. More bytes per token mean shorter sequences."),
         Table(["text", "bytes", *vocabularies], rows),
     ]
     for kind in _KINDS:
@@ -135,7 +135,7 @@ def _examples(artifact: Artifact, tokenizer: Tokenizer) -> list[Block]:
         f"{text:<10} {_cut(tokenizer, tokenizer.encode(text))}" for text in _NUMBERS
     )
     return [
-        Text(
+        Prose(
             "The beginning of a document: a bar stands between tokens, `·` for a space and `⏎` "
             "for a line break. Below it the ids themselves, which is all that the model gets."
         ),

@@ -58,7 +58,7 @@ class Step(Generic[Settings]):
 
     @classmethod
     def files(cls, config: Settings) -> list[str]:
-        """List the files from outside that decide what it does."""
+        """List the files that decide what it does; one of `llmpipe/resources` as `llmpipe:NAME` (see `core.stage.SHIPPED`)."""
         return []
 
     @classmethod

@@ -81,5 +81,5 @@ def prepare_steps(config: DataConfig, prepared: Path) -> None:
 
 
 def files_of_steps(config: DataConfig) -> list[str]:
-    """List the files from outside that decide what the steps do: block lists, evaluation sets, a classifier."""
+    """List the files that decide what the steps do: block lists (ours too), evaluation sets, a classifier."""
     return [file for name in config.steps for file in STEPS[name].files(getattr(config, name))]

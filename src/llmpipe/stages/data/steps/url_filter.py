@@ -20,12 +20,14 @@ from llmpipe.core.artifact import atomic_file
 from llmpipe.core.config import schema
 from llmpipe.core.errors import InputError
 from llmpipe.core.records.lines import read_lines, whole
+from llmpipe.core.stage import SHIPPED
 from llmpipe.stages.data.document import Document, Drop
 from llmpipe.stages.data.steps.base import Step
 
 if TYPE_CHECKING:
     from llmpipe.stages.data.config import DataConfig
 
+_SEED_LIST = "urls/domains.txt"
 _LISTS = ("domains", "urls")
 _FORMS = (
     "{category}/{kind}",
@@ -73,8 +75,9 @@ class UrlFilter(Step[UrlFilterConfig]):
 
     @classmethod
     def files(cls, config: UrlFilterConfig) -> list[str]:
-        """List the lists of the chosen categories."""
-        return [str(path) for path in list_files(config)]
+        """List the lists of the chosen categories, and the one that comes with llmpipe."""
+        shipped = [SHIPPED + _SEED_LIST] if config.use_seed_list else []
+        return [*map(str, list_files(config)), *shipped]
 
     @classmethod
     def prepare(cls, config: UrlFilterConfig, prepared: Path) -> None:
@@ -178,7 +181,7 @@ def _categories_path(table: Path) -> Path:
 
 def _seed_lists() -> list[tuple[str, list[str]]]:
     """Read the short list that comes with llmpipe: sections `[category]` of domains."""
-    text = (files("llmpipe") / "resources" / "urls" / "domains.txt").read_text(encoding="utf-8")
+    text = (files("llmpipe") / "resources" / _SEED_LIST).read_text(encoding="utf-8")
     sections: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         if line.startswith("["):
