@@ -20,8 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 import llmpipe
 from llmpipe.core.artifact import (
     MANIFEST,
@@ -40,7 +38,6 @@ from llmpipe.core.errors import InputError, UserError, did_you_mean
 from llmpipe.core.machine import n_usable_cores
 from llmpipe.core.metrics import Metrics, make_sinks
 from llmpipe.core.ranks import current_ranks, stop_with_launcher
-from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
 from llmpipe.core.report import Section
 from llmpipe.core.stop import StopFlag
 
@@ -302,6 +299,8 @@ def _fingerprint_remote(name: str) -> SourceFile:
         contents = [(path.name, hash_file(path)) for path in inside]  # empty: it lies on the hub
         n_bytes = sum(path.stat().st_size for path in inside)
         return SourceFile(name, n_bytes, digest(contents) if contents else name)
+    from llmpipe.core.remote import WAITS_S, open_filesystem, patiently
+
     filesystem, path = open_filesystem(name)
     # Somebody waits for the plan, so less patiently than when the file is read.
     info = patiently(name, lambda: filesystem.info(path), WAITS_S[:3])
@@ -344,6 +343,8 @@ def run_stage(plan: Plan, console: Console) -> Artifact:
         UserError: what is on disk was made with other settings, or another process is writing there.
         Stopped: asked to stop; the same request resumes.
     """
+    from filelock import FileLock, Timeout  # heavy, and `--help` needs none of it
+
     request, spec = plan.request, plan.request.spec
     if plan.status == "up to date":
         return open_artifact(request.final)
