@@ -12,6 +12,7 @@ Source: Kiveris et al. 2014, "Connected components in MapReduce and beyond", alg
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,22 +34,21 @@ def find_components(
         executor: where the units run.
         unit_nodes: nodes of one unit.
     """
-    n_parts = max(1, -(-n_nodes // unit_nodes))
     files, before = tuple(edges), None
-    i_round = 0
-    while True:
+    for i_round in itertools.count():
         for star in (large_star, small_star):
-            ranges = [(i * unit_nodes, (i + 1) * unit_nodes) for i in range(n_parts)]
             identity = [[path.as_posix() for path in files], i_round]
-            payloads = [(files, start, stop) for start, stop in ranges]
+            payloads = [
+                (files, start, start + unit_nodes) for start in range(0, n_nodes, unit_nodes)
+            ]
             commits = make_arrays(star, payloads, identity, folder, executor)
             files = tuple(commit.folder / FOUND for commit in commits)
         # Once every component is a star, the next round writes the very same files.
         contents = [commit.record["sha256"] for commit in commits]
         if contents == before:
-            return list(files)
+            break
         before = contents
-        i_round += 1
+    return list(files)
 
 
 def large_star(files: tuple[Path, ...], start: int, stop: int) -> np.ndarray:
@@ -61,8 +61,7 @@ def large_star(files: tuple[Path, ...], start: int, stop: int) -> np.ndarray:
 def small_star(files: tuple[Path, ...], start: int, stop: int) -> np.ndarray:
     """Do the nodes from `start` to `stop`; returns edges (larger, smaller)."""
     nodes, neighbors, smallest = _neighborhoods(files, start, stop, small_only=True)
-    own = np.stack([nodes, smallest], axis=1)
-    return _edges(np.concatenate([neighbors, own[:, 0]]), np.concatenate([smallest, own[:, 1]]))
+    return _edges(np.concatenate([neighbors, nodes]), np.concatenate([smallest, smallest]))
 
 
 def _neighborhoods(
@@ -79,12 +78,9 @@ def _neighborhoods(
     found = np.concatenate(rows)
     found = found[np.lexsort((found[:, 1], found[:, 0]))]
     nodes, neighbors = found[:, 0], found[:, 1]
-    if not len(nodes):
-        return nodes, neighbors, neighbors
-    starts = np.flatnonzero(np.concatenate(([True], nodes[1:] != nodes[:-1])))
-    lengths = np.diff(np.append(starts, len(nodes)))
-    smallest = np.repeat(np.minimum(neighbors[starts], nodes[starts]), lengths)
-    return nodes, neighbors, smallest
+    _, starts, lengths = np.unique(nodes, return_index=True, return_counts=True)
+    smallest = np.minimum(neighbors[starts], nodes[starts])
+    return nodes, neighbors, np.repeat(smallest, lengths)
 
 
 def _edges(larger: np.ndarray, smaller: np.ndarray) -> np.ndarray:

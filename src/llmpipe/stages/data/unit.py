@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpipe.core.units import RunUnit, Unit, Watch
-from llmpipe.stages.data.arrow import leave_out_pandas
+from llmpipe.stages.data.arrow import prepare_worker
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.document import Document, Drop, page_excerpt
 from llmpipe.stages.data.segments import DROPPED, KEPT, READ, UNREADABLE, Row, SegmentWriter
@@ -35,12 +35,7 @@ class DataJob:
 
     def open(self) -> RunUnit:
         """Load models and lists, and return the function that runs a unit."""
-        import pyarrow as pa
-
-        leave_out_pandas()
-        # One thread per worker: the number of workers is the person's choice.
-        pa.set_cpu_count(1)
-        pa.set_io_thread_count(1)
+        prepare_worker()
         steps = [(name, STEPS[name].make(self.config, self.prepared)) for name in self.config.steps]
         return UnitRun(self.config, steps).run
 
@@ -60,9 +55,8 @@ class UnitRun:
         i_record = 0
         while True:
             if watch.gives_up_at and watch.gives_up_at[0] == i_record:
-                writer.add_row(
-                    Row(i_record, UNREADABLE, reason=f"{watch.gives_up_at[1]}_while_reading")
-                )
+                reason = f"{watch.gives_up_at[1]}_while_reading"
+                writer.rows.append(Row(i_record, UNREADABLE, reason=reason))
                 break
             started = time.process_time()
             item = next(items, None)
@@ -82,14 +76,14 @@ class UnitRun:
         self, item: Raw | Bad | Other, i_record: int, aside: str | None, writer: SegmentWriter
     ) -> None:
         if isinstance(item, Other):
-            writer.add_other(item.kind)
+            writer.others[item.kind] += 1
         elif isinstance(item, Bad):
-            writer.add_bad_bytes(item.n_bytes)
-            writer.add_row(Row(i_record, UNREADABLE, item.url, reason=item.reason))
+            writer.bad_bytes += item.n_bytes
+            writer.rows.append(Row(i_record, UNREADABLE, item.url, reason=item.reason))
         elif aside is not None:
-            writer.add_row(Row(i_record, UNREADABLE, item.url, reason=aside))
+            writer.rows.append(Row(i_record, UNREADABLE, item.url, reason=aside))
         else:
-            writer.add_row(self._process(item, i_record))
+            writer.rows.append(self._process(item, i_record))
 
     def _process(self, item: Raw, i_record: int) -> Row:
         loaded = self._timed(READ, partial(_load, item))
