@@ -81,10 +81,7 @@ def train_classifier(
         good: Parquet, JSONL or text files, packed or not (a document a line) of what is wanted.
         bad: the same of what is not: mostly an unfiltered sample of the crawl.
         out: the model's file; `data.quality.model` names it.
-        text_field: column or key of the text.
         dim: size of the word vectors.
-        epochs: passes over the texts.
-        lr: learning rate.
         word_ngrams: 2 also looks at pairs of words.
         n_buckets: rows for the pairs; the model has `(words + n_buckets) * dim * 4` bytes.
         held_out: share of the texts, chosen by their hash, that is scored and not trained on.
@@ -101,43 +98,31 @@ def train_classifier(
     for label, lines in examples.items():
         if not lines:
             raise InputError(f"no text was found for the side `{label}`")
-    held = [
-        (label, line)
-        for label, lines in examples.items()
-        for line in lines
-        if _fraction(line) < held_out
-    ]
     # fastText learns in file order: the sides must be mixed, and mixed alike every time.
     rows = sorted(
-        (_fraction(line), label, line)
-        for label, lines in examples.items()
-        for line in lines
-        if _fraction(line) >= held_out
+        (_fraction(line), label, line) for label, lines in examples.items() for line in lines
     )
+    n_held = sum(fraction < held_out for fraction, _, _ in rows)
+    held = [(label, line) for _, label, line in rows[:n_held]]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "train.txt"
-        source.write_text("".join(f"__label__{label} {line}\n" for _, label, line in rows), "utf-8")
+        labeled = (f"__label__{label} {line}\n" for _, label, line in rows[n_held:])
+        source.write_text("".join(labeled), "utf-8")
         model: Any = floret.train_supervised(
             str(source), dim=dim, epoch=epochs, lr=lr, wordNgrams=word_ngrams, minn=0, maxn=0,
             bucket=n_buckets, thread=1, verbose=0,
         )  # fmt: skip
     with atomic_file(out) as path:
         model.save_model(str(path))
-    return _measure(Classifier(out), held, {label: len(x) for label, x in examples.items()})
-
-
-def _measure(
-    classifier: Classifier, held: list[tuple[str, str]], sizes: dict[str, int]
-) -> Training:
+    classifier = Classifier(out)
     said = [(label == "good", classifier.score(line) >= 0.5) for label, line in held]
     true_positives = sum(is_good and guess for is_good, guess in said)
-    n_good, n_guessed = sum(is_good for is_good, _ in said), sum(guess for _, guess in said)
     return Training(
-        n_good=sizes["good"],
-        n_bad=sizes["bad"],
+        n_good=len(examples["good"]),
+        n_bad=len(examples["bad"]),
         n_held_out=len(held),
-        precision=true_positives / max(1, n_guessed),
-        recall=true_positives / max(1, n_good),
+        precision=true_positives / max(1, sum(guess for _, guess in said)),
+        recall=true_positives / max(1, sum(is_good for is_good, _ in said)),
         accuracy=sum(a == b for a, b in said) / max(1, len(said)),
     )
 

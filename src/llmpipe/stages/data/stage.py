@@ -111,22 +111,19 @@ def files_key(config: DataConfig, files: Sequence[SourceFile]) -> dict[str, Any]
 
 def plan(config: DataConfig, inputs: Inputs) -> dict[str, str]:
     """What a run would do, without doing it."""
+    from llmpipe.stages.data.estimate import estimate
     from llmpipe.stages.data.sources.inputs import plan_units
     from llmpipe.stages.data.steps.table import STEPS, check_steps
 
     check_steps(config.steps)
     sources = source_files(config, inputs)
-    from llmpipe.stages.data.estimate import estimate
-
-    cost = estimate(config, sources)
     lines = {
         "inputs": f"{len(sources)} files, {format_bytes(sum(file.n_bytes for file in sources))}",
         "units": str(len(plan_units(sources))),
     }
-    lines |= cost.to_lines() if cost else {}
-    return lines | {
-        f"step {i}": f"{name}: {STEPS[name].summary}" for i, name in enumerate(config.steps, 1)
-    }
+    lines |= estimate(config, sources)
+    steps = enumerate(config.steps, 1)
+    return lines | {f"step {i}": f"{name}: {STEPS[name].summary}" for i, name in steps}
 
 
 def headline(stats: Mapping[str, Any]) -> str:

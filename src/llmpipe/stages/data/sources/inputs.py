@@ -2,8 +2,8 @@
 
 A unit is one input file. Loose HTML files are packed many to a unit, because a commit record for each of
 10,000 small pages would cost more than the pages; their contents decide where a pack ends, so one more page changes one
-pack. Units are ordered by content fingerprint, not by path, so the
-corpus does not depend on where files lie or in which order they were named.
+pack. Units are ordered by content fingerprint, not by path, so the corpus does not depend on where files lie or in which
+order they were named.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from llmpipe.core.units import Unit
 from llmpipe.stages.data.sources.path_lists import expand_list
 
 Kind = Literal["archive", "html", "jsonl", "parquet", "dataset"]
-_KINDS: dict[str, Kind] = {
-    ".warc": "archive",
-    ".arc": "archive",
-    ".wet": "archive",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
+_ENDINGS: dict[Kind, tuple[str, ...]] = {
+    "archive": (".warc", ".arc", ".wet"),
+    "html": (".html", ".htm", ".xhtml"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
 }
+_KINDS = {ending: kind for kind, endings in _ENDINGS.items() for ending in endings}
 _HTML_PER_UNIT = 512
 _PACK_ENDS = 1 / 256
 """Share of pages that end their pack."""
@@ -65,13 +61,10 @@ def known_kind(name: str) -> Kind | None:
 def plan_units(files: Sequence[SourceFile]) -> list[Unit]:
     """Make units of input files, in the order of their fingerprints; equal files make one unit."""
     unique = {file.fingerprint: file for file in sorted(files, key=lambda f: f.path, reverse=True)}
-    by_kind: dict[bool, list[SourceFile]] = {True: [], False: []}
-    for file in (unique[fingerprint] for fingerprint in sorted(unique)):
-        by_kind[_kind(file.path) == "html"].append(file)
-    packs: list[list[SourceFile]] = [[file] for file in by_kind[False]]
-    packs += list(_in_packs(by_kind[True]))
-    units = [_unit(pack) for pack in packs]
-    return sorted(units, key=lambda unit: unit.id)
+    ordered = [unique[fingerprint] for fingerprint in sorted(unique)]
+    packs = [[file] for file in ordered if _kind(file.path) != "html"]
+    packs += _in_packs([file for file in ordered if _kind(file.path) == "html"])
+    return sorted(map(_unit, packs), key=lambda unit: unit.id)
 
 
 def _in_packs(files: list[SourceFile]) -> Iterator[list[SourceFile]]:

@@ -109,9 +109,8 @@ def _record_item(record: Record, read: ReadConfig) -> Item:
         return Other(f"response, {mime or 'no type'}")
     mime = record.content_type.partition(";")[0].strip()
     if record.kind == "resource" and mime in _HTML_TYPES:
-        return Raw(
-            record.url, partial(_load_html, record.url, record.date, record.block, None, read)
-        )
+        load = partial(_load_html, record.url, record.date, record.block, None, read)
+        return Raw(record.url, load)
     if record.kind == "conversion" and mime == "text/plain":
         return Raw(record.url, partial(_load_plain_text, record))
     return Other(record.kind)
