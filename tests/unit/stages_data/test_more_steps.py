@@ -21,7 +21,6 @@ from llmpipe.stages.data.quality import read_texts, train_classifier
 from llmpipe.stages.data.steps.decontamination import (
     DecontaminationConfig,
     DecontaminationFilter,
-    compile_evaluations,
 )
 from llmpipe.stages.data.steps.line_cleaning import LineCleaning, LineCleaningConfig
 from llmpipe.stages.data.steps.quality import Quality, QualityConfig
@@ -142,8 +141,8 @@ def decontamination(tmp_path: Path) -> DecontaminationFilter:
     path = tmp_path / "eval.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     config = DecontaminationConfig(files=(str(path),))
-    compile_evaluations(config, tmp_path / "evaluations.npy")
-    return DecontaminationFilter(config, tmp_path / "evaluations.npy")
+    DecontaminationFilter.prepare(config, tmp_path)
+    return DecontaminationFilter(tmp_path / "evaluations.npy")
 
 
 def test_runs_of_evaluation_texts_are_found(decontamination: DecontaminationFilter) -> None:
@@ -165,12 +164,12 @@ def test_evaluation_files_must_hold_something(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": "short"}\n')
     (tmp_path / "b.jsonl").write_text("\nno json\n")
     with pytest.raises(InputError, match="no text of 8 words in 1 files"):
-        compile_evaluations(
-            DecontaminationConfig(files=(str(tmp_path / "a.jsonl"),)), tmp_path / "t"
+        DecontaminationFilter.prepare(
+            DecontaminationConfig(files=(str(tmp_path / "a.jsonl"),)), tmp_path
         )
     with pytest.raises(InputError, match=r"b\.jsonl:2: not JSON"):
-        compile_evaluations(
-            DecontaminationConfig(files=(str(tmp_path / "b.jsonl"),)), tmp_path / "t"
+        DecontaminationFilter.prepare(
+            DecontaminationConfig(files=(str(tmp_path / "b.jsonl"),)), tmp_path
         )
 
 

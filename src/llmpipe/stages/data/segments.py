@@ -31,6 +31,8 @@ ROW_GROUP_BYTES = 16_000_000
 READ = "read"
 """Where a document is dropped before the first step."""
 KEPT, DROPPED, UNREADABLE = "kept", "dropped", "unreadable"
+EXCERPT_CHARS = 500
+"""What is kept of a dropped document's text."""
 
 
 @dataclass

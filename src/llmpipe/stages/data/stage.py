@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,10 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     stats = account.to_stats()
     stats |= {"input_files": len(units), "input_bytes": sum(source.n_bytes for source in sources)}
     stats["repeated_input_files"] = len(sources) - len({source.fingerprint for source in sources})
-    stats["cpu_s"] = _sum_seconds([commit.record["cpu_s"] for commit in commits])
+    cpu_s: Counter[str] = Counter()
+    for commit in commits:
+        cpu_s.update(commit.record["cpu_s"])
+    stats["cpu_s"] = {step: round(seconds, 2) for step, seconds in sorted(cpu_s.items())}
     if not stats["documents"]:
         ctx.console.warn("no document was kept; the report says which step dropped them")
     return stats
@@ -137,11 +141,6 @@ def _input_names(config: DataConfig) -> list[str]:
     from llmpipe.stages.data.sources.inputs import expand_inputs
 
     return expand_inputs(config.inputs)
-
-
-def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = sorted({name for part in parts for name in part})
-    return {name: round(sum(part.get(name, 0.0) for part in parts), 2) for name in names}
 
 
 SPEC = StageSpec(

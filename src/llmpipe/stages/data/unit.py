@@ -15,14 +15,21 @@ from llmpipe.core.units import RunUnit, Unit, Watch
 from llmpipe.stages.data.arrow import prepare_worker
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.document import Document, Drop, page_excerpt
-from llmpipe.stages.data.segments import DROPPED, KEPT, READ, UNREADABLE, Row, SegmentWriter
+from llmpipe.stages.data.segments import (
+    DROPPED,
+    EXCERPT_CHARS,
+    KEPT,
+    READ,
+    UNREADABLE,
+    Row,
+    SegmentWriter,
+)
 from llmpipe.stages.data.sources.http import BadBody
 from llmpipe.stages.data.sources.items import Other, Raw, read_items
 from llmpipe.stages.data.sources.records import Bad
 from llmpipe.stages.data.steps.base import Step
 from llmpipe.stages.data.steps.table import STEPS
 
-EXCERPT_CHARS = 500
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,300})", re.I)
 
 
@@ -86,12 +93,15 @@ class UnitRun:
             writer.rows.append(self._process(item, i_record))
 
     def _process(self, item: Raw, i_record: int) -> Row:
-        loaded = self._timed(READ, partial(_load, item))
-        if isinstance(loaded, BadBody):
-            return Row(i_record, UNREADABLE, item.url, reason=str(loaded))
-        if isinstance(loaded, Drop):
-            return _dropped(i_record, Document(item.url, ""), READ, loaded)
-        document = loaded
+        try:
+            document = self._timed(READ, item.load)
+        except BadBody as error:
+            return Row(i_record, UNREADABLE, item.url, reason=str(error))
+        except (LookupError, ValueError, RecursionError) as error:
+            reason = f"load_error_{type(error).__name__}"
+            return Row(i_record, UNREADABLE, item.url, reason=reason)
+        if isinstance(document, Drop):
+            return _dropped(i_record, Document(item.url, ""), READ, document)
         for name, step in self._steps:
             try:
                 drop = self._timed(name, partial(step, document))
@@ -126,15 +136,6 @@ class UnitRun:
             return action()
         finally:
             self._cpu_s[name] += time.process_time() - started
-
-
-def _load(item: Raw) -> Document | Drop | BadBody:
-    try:
-        return item.load()
-    except BadBody as error:
-        return error
-    except (LookupError, ValueError, RecursionError) as error:
-        return BadBody(f"load_error_{type(error).__name__}")
 
 
 def _dropped(i_record: int, document: Document, step: str, drop: Drop) -> Row:

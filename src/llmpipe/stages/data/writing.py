@@ -27,6 +27,7 @@ from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.facts import Segment
 from llmpipe.stages.data.segments import (
     DROPPED,
+    EXCERPT_CHARS,
     KEPT,
     READ,
     ROW_GROUP_BYTES,
@@ -39,7 +40,6 @@ from llmpipe.stages.data.steps.windows import POSITION_BITS
 from llmpipe.stages.data.substring_units import Cutter
 
 EXAMPLES_PER_REASON = 5
-EXCERPT_CHARS = 500
 _CLUSTER_EXCERPT_CHARS = 200
 PART, DROPPED_PART = "part.parquet", "dropped.parquet"
 EXAMPLES, HOST_COUNTS = "examples.jsonl", "hosts.parquet"
