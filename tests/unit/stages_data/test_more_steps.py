@@ -17,13 +17,12 @@ from llmpipe.core.units import Unit
 from llmpipe.stages.data.document import Document, Text
 from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.grouping import cluster, group_in_units, in_range
-from llmpipe.stages.data.quality import read_texts, train_classifier
 from llmpipe.stages.data.steps.decontamination import (
     DecontaminationConfig,
     DecontaminationFilter,
 )
 from llmpipe.stages.data.steps.line_cleaning import LineCleaning, LineCleaningConfig
-from llmpipe.stages.data.steps.quality import Quality, QualityConfig
+from llmpipe.stages.data.steps.quality import Quality, QualityConfig, read_texts, train_classifier
 from llmpipe.stages.data.steps.quick_text import trusted_lines
 
 PROSE = "The harbor of the old town wakes long before the sun, and fishermen carry their nets down the steps."

@@ -7,6 +7,16 @@ Told once that there is no pandas, it does not ask again; what needs pandas (`to
 from __future__ import annotations
 
 import sys
+from importlib.abc import MetaPathFinder
+
+
+class _NoPandas(MetaPathFinder):
+    """Says of pandas, and of nothing else, that it cannot be imported."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Raise for pandas; leave all other names to the finders behind."""
+        if fullname == "pandas":
+            raise ImportError("not needed")
 
 
 def prepare_worker() -> None:
@@ -24,8 +34,9 @@ def leave_out_pandas() -> None:
         return
     import pyarrow as pa
 
-    sys.modules["pandas"] = None  # type: ignore[assignment]  # importing it fails, as if it were not installed
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
     try:
         pa.array([None])
     finally:
-        del sys.modules["pandas"]
+        sys.meta_path.remove(finder)

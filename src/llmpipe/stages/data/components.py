@@ -27,12 +27,7 @@ def find_components(
 ) -> list[Path]:
     """Return files of rows (node, smallest node of its component), without the smallest nodes themselves.
 
-    Args:
-        edges: NumPy files of whole numbers, one edge a row.
-        n_nodes: nodes are 0 to n_nodes - 1.
-        folder: for the work in between.
-        executor: where the units run.
-        unit_nodes: nodes of one unit.
+    The edges are NumPy files of whole numbers from 0 to `n_nodes` - 1, one edge a row.
     """
     files, before = tuple(edges), None
     for i_round in itertools.count():

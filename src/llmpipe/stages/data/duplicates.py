@@ -45,11 +45,7 @@ def find_duplicates(
 ) -> Duplicates:
     """Run the corpus steps in the recipe's order, each over the documents that had reached it.
 
-    Args:
-        config: settings.
-        facts: positions and keys.
-        folder: for the work in between.
-        executor: where more than `UNIT_ROWS` documents are grouped.
+    More than `UNIT_ROWS` documents are grouped by the executor, in `folder`.
     """
     position = facts.read("position").astype(np.int16) - 1
     n = facts.n_documents

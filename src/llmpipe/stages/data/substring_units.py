@@ -45,7 +45,6 @@ def find_repeats(
         members: a boolean per document: who takes part.
         n: tokens of a window.
         folder: for the work in between.
-        executor: where the units run.
         unit_rows: hashes that one unit sorts.
     """
     table = folder / "members.npy"
@@ -70,12 +69,7 @@ def find_repeats(
 
 
 class Cutter:
-    """Changes the rows of documents that hold repeated runs.
-
-    Args:
-        config: settings.
-        places: of the windows, in order.
-    """
+    """Changes the rows of documents that hold repeated runs; `places` are those of the windows, in order."""
 
     def __init__(self, config: SubstringsConfig, places: np.ndarray) -> None:
         self._config = config

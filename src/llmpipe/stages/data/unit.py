@@ -6,7 +6,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,18 +47,19 @@ class DataJob:
         return UnitRun(self.config, steps).run
 
 
+@dataclass
 class UnitRun:
     """Runs units with loaded steps."""
 
-    def __init__(self, config: DataConfig, steps: list[tuple[str, Step[Any]]]) -> None:
-        self._config = config
-        self._steps = steps
+    config: DataConfig
+    steps: list[tuple[str, Step[Any]]]
+    cpu_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
         """Pass every record of a unit through the steps; returns CPU seconds by step."""
-        self._cpu_s: defaultdict[str, float] = defaultdict(float)
-        writer = SegmentWriter(self._config, folder)
-        items = read_items(unit.payload, self._config.read, folder)
+        self.cpu_s.clear()
+        writer = SegmentWriter(self.config, folder)
+        items = read_items(unit.payload, self.config.read, folder)
         i_record = 0
         while True:
             if watch.gives_up_at and watch.gives_up_at[0] == i_record:
@@ -67,7 +68,7 @@ class UnitRun:
                 break
             started = time.process_time()
             item = next(items, None)
-            self._cpu_s[READ] += time.process_time() - started
+            self.cpu_s[READ] += time.process_time() - started
             if item is None:
                 break
             if i_record >= writer.n_done:  # else an earlier attempt got further than this
@@ -77,7 +78,7 @@ class UnitRun:
                 writer.end_record(i_record)
             i_record += 1
         writer.close()
-        return {"cpu_s": {name: round(seconds, 3) for name, seconds in sorted(self._cpu_s.items())}}
+        return {"cpu_s": {name: round(seconds, 3) for name, seconds in sorted(self.cpu_s.items())}}
 
     def _take(
         self, item: Raw | Bad | Other, i_record: int, aside: str | None, writer: SegmentWriter
@@ -102,40 +103,29 @@ class UnitRun:
             return Row(i_record, UNREADABLE, item.url, reason=reason)
         if isinstance(document, Drop):
             return _dropped(i_record, Document(item.url, ""), READ, document)
-        for name, step in self._steps:
+        for name, step in self.steps:
             try:
                 drop = self._timed(name, partial(step, document))
             except MemoryError:
                 raise
-            except (
-                Exception
-            ) as error:  # parsers of foreign text fail in ways nobody lists; each is counted
+            # Parsers of foreign text fail in ways that nobody can list; each is counted.
+            except Exception as error:
                 reason = f"{name}_error_{type(error).__name__}"
                 return Row(i_record, UNREADABLE, document.url, document.date, reason=reason)
             if drop is not None:
                 return _dropped(i_record, document, name, drop)
         if document.content is None or not document.content.text:
             return _dropped(i_record, document, READ, Drop("no_text"))
-        return Row(
-            i_record,
-            KEPT,
-            _storable(document.url),
-            document.date,
-            text=document.text,
-            lang=document.lang,
-            lang_score=document.lang_score,
-            quality=document.quality,
-            n_words=len(document.content.words),
-            pii=document.pii,
-            keys=document.keys,
-        )
+        n_words = len(document.content.words)
+        found = {"text": document.text, "quality": document.quality, "pii": document.pii}
+        return _row(i_record, KEPT, document, n_words=n_words, **found)
 
     def _timed(self, name: str, action: Callable[[], Any]) -> Any:
         started = time.process_time()
         try:
             return action()
         finally:
-            self._cpu_s[name] += time.process_time() - started
+            self.cpu_s[name] += time.process_time() - started
 
 
 def _dropped(i_record: int, document: Document, step: str, drop: Drop) -> Row:
@@ -143,21 +133,23 @@ def _dropped(i_record: int, document: Document, step: str, drop: Drop) -> Row:
     text = document.text
     if not text and document.html is not None and (title := _TITLE.search(document.html[:20_000])):
         text = f"<title>{title[1].strip()}</title>"
-    return Row(
+    return _row(
         i_record,
         DROPPED,
-        _storable(document.url),
-        document.date,
+        document,
         step=step,
         reason=drop.reason,
         value=_shown(drop.value),
         threshold=_shown(drop.threshold),
         text=_storable(text[:EXCERPT_CHARS]),
         page=page_excerpt(document.page or document.html or ""),
-        lang=document.lang,
-        lang_score=document.lang_score,
-        keys=document.keys,
     )
+
+
+def _row(i_record: int, outcome: str, document: Document, **more: Any) -> Row:
+    row = Row(i_record, outcome, _storable(document.url), document.date, keys=document.keys, **more)
+    row.lang, row.lang_score = document.lang, document.lang_score
+    return row
 
 
 def _shown(value: float | str) -> str:

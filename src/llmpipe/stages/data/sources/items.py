@@ -63,10 +63,7 @@ Item = Raw | Bad | Other
 def read_items(payload: Payload, read: ReadConfig, folder: Path) -> Iterator[Item]:
     """Read all records of a unit in order.
 
-    Args:
-        payload: the unit's files.
-        read: settings.
-        folder: where a remote file is put while it is read.
+    A remote file is put into `folder` while it is read.
     """
     if payload.kind == "dataset":
         yield from _items_of(read_dataset(payload.paths[0], streaming=True), _load_row, read)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from llmpipe.stages.data.steps.word_hashes import mix
+from llmpipe.stages.data.steps.minhash import mix
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 POSITION_BITS = 26
