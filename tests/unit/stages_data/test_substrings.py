@@ -19,8 +19,7 @@ from llmpipe.core.units import InPlace
 from llmpipe.stages.data.facts import Segment
 from llmpipe.stages.data.steps.substrings import SubstringsConfig
 from llmpipe.stages.data.steps.table import check_steps
-from llmpipe.stages.data.steps.windows import POSITION_BITS, TOKEN, cut
-from llmpipe.stages.data.substring_units import Cutter, find_repeats
+from llmpipe.stages.data.substring_units import POSITION_BITS, TOKEN, Cutter, cut, find_repeats
 
 
 def naive(texts: Sequence[str | None], n: int) -> list[tuple[int, int]]:

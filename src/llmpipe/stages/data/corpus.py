@@ -131,7 +131,6 @@ def write_corpus(plan: CorpusPlan, out: Path, executor: Executor) -> Account:
     account.top_hosts = top_hosts(
         read_segments([commit.folder / HOST_COUNTS for commit in commits], HOSTS.names)
     )
-    account.check()
     _place(commits, PART, out, CORPUS)
     if plan.job.config.keep_dropped:
         _place(commits, DROPPED_PART, out / "dropped", DROPPED_ROWS)

@@ -78,8 +78,10 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
 
 def source_files(config: DataConfig, inputs: Inputs) -> list[SourceFile]:
     """Return what is read: the named inputs, or the crawl's archives."""
+    from llmpipe.stages.data.sources.inputs import expand_inputs
+
     if config.inputs:
-        wanted = set(_input_names(config))
+        wanted = set(expand_inputs(config.inputs))
         return [file for file in inputs.files if file.path in wanted]
     crawl = inputs["crawl"]
     paths = sorted(crawl.file("warc").glob("*.warc*"))
@@ -95,10 +97,11 @@ def needs(config: DataConfig) -> dict[str, Need]:
 
 def files(config: DataConfig) -> Sequence[str]:
     """Everything from outside that decides the result: inputs, block lists, evaluation sets, a classifier."""
+    from llmpipe.stages.data.sources.inputs import expand_inputs
     from llmpipe.stages.data.steps.table import check_steps, files_of_steps
 
-    check_steps(config.steps)  # here, because this is asked before anything is written
-    return [*_input_names(config), *files_of_steps(config)]
+    check_steps(config.steps)  # here, because this is called before anything is written
+    return [*expand_inputs(config.inputs), *files_of_steps(config)]
 
 
 def files_key(config: DataConfig, files: Sequence[SourceFile]) -> dict[str, Any]:
@@ -135,12 +138,6 @@ def headline(stats: Mapping[str, Any]) -> str:
     kept, seen = format_count(stats["documents"]), format_count(stats["documents_in"])
     size = f"{format_bytes(stats['text_bytes'])}, {format_count(stats['words'])} words"
     return f"{kept} of {seen} documents kept, {size}, {stats['unreadable']} unreadable"
-
-
-def _input_names(config: DataConfig) -> list[str]:
-    from llmpipe.stages.data.sources.inputs import expand_inputs
-
-    return expand_inputs(config.inputs)
 
 
 SPEC = StageSpec(

@@ -36,8 +36,7 @@ from llmpipe.stages.data.segments import (
     drop_row,
     read_segments,
 )
-from llmpipe.stages.data.steps.windows import POSITION_BITS
-from llmpipe.stages.data.substring_units import Cutter
+from llmpipe.stages.data.substring_units import POSITION_BITS, Cutter
 
 EXAMPLES_PER_REASON = 5
 _CLUSTER_EXCERPT_CHARS = 200
@@ -58,10 +57,9 @@ CORPUS = pa.schema(
     ]
 )
 DROPPED_ROWS = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("id", "url", "date", "step", "reason", "value", "threshold", "excerpt")
-    ]
+    dict.fromkeys(
+        ("id", "url", "date", "step", "reason", "value", "threshold", "excerpt"), pa.string()
+    )
 )
 _READ_COLUMNS = [
     *(name for name in CORPUS.names if name not in ("id", "cluster_size")),

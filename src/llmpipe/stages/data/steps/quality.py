@@ -22,7 +22,7 @@ from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.records.files import ending_of
 from llmpipe.core.records.lines import read_json_lines, read_lines, whole
 from llmpipe.core.records.parquet import read_parquet
-from llmpipe.stages.data.document import Document, Drop
+from llmpipe.stages.data.document import Document, Drop, at_least
 from llmpipe.stages.data.steps.base import Fraction, Step
 
 _MAX_CHARS = 20_000
@@ -59,9 +59,7 @@ class Quality(Step[QualityConfig]):
     def __call__(self, document: Document) -> Drop | None:
         """Score a document."""
         document.quality = self._classifier.score(document.text)
-        if document.quality < self._config.min_score:
-            return Drop("low_quality", document.quality, self._config.min_score)
-        return None
+        return at_least("low_quality", document.quality, self._config.min_score)
 
     @classmethod
     def files(cls, config: QualityConfig) -> list[str]:
