@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +124,8 @@ def sample(part: Sequence[Segment], members: Path, n: int) -> np.ndarray:
     """Return the minimizers' hashes of one file, once per place where one stands."""
     found = [np.empty(0, np.uint64)]
     for _, text in _texts(part, members):
-        windows = find_windows(text, n)
-        found.append(windows.grams[np.unique(windows.minimizers)])
+        grams, minimizers = _find_minimizers(_hash_tokens(text), n)
+        found.append(grams[np.unique(minimizers)])
     return np.concatenate(found)
 
 
@@ -145,10 +144,11 @@ def candidates(
     known = np.concatenate([np.load(path) for path in recurring])
     found = [np.empty((0, 3), np.uint64)]
     for i_document, text in _texts(part, members):
-        windows = find_windows(text, n)
-        places = np.flatnonzero(_is_in(windows.grams[windows.minimizers], known))
+        tokens = _hash_tokens(text)
+        grams, minimizers = _find_minimizers(tokens, n)
+        places = np.flatnonzero(_is_in(grams[minimizers], known))
         keys = (np.uint64(i_document) << np.uint64(POSITION_BITS)) + places.astype(np.uint64)
-        hashes = (windows.first_hash[places], windows.second_hash[places])
+        hashes = [_rolling(tokens, n, base)[places] for base in _BASES]
         found.append(np.stack([*hashes, keys], axis=1))
     return np.concatenate(found)
 
@@ -194,21 +194,8 @@ def _is_in(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------- one text
 
 
-@dataclass(frozen=True)
-class Windows:
-    """The windows of a text, by their first token."""
-
-    minimizers: np.ndarray
-    """Token at which the smallest k-gram inside each window begins."""
-    grams: np.ndarray
-    """Hash of the k-gram at each token."""
-    first_hash: np.ndarray
-    second_hash: np.ndarray
-
-
-def find_windows(text: str, n: int) -> Windows:
-    """Return the windows of `n` tokens of a text; there are none if it is shorter."""
-    tokens = _hash_tokens(text)[: 1 << POSITION_BITS]
+def _find_minimizers(tokens: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hash of the k-gram at each token, and where inside each window of `n` tokens the smallest begins."""
     k = n // 2
     grams = _rolling(tokens, k, _BASES[0])
     width = n - k + 1
@@ -219,13 +206,11 @@ def find_windows(text: str, n: int) -> Windows:
         for start in range(0, count, _BLOCK):
             stop = min(count, start + _BLOCK)
             minimizers[start:stop] = view[start:stop].argmin(axis=1) + np.arange(start, stop)
-    return Windows(
-        minimizers, grams, _rolling(tokens, n, _BASES[0]), _rolling(tokens, n, _BASES[1])
-    )
+    return grams, minimizers
 
 
 def _hash_tokens(text: str) -> np.ndarray:
-    tokens = TOKEN.findall(text)
+    tokens = TOKEN.findall(text)[: 1 << POSITION_BITS]
     hashes = {token: xxhash.xxh3_64_intdigest(token.encode()) for token in set(tokens)}
     return np.fromiter((hashes[token] for token in tokens), np.uint64, len(tokens))
 

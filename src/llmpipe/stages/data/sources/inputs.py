@@ -113,18 +113,21 @@ def _read_list(address: str) -> list[str]:
     return [line.decode("utf-8").strip() for _, line in whole(read_lines(address))]
 
 
-def known_kind(name: str) -> Kind | None:
-    """Tell by the endings of its name how a file is read."""
+def kind_of(name: str) -> Kind:
+    """Tell by its name how a file is read."""
+    if name.startswith("hf:"):
+        return "dataset"
     ending = ending_of(name, _KINDS)
-    return _KINDS[ending] if ending else None
+    # A file named on purpose, with an ending nobody knows, is tried as an archive; what it is not gets counted.
+    return _KINDS[ending] if ending else "archive"
 
 
 def plan_units(files: Sequence[SourceFile]) -> list[Unit]:
     """Make units of input files, in the order of their fingerprints; equal files make one unit."""
     unique = {file.fingerprint: file for file in sorted(files, key=lambda f: f.path, reverse=True)}
     ordered = [unique[fingerprint] for fingerprint in sorted(unique)]
-    packs = [[file] for file in ordered if _kind(file.path) != "html"]
-    packs += _in_packs([file for file in ordered if _kind(file.path) == "html"])
+    packs = [[file] for file in ordered if kind_of(file.path) != "html"]
+    packs += _in_packs([file for file in ordered if kind_of(file.path) == "html"])
     return sorted(map(_unit, packs), key=lambda unit: unit.id)
 
 
@@ -142,12 +145,7 @@ def _in_packs(files: list[SourceFile]) -> Iterator[list[SourceFile]]:
 
 
 def _unit(pack: list[SourceFile]) -> Unit:
-    kind = _kind(pack[0].path)
+    kind = kind_of(pack[0].path)
     name = pack[0].path if len(pack) == 1 else f"{len(pack)} HTML files"
     identity = digest([kind, [file.fingerprint for file in pack]])[:32]
     return Unit(identity, name, Payload(kind, tuple(file.path for file in pack)))
-
-
-def _kind(path: str) -> Kind:
-    # A file named on purpose, with an ending nobody knows, is tried as an archive; what it is not gets counted.
-    return "dataset" if path.startswith("hf:") else known_kind(path) or "archive"

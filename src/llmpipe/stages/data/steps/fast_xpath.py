@@ -238,14 +238,6 @@ def _strings(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def _contains(text: Value, part: Value) -> Value:
-    return lambda tag, a: _string(part(tag, a)) in _string(text(tag, a))
-
-
-def _starts_with(text: Value, part: Value) -> Value:
-    return lambda tag, a: _string(text(tag, a)).startswith(_string(part(tag, a)))
-
-
 def _translate(text: Value, old: Value, new: Value) -> Value:
     table = str.maketrans(_string(old("", {})), _string(new("", {})))
     return lambda tag, a: _string(text(tag, a)).translate(table)
@@ -263,16 +255,14 @@ def _test(text: Value, pattern: Value, flags: Value | None = None) -> Value:
     return test
 
 
-def _not(value: Value) -> Value:
-    return lambda tag, a: not value(tag, a)
-
-
 _FUNCTIONS: dict[str, Callable[..., Value]] = {
-    "contains": _contains,
-    "starts-with": _starts_with,
+    "contains": lambda text, part: lambda tag, a: _string(part(tag, a)) in _string(text(tag, a)),
+    "starts-with": lambda text, part: (
+        lambda tag, a: _string(text(tag, a)).startswith(_string(part(tag, a)))
+    ),
     "translate": _translate,
     "re:test": _test,
-    "not": _not,
+    "not": lambda value: lambda tag, a: not value(tag, a),
 }
 
 
