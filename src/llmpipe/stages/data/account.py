@@ -22,7 +22,7 @@ _SEPARATOR = "\0"
 LENGTH_EDGES = (0, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 """Edges of the histogram of kept documents, in words."""
 HOSTS = pa.schema([("host", pa.string()), ("n", pa.int64())])
-"""How often the hosts of a part stand in it."""
+"""How many documents of a part come from each host."""
 
 
 @dataclass
@@ -187,6 +187,6 @@ def host_of(url: str) -> str:
 
 
 def _tally(*columns: pa.ChunkedArray) -> list[tuple[str, int]]:
-    """Return how often each combination of texts stands in some columns."""
+    """Return how often each combination of texts occurs in some columns."""
     joined = pc.binary_join_element_wise(*columns, _SEPARATOR)
     return [(row["values"], row["counts"]) for row in pc.value_counts(joined).to_pylist()]

@@ -1,4 +1,4 @@
-"""Units of which each makes one NumPy array."""
+"""Units that make one NumPy array each."""
 
 from __future__ import annotations
 

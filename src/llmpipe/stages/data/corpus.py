@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmpipe.core.artifact import atomic_file, hash_file
+from llmpipe.core.artifact import hash_file, write_atomic
 from llmpipe.core.config import digest
 from llmpipe.core.records.lines import read_objects
 from llmpipe.core.units import Commit, Executor, InPlace, Unit, run_units
@@ -193,6 +193,5 @@ def _examples(commits: Sequence[Commit]) -> Iterable[dict[str, Any]]:
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+    lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows)
+    write_atomic(path, "".join(f"{line}\n" for line in lines))

@@ -1,5 +1,8 @@
 """Which documents are duplicates, decided in one process by keys alone, and the largest clusters for the report.
 
+The web copies itself: licenses, news agencies, mirrors. A model that reads a text a hundred times learns it by heart instead of
+learning from it, and pays for a hundred readings, so of all copies one stays.
+
 A corpus step (`url_dedup`, `exact_dedup`, `minhash`) gave every document one key or more in the first pass. Documents that
 share a key are duplicates of each other, and so, step by step, are all that hang together by such pairs; of each such
 cluster the document with the smallest number stays. `grouping.py` tells how.

@@ -1,4 +1,4 @@
-"""The story of one document: what became of it, and, where its input is still there, every step once more.
+"""The story of one document: what became of it, and, if its input still exists, every step once more.
 
 The corpus says how it ended. The steps in between are not stored for a billion documents; they are
 deterministic, so the document is read again from its archive and sent through the recipe with someone watching.
@@ -32,7 +32,7 @@ _EXCERPT_CHARS = 300
 
 
 StepOutcome = tuple[str, int, str]
-"""A step; the characters that a document had behind it, of HTML before extraction; and what dropped it, or nothing."""
+"""A step, the characters that the document had after it (of HTML before extraction), and what dropped it, or nothing."""
 
 
 def explain(corpus: Path, key: str, console: Console) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the second pass decides by: a few numbers per document, each fact of all documents in one piece.
+"""The numbers by which the second pass decides: a few per document, each fact of all documents in one piece.
 
 Segments hold a thousand documents with all their columns, and deciding looks at one column of all documents. So a
 unit per input file goes through its segments once and lays their columns end to end, as rows of one array:

@@ -1,4 +1,4 @@
-"""What is known of each document between the two passes: segments of a unit, in Parquet.
+"""Documents between the two passes: segments of a unit, in Parquet.
 
 A unit's records are written in segments of a fixed number of records, each file atomically. So a worker that is
 killed loses at most one segment of work, and the files do not depend on how often that happened. Inside a segment, row

@@ -92,6 +92,6 @@ def clean_text(text: str) -> str:
         text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS)
         text = text.encode("utf-8", errors="replace").decode("utf-8")
     lines = [line.rstrip() for line in text.split("\n")]
-    # More than one empty line in a row carries nothing.
+    # Several empty lines in a row mean no more than one.
     kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
     return "\n".join(kept).strip("\n")

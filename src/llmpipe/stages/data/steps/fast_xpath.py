@@ -305,7 +305,7 @@ def _fast(expression: Any) -> Any:
 
 def _first(expression: Any) -> Any:
     """`(.//tag[condition])[1]`: of these only the first element is asked for."""
-    text = getattr(expression, "path", "").strip()
+    text = expression.path.strip()
     if text.endswith("[1]"):
         text = text.removesuffix("[1]").strip()
         text = text[1:-1] if text.startswith("(") and text.endswith(")") else text
