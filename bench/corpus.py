@@ -118,7 +118,7 @@ def write_unit(folder: Path, i_unit: int) -> None:
     for i in range(DOCUMENTS):
         seed = i_unit * DOCUMENTS + i
         fate = draw.random()
-        writer.add_row(_row(words, i, seed, int(draw.integers(0, seed + 1)), fate))
+        writer.rows.append(_row(words, i, seed, int(draw.integers(0, seed + 1)), fate))
         writer.end_record(i)
     writer.close()
     write_commit(place, {"cpu_s": {}})

@@ -520,7 +520,7 @@ def data_explain(console: Console, key: str, corpus: Path) -> None:
 )
 def train_classifier(console: Console, **given: Any) -> None:
     """Train the fastText quality classifier that a recipe can use: and score it on texts kept from it."""
-    from llmpipe.stages.data.quality import train_classifier
+    from llmpipe.stages.data.steps.quality import train_classifier
 
     result = dataclasses.asdict(train_classifier(**given))
     console.result(result, [f"{name:<18}{value}" for name, value in result.items()])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from llmpipe.core.units import InPlace
-from llmpipe.stages.data.components import find_components, large_star, small_star
-from llmpipe.stages.data.grouping import union
+from llmpipe.stages.data.grouping import find_components, large_star, small_star, union
 
 
 def save(path: Path, edges: list[tuple[int, int]] | np.ndarray) -> Path:

@@ -23,7 +23,7 @@ from llmpipe.core.executors import Limits, LocalProcesses
 from llmpipe.core.units import DONE, Commit, Executor, InPlace, Job, Unit, write_commit
 from llmpipe.stages.data import corpus
 from llmpipe.stages.data.account import HOSTS, Account, count_hosts, host_of, top_hosts
-from llmpipe.stages.data.config import DataConfig, SubstringsConfig
+from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.corpus import end_parts, plan_corpus, write_corpus
 from llmpipe.stages.data.segments import (
     DROPPED,
@@ -35,6 +35,7 @@ from llmpipe.stages.data.segments import (
     change_rows,
     read_segments,
 )
+from llmpipe.stages.data.steps.substrings import SubstringsConfig
 from llmpipe.stages.data.writing import CORPUS, WriteJob
 
 STEPS = ("gopher_quality", "url_dedup", "exact_dedup", "minhash")
@@ -88,9 +89,9 @@ def write_units(
         place.mkdir(parents=True)
         writer = SegmentWriter(config, place)
         for row in rows_of(seed, n, longest):
-            writer.add_row(row)
+            writer.rows.append(row)
             writer.end_record(row.i_record)
-        writer.add_other("request")
+        writer.others["request"] += 1
         writer.close()
         write_commit(place, {})
         commits.append(Commit(unit, place, {}))
@@ -219,6 +220,7 @@ class EndsAfter(InPlace):
     """Is killed, so to speak, when some units are done and another is half written."""
 
     def __init__(self, n_units: int) -> None:
+        super().__init__()
         self._n_units = n_units
 
     def run(self, job: Job, units: list[Unit], folder: Path) -> None:

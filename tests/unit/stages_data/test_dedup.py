@@ -124,12 +124,10 @@ def test_equal_pairs() -> None:
 def test_clusters_join_over_columns_and_members_only() -> None:
     first = np.array([1, 1, 2, 3, 3], np.uint64)
     second = np.array([5, 6, 6, 8, 8], np.uint64)
-    everyone = cluster(5, [first, second], np.ones(5, bool))
-    assert everyone.first.tolist() == [0, 0, 0, 3, 3]
-    assert everyone.sizes().tolist() == [3, 2]
-    assert everyone.is_duplicate.tolist() == [False, True, True, False, True]
-    without = cluster(5, [first, second], np.array([True, False, True, True, True]))
-    assert without.first.tolist() == [0, 1, 2, 3, 3]
+    everyone = cluster([first, second], np.ones(5, bool))
+    assert everyone.tolist() == [0, 0, 0, 3, 3]
+    without = cluster([first, second], np.array([True, False, True, True, True]))
+    assert without.tolist() == [0, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize(

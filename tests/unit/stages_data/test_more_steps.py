@@ -16,16 +16,13 @@ from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.units import Unit
 from llmpipe.stages.data.document import Document, Text
 from llmpipe.stages.data.facts import Column
-from llmpipe.stages.data.group_units import group_in_units, in_range
-from llmpipe.stages.data.grouping import cluster
-from llmpipe.stages.data.quality import read_texts, train_classifier
+from llmpipe.stages.data.grouping import cluster, group_in_units, in_range
 from llmpipe.stages.data.steps.decontamination import (
     DecontaminationConfig,
     DecontaminationFilter,
-    compile_evaluations,
 )
 from llmpipe.stages.data.steps.line_cleaning import LineCleaning, LineCleaningConfig
-from llmpipe.stages.data.steps.quality import Quality, QualityConfig
+from llmpipe.stages.data.steps.quality import Quality, QualityConfig, read_texts, train_classifier
 from llmpipe.stages.data.steps.quick_text import trusted_lines
 
 PROSE = "The harbor of the old town wakes long before the sun, and fishermen carry their nets down the steps."
@@ -143,8 +140,8 @@ def decontamination(tmp_path: Path) -> DecontaminationFilter:
     path = tmp_path / "eval.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     config = DecontaminationConfig(files=(str(path),))
-    compile_evaluations(config, tmp_path / "evaluations.npy")
-    return DecontaminationFilter(config, tmp_path / "evaluations.npy")
+    DecontaminationFilter.prepare(config, tmp_path)
+    return DecontaminationFilter(tmp_path / "evaluations.npy")
 
 
 def test_runs_of_evaluation_texts_are_found(decontamination: DecontaminationFilter) -> None:
@@ -166,12 +163,12 @@ def test_evaluation_files_must_hold_something(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": "short"}\n')
     (tmp_path / "b.jsonl").write_text("\nno json\n")
     with pytest.raises(InputError, match="no text of 8 words in 1 files"):
-        compile_evaluations(
-            DecontaminationConfig(files=(str(tmp_path / "a.jsonl"),)), tmp_path / "t"
+        DecontaminationFilter.prepare(
+            DecontaminationConfig(files=(str(tmp_path / "a.jsonl"),)), tmp_path
         )
     with pytest.raises(InputError, match=r"b\.jsonl:2: not JSON"):
-        compile_evaluations(
-            DecontaminationConfig(files=(str(tmp_path / "b.jsonl"),)), tmp_path / "t"
+        DecontaminationFilter.prepare(
+            DecontaminationConfig(files=(str(tmp_path / "b.jsonl"),)), tmp_path
         )
 
 
@@ -228,11 +225,11 @@ def test_grouping_in_units_equals_grouping_at_once(tmp_path: Path) -> None:
         np.save(path, keys)
     on_disk = [Column(name, paths, i, "") for i, name in enumerate(columns)]
     grouped = group_in_units(on_disk, members, tmp_path / "g", Here(), unit_rows=500)
-    assert np.array_equal(grouped.first, cluster(n, columns.values(), members).first)
-    assert grouped.is_duplicate.sum() > 500
+    assert np.array_equal(grouped, cluster(columns.values(), members))
+    assert np.count_nonzero(grouped != np.arange(n)) > 500
     # The components, too, in units: what is done beyond a billion documents.
     by_stars = group_in_units(
         on_disk[:1], members, tmp_path / "s", Here(), unit_rows=1500, union_rows=10
     )
-    expected = cluster(n, [columns["minhash_000"]], members)
-    assert np.array_equal(by_stars.first, expected.first)
+    expected = cluster([columns["minhash_000"]], members)
+    assert np.array_equal(by_stars, expected)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmpipe.core.errors import InputError, UserError
-from llmpipe.stages.data.sources import path_lists
-from llmpipe.stages.data.sources.inputs import expand_inputs
-from llmpipe.stages.data.sources.path_lists import expand_list
+from llmpipe.stages.data.sources import inputs
+from llmpipe.stages.data.sources.inputs import expand_inputs, expand_list
 
 LINES = [f"crawl-data/CC-MAIN-2024-22/segments/1/warc/{i:05d}.warc.gz" for i in range(5)]
 
@@ -43,7 +42,7 @@ def test_wrong_slices_are_refused(listed: str) -> None:
 
 def test_a_crawl_by_name_and_a_list_in_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(path_lists, "_read", lambda address: asked.append(address) or LINES)
+    monkeypatch.setattr(inputs, "_read_list", lambda address: asked.append(address) or LINES)
     (first,) = expand_list("cc:CC-MAIN-2024-22#0:1") or []
     assert first == f"https://data.commoncrawl.org/{LINES[0]}"
     (second,) = expand_list("s3://commoncrawl/crawl-data/X/warc.paths.gz#0:1") or []

@@ -23,7 +23,7 @@ from llmpipe.stages.data.sources.http import (
     join_chunks,
     parse_response,
 )
-from llmpipe.stages.data.sources.inputs import Payload, expand_inputs, known_kind, plan_units
+from llmpipe.stages.data.sources.inputs import Payload, expand_inputs, kind_of, plan_units
 from llmpipe.stages.data.sources.items import Item, Other, Raw, read_items
 from llmpipe.stages.data.sources.records import (
     Bad,
@@ -259,7 +259,7 @@ def test_empty_file(path: Path) -> None:
 
 
 def items(path: Path, read_config: ReadConfig | None = None) -> list[Item]:
-    kind = known_kind(path.name) or "archive"
+    kind = kind_of(path.name)
     return list(read_items(Payload(kind, (str(path),)), read_config or ReadConfig(), path.parent))
 
 

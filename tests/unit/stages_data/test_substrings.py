@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 
 from llmpipe.core.errors import UserError
 from llmpipe.core.units import InPlace
+from llmpipe.stages.data.facts import Segment
 from llmpipe.stages.data.steps.substrings import SubstringsConfig
 from llmpipe.stages.data.steps.table import check_steps
-from llmpipe.stages.data.steps.windows import POSITION_BITS, TOKEN, cut
-from llmpipe.stages.data.substring_units import Cutter, Part, find_repeats
+from llmpipe.stages.data.substring_units import POSITION_BITS, TOKEN, Cutter, cut, find_repeats
 
 
 def naive(texts: Sequence[str | None], n: int) -> list[tuple[int, int]]:
@@ -34,7 +35,7 @@ def naive(texts: Sequence[str | None], n: int) -> list[tuple[int, int]]:
     return found
 
 
-def write_parts(folder: Path, texts: Sequence[str | None], n_parts: int) -> list[Part]:
+def write_parts(folder: Path, texts: Sequence[str | None], n_parts: int) -> list[list[Segment]]:
     parts, start = [], 0
     folder.mkdir(exist_ok=True)
     for i, rows in enumerate(np.array_split(np.arange(len(texts)), n_parts)):
@@ -42,7 +43,7 @@ def write_parts(folder: Path, texts: Sequence[str | None], n_parts: int) -> list
         pq.write_table(
             pa.table({"text": pa.array([texts[k] or "" for k in rows], pa.string())}), path
         )
-        parts.append(Part(f"{i}", (path,), start))
+        parts.append([Segment(path, f"{i}", start)])
         start += len(rows)
     return parts
 
@@ -95,14 +96,21 @@ def test_cutting_takes_the_run_and_leaves_the_rest_alone() -> None:
 
 def test_a_row_is_cut_or_dropped_as_set() -> None:
     text, places = "a b c d e f g h i j k l", np.array([(4 << POSITION_BITS) + 2])
-    config = SubstringsConfig(min_tokens=8, min_words_left=4)
-    cutter = Cutter(config, places)
-    assert cutter.changes(3, text) == {}
-    assert cutter.changes(4, text) == {"text": "a b k l", "n_words": 4}
+    columns = ("outcome", "step", "reason", "value", "threshold")
+    rows = pa.table({name: ["", ""] for name in columns} | {"text": [text, text], "n_words": [12, 12]})  # fmt: skip
+
+    def cut_second(**settings: Any) -> tuple[Cutter, dict[str, Any]]:
+        cutter = Cutter(SubstringsConfig(min_tokens=8, **settings), places)
+        first, second = cutter.cut_rows(3, rows).to_pylist()
+        assert first == rows.to_pylist()[0]
+        return cutter, second
+
+    cutter, row = cut_second(min_words_left=4)
+    assert (row["text"], row["n_words"], row["outcome"]) == ("a b k l", 4, "")
     assert (cutter.n_cut, cutter.n_tokens) == (1, 8)
-    short = Cutter(SubstringsConfig(min_tokens=8, min_words_left=5), places).changes(4, text)
+    _, short = cut_second(min_words_left=5)
     assert (short["reason"], short["value"], short["threshold"]) == ("too_little_left", "4", "5")
-    drop = Cutter(SubstringsConfig(min_tokens=8, action="drop"), places).changes(4, text)
+    _, drop = cut_second(action="drop")
     assert (drop["outcome"], drop["reason"], drop["value"]) == ("dropped", "repeated_run", "8")
 
 

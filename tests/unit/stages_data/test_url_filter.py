@@ -12,7 +12,6 @@ from llmpipe.stages.data.document import Document, Drop
 from llmpipe.stages.data.steps.url_filter import (
     UrlFilter,
     UrlFilterConfig,
-    compile_lists,
     list_files,
 )
 
@@ -30,9 +29,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def verdict(url: str, config: UrlFilterConfig, tmp_path: Path) -> Drop | None:
-    table = tmp_path / "urls.npy"
-    compile_lists(config, table)
-    return UrlFilter(table)(Document(url=url, date=""))
+    UrlFilter.prepare(config, tmp_path)
+    return UrlFilter(tmp_path)(Document(url=url, date=""))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +73,6 @@ def test_shared_ut1_lists(test_data: Path, tmp_path: Path) -> None:
     )
     with gzip.open(test_data / "urlfilter" / "ut1" / "gambling_domains.txt.gz", "rt") as file:
         domains = file.read().split()
-    compile_lists(config, tmp_path / "urls.npy")
-    step = UrlFilter(tmp_path / "urls.npy")
+    UrlFilter.prepare(config, tmp_path)
+    step = UrlFilter(tmp_path)
     assert all(step(Document(f"http://a.{domain}/", "")) for domain in domains[:300])

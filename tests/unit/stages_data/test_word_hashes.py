@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpipe.stages.data.steps.word_hashes import WordHashes
+from llmpipe.stages.data.steps.minhash import WordHashes
 from llmpipe.tasks.overlap import normalize_words
 
 HASHES = WordHashes(np.random.default_rng(1))

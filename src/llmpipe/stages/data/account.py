@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ _SEPARATOR = "\0"
 LENGTH_EDGES = (0, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 """Edges of the histogram of kept documents, in words."""
 HOSTS = pa.schema([("host", pa.string()), ("n", pa.int64())])
-"""How often the hosts of a part stand in it."""
+"""How many documents of a part come from each host."""
 
 
 @dataclass
@@ -77,8 +78,9 @@ class Account:
         for i, n in enumerate(np.bincount(bins).tolist()):
             self.lengths[str(LENGTH_EDGES[i])] += n
         for day in pc.unique(pc.utf8_slice_codeunits(rows["date"], 0, 11)).to_pylist():
-            if is_date(day[:10]) and not day[10:11].isdigit():
-                self.last_date = max(self.last_date, day[:10])
+            with contextlib.suppress(ValueError):  # not a day such as 2024-05-31
+                if len(day) >= 10 and date.fromisoformat(day[:10]) and not day[10:].isdigit():
+                    self.last_date = max(self.last_date, day[:10])
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add what `to_record` said of another account."""
@@ -146,9 +148,9 @@ class Account:
         }
 
 
-def ranked(counts: dict[str, int] | Counter[str], n: int | None = None) -> dict[str, int]:
+def ranked(counts: Mapping[str, int]) -> dict[str, int]:
     """Order counts from the largest, equal ones by name."""
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n])
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def count_hosts(urls: pa.ChunkedArray) -> Counter[str]:
@@ -185,14 +187,6 @@ def host_of(url: str) -> str:
 
 
 def _tally(*columns: pa.ChunkedArray) -> list[tuple[str, int]]:
-    """Return how often each combination of texts stands in some columns."""
+    """Return how often each combination of texts occurs in some columns."""
     joined = pc.binary_join_element_wise(*columns, _SEPARATOR)
     return [(row["values"], row["counts"]) for row in pc.value_counts(joined).to_pylist()]
-
-
-def is_date(text: str) -> bool:
-    """Tell whether a text is a day such as 2024-05-31."""
-    try:
-        return len(text) == 10 and bool(date.fromisoformat(text))
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""Units of which each makes one NumPy array."""
+"""Units that make one NumPy array each."""
 
 from __future__ import annotations
 
@@ -51,8 +51,6 @@ def make_arrays(
         work: a function that can be imported; gets a payload as its arguments.
         payloads: one per array.
         identity: all that decides the arrays, as JSON values: with it, `work` and their place they are found again.
-        folder: of the units.
-        executor: where they run.
     """
     name, n = work.__name__, len(payloads)
     units = [

@@ -19,6 +19,15 @@ class _NoPandas(MetaPathFinder):
             raise ImportError("not needed")
 
 
+def prepare_worker() -> None:
+    """Leave out pandas, and keep to one thread: the number of workers is the user's choice."""
+    import pyarrow as pa
+
+    leave_out_pandas()
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+
 def leave_out_pandas() -> None:
     """Let pyarrow find no pandas while it looks for it; without effect if it has been imported already."""
     if "pandas" in sys.modules:

@@ -1,4 +1,4 @@
-"""Everything that can be set in the data stage. The settings of a step stand in the step's file, each number with its origin.
+"""The settings of the data stage. Those of a step are in the step's own file, each number with its source.
 
 The defaults are the FineWeb recipe (Penedo et al. 2024, arXiv:2406.17557) as huggingface/datatrove's
 `examples/fineweb.py` runs it, English only. A recipe changes the order with `steps` and the thresholds
@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt
 
 from llmpipe.core.config import Unkeyed, schema
-from llmpipe.stages.data.steps.table import STEPS, settings_in_use, with_step_settings
+from llmpipe.stages.data.steps.table import STEPS, with_step_settings
 
 FINEWEB_STEPS = (
-    "url_filter",
+    "url_filter",  # the cheapest first: no page of a blocked site is ever parsed
     "language_prefilter",
-    "extraction",
+    "extraction",  # from here on there is text without menus and markup
     "language",
-    "gopher_repetition",
+    "gopher_repetition",  # what repeats itself would teach a model to repeat itself
     "gopher_quality",
     "c4",
     "fineweb",
     "url_dedup",
     "exact_dedup",
-    "minhash",
+    "minhash",  # the same article with another headline
     "pii",
 )
 """All filters come before MinHash, as in datatrove's example; the paper's text has MinHash first."""
@@ -91,5 +91,6 @@ class DataConfig:
 
     def unused(self) -> dict[str, str]:
         """Name the settings that decide nothing, with the reason: those of steps that are not done."""
-        in_use = settings_in_use(self.steps)
+        known = [name for name in self.steps if name in STEPS]
+        in_use = {*known, *(other for name in known for other in STEPS[name].also_reads)}
         return {name: "`data.steps` does not name it" for name in STEPS if name not in in_use}

@@ -15,28 +15,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from llmpipe.core.artifact import atomic_file, hash_file
+from llmpipe.core.artifact import hash_file, write_atomic
 from llmpipe.core.config import digest
 from llmpipe.core.records.lines import read_objects
-from llmpipe.core.records.parquet import open_parquet
 from llmpipe.core.units import Commit, Executor, InPlace, Unit, run_units
-from llmpipe.stages.data.account import Account, top_hosts
+from llmpipe.stages.data.account import HOSTS, Account, top_hosts
 from llmpipe.stages.data.array_job import save_array
-from llmpipe.stages.data.cluster_examples import ClusterExample, choose_clusters
 from llmpipe.stages.data.config import DataConfig
-from llmpipe.stages.data.duplicates import Duplicates, find_duplicates
-from llmpipe.stages.data.facts import DocumentFacts, gather
-from llmpipe.stages.data.group_units import UNIT_ROWS, group_in_units
-from llmpipe.stages.data.grouping import Clusters, cluster
-from llmpipe.stages.data.segments import READ, RowGroupWriter, key_columns
-from llmpipe.stages.data.substring_units import Part, find_repeats
+from llmpipe.stages.data.duplicates import (
+    ClusterExample,
+    Duplicates,
+    choose_clusters,
+    find_duplicates,
+)
+from llmpipe.stages.data.facts import DocumentFacts, Segment, gather
+from llmpipe.stages.data.segments import READ, RowGroupWriter, read_segments
+from llmpipe.stages.data.substring_units import find_repeats
 from llmpipe.stages.data.writing import (
     CORPUS,
     DECISION,
@@ -74,26 +74,26 @@ def plan_corpus(
         config: settings.
         commits: the units of the first pass in key order.
         state: folder for the work in between.
-        executor: where the grouping of more than `UNIT_ROWS` documents runs, and the search for repeated runs.
+        executor: where large work runs: a search for repeated runs, the grouping of many documents.
     """
     facts = gather(config, commits, state / "facts", executor)
-    group = partial(_group, config, facts, state / "groups", executor)
-    found = find_duplicates(config, facts, group)
+    found = find_duplicates(config, facts, state / "groups", executor)
     is_kept = facts.read("position") == len(config.steps) + 1
     stays = is_kept & (found.dropped_by < 0)
-    unit_ids = tuple(facts.unit_starts())
-    job = WriteJob(config, unit_ids, state / "decisions.npy", state / "repeats.npy")
+    units = facts.by_unit()
+    job = WriteJob(config, tuple(units), state / "decisions.npy", state / "repeats.npy")
     save_array(job.decisions, _decisions(facts, found))
     if "substrings" in config.steps:
-        save_array(job.repeats, _repeats(config, facts, stays, state / "substrings", executor))
+        n_tokens, parts = config.substrings.min_tokens, list(units.values())
+        repeats = find_repeats(parts, stays, n_tokens, state / "substrings", executor)
+        save_array(job.repeats, repeats)
     clusters = choose_clusters(config.steps, found, is_kept)
     shown = sorted({i for example in clusters for i in (example.kept, *example.dropped)})
     n_bytes = np.where(stays, facts.read("n_bytes").astype(np.int64), 0)
     stops = end_parts(n_bytes, part_bytes(config), group_bytes(config))
-    units = _units(job, facts, stops, shown)
     account = Account(config.steps, others=facts.others, bad_bytes=facts.bad_bytes)
     account.cluster_sizes = found.sizes
-    return CorpusPlan(job, units, account, clusters)
+    return CorpusPlan(job, _part_units(job, facts.segments, stops, shown), account, clusters)
 
 
 def end_parts(n_bytes: np.ndarray, part_bytes: int, group_bytes: int) -> list[int]:
@@ -101,8 +101,8 @@ def end_parts(n_bytes: np.ndarray, part_bytes: int, group_bytes: int) -> list[in
 
     Args:
         n_bytes: size of every document's text, 0 if it is not kept.
-        part_bytes: text of a part.
-        group_bytes: text of a row group.
+        part_bytes: of text, in a part.
+        group_bytes: of text, in a row group.
     """
     sums = np.cumsum(n_bytes)
     stops: list[int] = []
@@ -118,13 +118,7 @@ def end_parts(n_bytes: np.ndarray, part_bytes: int, group_bytes: int) -> list[in
 
 
 def write_corpus(plan: CorpusPlan, out: Path, executor: Executor) -> Account:
-    """Write parts, dropped documents and examples; returns the account.
-
-    Args:
-        plan: what was decided.
-        out: the artifact's folder.
-        executor: where the parts are written; a single one is written here.
-    """
+    """Write parts, dropped documents and examples; returns the account."""
     where = executor if len(plan.units) > 1 else InPlace()
     commits = run_units(plan.job, plan.units, out / "state" / "parts", where)
     account = plan.account
@@ -134,8 +128,9 @@ def write_corpus(plan: CorpusPlan, out: Path, executor: Executor) -> Account:
     _write_lines(out / "examples.jsonl", _examples(commits))
     shown = {int(i): row for commit in commits for i, row in commit.record["shown"].items()}
     _write_lines(out / "clusters.jsonl", (example.to_json(shown) for example in plan.clusters))
-    account.top_hosts = top_hosts(map(_host_counts, commits))
-    account.check()
+    account.top_hosts = top_hosts(
+        read_segments([commit.folder / HOST_COUNTS for commit in commits], HOSTS.names)
+    )
     _place(commits, PART, out, CORPUS)
     if plan.job.config.keep_dropped:
         _place(commits, DROPPED_PART, out / "dropped", DROPPED_ROWS)
@@ -145,56 +140,29 @@ def write_corpus(plan: CorpusPlan, out: Path, executor: Executor) -> Account:
 # ------------------------------------------------------------------------------------------------------------ deciding
 
 
-def _group(
-    config: DataConfig,
-    facts: DocumentFacts,
-    folder: Path,
-    executor: Executor,
-    step: str,
-    members: np.ndarray,
-) -> Clusters:
-    """Find the clusters of one step among the documents that take part."""
-    names = key_columns(config, step)
-    if members.sum() <= UNIT_ROWS:
-        # One column after the other, so that only one is in memory.
-        return cluster(len(members), map(facts.read, names), members)
-    return group_in_units([facts.columns[name] for name in names], members, folder, executor)
-
-
 def _decisions(facts: DocumentFacts, found: Duplicates) -> np.ndarray:
     decisions = np.empty(facts.n_documents, DECISION)
     decisions["dropped_by"] = found.dropped_by
     decisions["cluster_size"] = found.cluster_size
-    starts = list(facts.unit_starts().values())
+    starts = [segments[0].start for segments in facts.by_unit().values()]
     decisions["first_unit"] = np.searchsorted(starts, found.first, side="right") - 1
     decisions["first_record"] = facts.read("record")[found.first]
     return decisions
 
 
-def _repeats(
-    config: DataConfig, facts: DocumentFacts, stays: np.ndarray, folder: Path, executor: Executor
-) -> np.ndarray:
-    """Return the places of repeated runs in the documents that are left."""
-    parts = []
-    for unit_id, start in facts.unit_starts().items():
-        paths = tuple(segment.path for segment in facts.segments if segment.unit_id == unit_id)
-        parts.append(Part(unit_id, paths, start))
-    return find_repeats(parts, stays, config.substrings.min_tokens, folder, executor)
-
-
-def _units(
-    job: WriteJob, facts: DocumentFacts, stops: Sequence[int], shown: Sequence[int]
+def _part_units(
+    job: WriteJob, segments: Sequence[Segment], stops: Sequence[int], shown: Sequence[int]
 ) -> list[Unit]:
     """Make a unit of every part, named by all that decides what is in it."""
     files = [path for path in (job.decisions, job.repeats) if path.is_file()]
     decided = [hash_file(path) for path in files]
-    starts = np.array([segment.start for segment in facts.segments], np.int64)
+    starts = np.array([segment.start for segment in segments], np.int64)
     units = []
     for i, (start, stop) in enumerate(zip([0, *stops], stops, strict=False)):
         first = max(0, int(np.searchsorted(starts, start, side="right")) - 1)
-        segments = tuple(facts.segments[first : np.searchsorted(starts, stop)])
-        part = PartRange(segments, start, stop, tuple(n for n in shown if start <= n < stop))
-        identity = [decided, [segment.path.as_posix() for segment in segments], start, stop]
+        inside = tuple(segments[first : int(np.searchsorted(starts, stop))])
+        part = PartRange(inside, start, stop, tuple(n for n in shown if start <= n < stop))
+        identity = [decided, [segment.path.as_posix() for segment in inside], start, stop]
         units.append(Unit(digest(identity)[:32], f"part {i + 1}/{len(stops)}", part))
     return units
 
@@ -224,12 +192,6 @@ def _examples(commits: Sequence[Commit]) -> Iterable[dict[str, Any]]:
     return (row for reason in sorted(examples) for row in examples[reason])
 
 
-def _host_counts(commit: Commit) -> pa.Table:
-    with open_parquet(commit.folder / HOST_COUNTS) as file:
-        return file.read(use_threads=False)
-
-
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+    lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows)
+    write_atomic(path, "".join(f"{line}\n" for line in lines))

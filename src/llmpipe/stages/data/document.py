@@ -74,6 +74,16 @@ class Drop:
     threshold: float | str = ""
 
 
+def at_least(reason: str, value: float, bound: float) -> Drop | None:
+    """Drop what measures less than a bound."""
+    return Drop(reason, value, bound) if value < bound else None
+
+
+def at_most(reason: str, value: float, bound: float) -> Drop | None:
+    """Drop what measures more than a bound."""
+    return Drop(reason, value, bound) if value > bound else None
+
+
 _PAGE_CHARS = 600
 _PAGE_MARKS = ("<h1", "<article", "<main", "<body")
 

@@ -1,4 +1,4 @@
-"""The story of one document: what became of it, and, where its input is still there, every step once more.
+"""The story of one document: what became of it, and, if its input still exists, every step once more.
 
 The corpus says how it ended. The steps in between are not stored for a billion documents; they are
 deterministic, so the document is read again from its archive and sent through the recipe with someone watching.
@@ -6,43 +6,42 @@ deterministic, so the document is read again from its archive and sent through t
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from llmpipe.core.artifact import Artifact, open_artifact
 from llmpipe.core.console import Console
 from llmpipe.core.errors import InputError
 from llmpipe.core.records.lines import read_objects
-from llmpipe.core.stage import SourceFile
+from llmpipe.core.stage import Inputs, SourceFile, fingerprint_files
 from llmpipe.core.units import Unit
 from llmpipe.stages.data.config import DataConfig
+from llmpipe.stages.data.document import Drop
+from llmpipe.stages.data.sources.http import BadBody
+from llmpipe.stages.data.sources.inputs import plan_units
+from llmpipe.stages.data.sources.items import Raw, read_items
+from llmpipe.stages.data.stage import files, source_files
+from llmpipe.stages.data.steps.table import STEPS, prepare_steps
+from llmpipe.stages.data.writing import document_id
 
 _EXCERPT_CHARS = 300
 
 
-@dataclass(frozen=True)
-class StepOutcome:
-    """A document at one step."""
-
-    step: str
-    n_chars: int
-    """Characters it had behind the step; of HTML before extraction."""
-    outcome: str
-    """Empty if it went on; else what dropped it, with the measured value and the bound."""
+StepOutcome = tuple[str, int, str]
+"""A step, the characters that the document had after it (of HTML before extraction), and what dropped it, or nothing."""
 
 
 def explain(corpus: Path, key: str, console: Console) -> list[str]:
-    """Tell what became of a document.
+    """Tell what became of a document, in lines to print.
 
     Args:
         corpus: folder of the corpus.
         key: the document's address or id.
         console: gets a line for every input file that is searched.
-
-    Returns:
-        Lines to print.
 
     Raises:
         InputError: neither the corpus nor its inputs know the document.
@@ -52,10 +51,8 @@ def explain(corpus: Path, key: str, console: Console) -> list[str]:
     lines = [line for row in ends for line in _describe(row)]
     for unit, i_record, outcomes in follow(artifact, key, ends, console):
         lines.append(f"record {i_record} of {unit.name}:")
-        lines += [
-            f"    {p.step:20} {p.n_chars:>9,} characters  {p.outcome or 'goes on'}"
-            for p in outcomes
-        ]
+        for step, n_chars, outcome in outcomes:
+            lines.append(f"    {step:20} {n_chars:>9,} characters  {outcome or 'goes on'}")
     if not lines:
         raise InputError(
             f"`{corpus}` knows no document `{key}`",
@@ -90,9 +87,8 @@ def find_ends(artifact: Artifact, key: str) -> Iterator[dict[str, Any]]:
 
 def _describe(row: dict[str, Any]) -> list[str]:
     if "step" not in row:
-        stands_for = (
-            f", stands for {row['cluster_size']} near-duplicates" if row["cluster_size"] > 1 else ""
-        )
+        n = row["cluster_size"]
+        stands_for = f", stands for {n} near-duplicates" if n > 1 else ""
         end = f"kept: {row['n_words']} words, {row['lang']} ({row['lang_score']:.2f}){stands_for}"
         text = row["text"]
     else:
@@ -110,12 +106,6 @@ def follow(
     artifact: Artifact, key: str, ends: list[dict[str, Any]], console: Console
 ) -> Iterator[tuple[Unit, int, list[StepOutcome]]]:
     """Read a document again from its input, if that is still there, and pass it through the steps."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from llmpipe.stages.data.sources.inputs import plan_units
-    from llmpipe.stages.data.sources.items import Raw, read_items
-    from llmpipe.stages.data.writing import document_id
-
     try:
         config: DataConfig = TypeAdapter(DataConfig).validate_python(dict(artifact.config))
     except ValidationError:
@@ -127,22 +117,19 @@ def follow(
     ids = {key, *(row["id"] for row in ends)}
     prefixes = {name.rpartition("-")[0] for name in ids}
     chosen = [unit for unit in units if unit.id[:16] in prefixes] or units
+    by_id = {row["id"]: row for row in ends}
     for unit in chosen:
-        if not all("://" not in path and Path(path).is_file() for path in unit.payload.paths):
+        if not all(Path(path).is_file() for path in unit.payload.paths):
             continue
         console.debug(f"searching {unit.name}")
         for i_record, item in enumerate(read_items(unit.payload, config.read, artifact.path)):
-            is_it = document_id(unit.id, i_record) in ids
-            if isinstance(item, Raw) and (is_it or (item.url and item.url == key)):
-                end = next((row for row in ends if row["id"] == document_id(unit.id, i_record)), {})
-                yield unit, i_record, list(_watched(item, config, end))
+            name = document_id(unit.id, i_record)
+            if isinstance(item, Raw) and (name in ids or (item.url and item.url == key)):
+                yield unit, i_record, list(_watched(item, config, by_id.get(name, {})))
 
 
 def _sources(artifact: Artifact, config: DataConfig) -> list[SourceFile]:
     """Return the inputs as the manifest names them."""
-    from llmpipe.core.stage import Inputs, fingerprint_files
-    from llmpipe.stages.data.stage import files, source_files
-
     try:
         if config.inputs:
             return source_files(config, Inputs({}, fingerprint_files(files(config))))
@@ -152,22 +139,16 @@ def _sources(artifact: Artifact, config: DataConfig) -> list[SourceFile]:
         return []  # moved or deleted: then only the corpus can answer
 
 
-def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[StepOutcome]:
-    import tempfile
-
-    from llmpipe.stages.data.document import Drop
-    from llmpipe.stages.data.sources.http import BadBody
-    from llmpipe.stages.data.steps.table import STEPS, prepare_steps
-
+def _watched(item: Raw, config: DataConfig, end: Mapping[str, Any]) -> Iterator[StepOutcome]:
     try:
         document = item.load()
     except BadBody as error:
-        yield StepOutcome("read", 0, f"unreadable: {error}")
+        yield "read", 0, f"unreadable: {error}"
         return
     if isinstance(document, Drop):
-        yield StepOutcome("read", 0, _worded(document))
+        yield "read", 0, _worded(document)
         return
-    yield StepOutcome("read", len(document.html or document.text), "")
+    yield "read", len(document.html or document.text), ""
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder)
         prepare_steps(config, prepared)
@@ -178,12 +159,12 @@ def _watched(item: Any, config: DataConfig, end: Mapping[str, Any]) -> Iterator[
             # What a comparison with all others decided cannot be repeated here, but the corpus remembers it.
             if STEPS[name].scope != "document" and end.get("step") == name:
                 outcome = _worded(Drop(end["reason"], end["value"], end["threshold"]))
-            yield StepOutcome(name, size, outcome)
+            yield name, size, outcome
             if outcome:
                 return
 
 
-def _worded(drop: Any) -> str:
+def _worded(drop: Drop) -> str:
     value = drop.value if isinstance(drop.value, str) else f"{drop.value:.4g}"
     bound = f" (bound {drop.threshold})" if drop.threshold != "" else ""
     return f"dropped: {drop.reason} {value}{bound}"

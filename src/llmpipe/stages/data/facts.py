@@ -1,4 +1,4 @@
-"""What the second pass decides by: a few numbers per document, each fact of all documents in one piece.
+"""The numbers by which the second pass decides: a few per document, each fact of all documents in one piece.
 
 Segments hold a thousand documents with all their columns, and deciding looks at one column of all documents. So a
 unit per input file goes through its segments once and lays their columns end to end, as rows of one array:
@@ -12,6 +12,8 @@ the first of a cluster is kept, so the result depends neither on the number of w
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,19 +23,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from llmpipe.core.artifact import hash_file
 from llmpipe.core.config import digest
 from llmpipe.core.units import Commit, Executor, InPlace, RunUnit, Unit, Watch, run_units
 from llmpipe.stages.data.array_job import FOUND, save_array
-from llmpipe.stages.data.arrow import leave_out_pandas
+from llmpipe.stages.data.arrow import prepare_worker
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.segments import (
     KEPT,
     READ,
     UNREADABLE,
     key_columns,
-    read_counts,
     read_segments,
     segment_paths,
 )
@@ -90,25 +92,16 @@ class DocumentFacts:
             start += len(piece)
         return found
 
-    def unit_starts(self) -> dict[str, int]:
-        """Return the number of each unit's first document, in order; units without segments have none."""
-        starts: dict[str, int] = {}
-        for segment in self.segments:
-            starts.setdefault(segment.unit_id, segment.start)
-        return starts
+    def by_unit(self) -> dict[str, tuple[Segment, ...]]:
+        """Return each unit's segments, in order; units without any are left out."""
+        groups = itertools.groupby(self.segments, lambda segment: segment.unit_id)
+        return {unit_id: tuple(segments) for unit_id, segments in groups}
 
 
 def gather(
     config: DataConfig, commits: Sequence[Commit], folder: Path, executor: Executor
 ) -> DocumentFacts:
-    """Lay the facts of all documents end to end.
-
-    Args:
-        config: settings.
-        commits: the units of the first pass in key order.
-        folder: for the arrays.
-        executor: where the segments are read; few of them are read here.
-    """
+    """Lay the facts of all documents end to end, from the units of the first pass in key order."""
     steps = [step for step in config.steps if STEPS[step].scope == "corpus"]
     job = FactsJob(config.steps, {step: key_columns(config, step) for step in steps})
     units = []
@@ -120,8 +113,8 @@ def gather(
     found = run_units(job, units, folder, InPlace() if is_few else executor)
     files = tuple(commit.folder / FOUND for commit in found)
     contents = digest([commit.record["sha256"] for commit in found])
-    names = job.names()
-    facts = DocumentFacts({name: Column(name, files, i, contents) for i, name in enumerate(names)})
+    columns = {name: Column(name, files, i, contents) for i, name in enumerate(job.names)}
+    facts = DocumentFacts(columns)
     for commit, of_unit in zip(commits, found, strict=True):
         for path, n in zip(of_unit.unit.payload, of_unit.record["rows"], strict=True):
             facts.segments.append(Segment(path, commit.unit.id, facts.n_documents))
@@ -139,24 +132,27 @@ class FactsJob:
     keys: dict[str, list[str]]
     """The corpus steps, each with the columns of its keys."""
 
-    def names(self) -> list[str]:
-        """Name the facts, in the order in which they stand in the arrays."""
-        return ["position", "n_bytes", "record", *(f"has_{step}" for step in self.keys), *self._key_names()]  # fmt: skip
-
-    def _key_names(self) -> list[str]:
+    @property
+    def key_names(self) -> list[str]:
+        """The columns of all keys."""
         return [name for names in self.keys.values() for name in names]
+
+    @property
+    def names(self) -> list[str]:
+        """The facts, in the order in which they stand in the arrays."""
+        return ["position", "n_bytes", "record", *(f"has_{step}" for step in self.keys), *self.key_names]  # fmt: skip
 
     def open(self) -> RunUnit:
         """Return the function that runs a unit."""
-        leave_out_pandas()
+        prepare_worker()
         return self._run
 
     def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
-        columns = ["outcome", "step", "n_bytes", "i_record", *self._key_names()]
-        pieces = [np.empty((len(self.names()), 0), np.uint64)]
+        columns = ["outcome", "step", "n_bytes", "i_record", *self.key_names]
+        pieces = [np.empty((len(self.names), 0), np.uint64)]
         rows, others, bad_bytes = [], Counter[str](), 0
         for path in unit.payload:
-            counts = read_counts(path)
+            counts = json.loads(pq.read_schema(path).metadata[b"counts"])
             others.update(counts["others"])
             bad_bytes += counts["bad_bytes"]
             groups = [self._facts(group) for group in read_segments([path], columns)]
@@ -176,5 +172,5 @@ class FactsJob:
             rows["i_record"],
         ]
         found += [pc.cast(rows[names[0]].is_valid(), pa.uint8()) for names in self.keys.values()]
-        found += [pc.fill_null(rows[name], 0) for name in self._key_names()]
+        found += [pc.fill_null(rows[name], 0) for name in self.key_names]
         return np.stack([column.to_numpy().astype(np.uint64) for column in found])

@@ -13,51 +13,49 @@ Two documents with an equal key in any band are an edge of a graph. If A is like
 though A and C may share no key: clusters are the connected components. Of each, the document with the smallest number stays.
 
 Components are exact, by hooking to the smaller root and pointer jumping in NumPy (a union-find without a loop over documents).
-Bands are handed in one at a time, so memory is one column of keys and one parent per document.
+Bands are handed in one at a time, so memory is one column of keys and one parent per document. A large corpus is grouped in
+units, which several machines can share:
+
+    keys of all documents ──> unit (band 0, range 0) ──> edges ─┐
+                          ──> unit (band 0, range 1) ──> edges ─┼──> connected components
+                          ──> …                                 ┘
+
 Source: Broder 1997, "On the resemblance and containment of documents"; bands as in Leskovec, Rajaraman and Ullman,
 "Mining of massive datasets", section 3.4; the numbers are FineWeb's (Penedo et al. 2024, arXiv:2406.17557).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from llmpipe.core.artifact import hash_file
+from llmpipe.core.units import Executor
+from llmpipe.stages.data.array_job import FOUND, make_arrays, save_array
+from llmpipe.stages.data.facts import Column
 
-@dataclass(frozen=True)
-class Clusters:
-    """For every document the first of its cluster: itself, unless it is a duplicate."""
-
-    first: np.ndarray
-
-    @property
-    def is_duplicate(self) -> np.ndarray:
-        """True for all documents of a cluster but the first."""
-        duplicates: np.ndarray = self.first != np.arange(len(self.first))
-        return duplicates
-
-    def sizes(self) -> np.ndarray:
-        """Sizes of the clusters of two or more, largest first."""
-        counts = np.bincount(self.first, minlength=1)
-        return np.sort(counts[counts > 1])[::-1]
+UNIT_ROWS = 20_000_000
+"""Keys that one unit groups: sorting them takes about 0.6 GB."""
+UNION_ROWS = 1_000_000_000
+"""Documents whose components one process finds, with 16 bytes for each; of more, they are found in units too."""
 
 
-def cluster(n: int, columns: Iterable[np.ndarray], members: np.ndarray) -> Clusters:
-    """Join documents that share a key in any column.
+def cluster(columns: Iterable[np.ndarray], members: np.ndarray) -> np.ndarray:
+    """Return the first of every document's cluster: itself, unless it is a duplicate.
 
     Args:
-        n: number of documents, in key order.
-        columns: arrays of n keys.
-        members: n booleans; only these documents take part.
+        columns: arrays of keys, one per document; documents that share a key in any of them are joined.
+        members: a boolean per document: who takes part.
     """
-    parent = np.arange(n)
+    parent = np.arange(len(members))
     positions = np.flatnonzero(members)
     for keys in columns:
         left, right = equal_pairs(keys[positions])
         parent = union(parent, positions[left], positions[right])
-    return Clusters(parent)
+    return parent
 
 
 def equal_pairs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,3 +85,130 @@ def union(parent: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray
         while not np.array_equal(parent, jumped := parent[parent]):
             parent = jumped
     return parent
+
+
+def edges(column: Column, members: Path, i_part: int, n_parts: int) -> np.ndarray:
+    """Return rows (first document of its group, another one) for the equal keys of a column in one range."""
+    takes_part = np.load(members, mmap_mode="r")
+    keys, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    start = 0
+    for found in column.pieces():
+        inside = in_range(found, i_part, n_parts) & takes_part[start : start + len(found)]
+        keys.append(found[inside])
+        places.append(np.flatnonzero(inside) + start)
+        start += len(found)
+    pairs: np.ndarray = np.concatenate(places)[np.stack(equal_pairs(np.concatenate(keys)), axis=1)]
+    return pairs
+
+
+def in_range(keys: np.ndarray, i_part: int, n_parts: int) -> np.ndarray:
+    """Tell which keys lie in a range; keys are hashes, so equal ranges hold about equally many."""
+    # The upper 32 bits times n_parts, without the lower 32: the range's number, in whole numbers only.
+    part = ((keys >> np.uint64(32)) * np.uint64(n_parts)) >> np.uint64(32)
+    inside: np.ndarray = part == np.uint64(i_part)
+    return inside
+
+
+def group_in_units(
+    columns: Sequence[Column],
+    members: np.ndarray,
+    folder: Path,
+    executor: Executor,
+    unit_rows: int = UNIT_ROWS,
+    union_rows: int = UNION_ROWS,
+) -> np.ndarray:
+    """Do what `cluster` does, for more keys than one process should hold.
+
+    A unit takes one column of keys and one range of their values. Equal keys lie in the same range, so no pair is lost.
+    """
+    n_parts = max(1, -(-int(members.sum()) // unit_rows))
+    table = folder / f"members-{columns[0].name}.npy"
+    save_array(table, members)
+    identity = [hash_file(table), [[column.contents, column.name] for column in columns]]
+    payloads = [(column, table, i, n_parts) for column in columns for i in range(n_parts)]
+    commits = make_arrays(edges, payloads, identity, folder / "units", executor)
+    files = [commit.folder / FOUND for commit in commits]
+    parent = np.arange(len(members))
+    if len(members) > union_rows:
+        for path in find_components(files, len(members), folder / "stars", executor, unit_rows):
+            rows = np.load(path)
+            parent[rows[:, 0]] = rows[:, 1]
+        return parent
+    for path in files:
+        left, right = np.load(path).T
+        parent = union(parent, left, right)
+    return parent
+
+
+# ---------------------------------------------------------- components in units: large star and small star, in turns
+
+
+def find_components(
+    edges: Sequence[Path], n_nodes: int, folder: Path, executor: Executor, unit_nodes: int
+) -> list[Path]:
+    """Return files of rows (node, smallest node of its component), without the smallest nodes themselves.
+
+    For graphs whose edges no machine wants to hold. The edges are NumPy files of whole numbers from 0 to `n_nodes` - 1.
+
+    An edge is a row (u, v). Each round sends every node's neighbors to the smallest node that it knows of:
+
+        large star   every neighbor of u that is larger than u is joined to the smallest of u and its neighbors
+        small star   u and every neighbor that is smaller are joined to the smallest of them
+
+    until nothing changes; then every node of a component hangs on its smallest. A unit holds one range of nodes, so equal work
+    can be done on many machines, and the number of rounds grows with the logarithm of the number of nodes.
+    Source: Kiveris et al. 2014, "Connected components in MapReduce and beyond", algorithms 1 and 2.
+    """
+    files, before = tuple(edges), None
+    for i_round in itertools.count():
+        for star in (large_star, small_star):
+            identity = [[path.as_posix() for path in files], i_round]
+            payloads = [
+                (files, start, start + unit_nodes) for start in range(0, n_nodes, unit_nodes)
+            ]
+            commits = make_arrays(star, payloads, identity, folder, executor)
+            files = tuple(commit.folder / FOUND for commit in commits)
+        # Once every component is a star, the next round writes the very same files.
+        contents = [commit.record["sha256"] for commit in commits]
+        if contents == before:
+            break
+        before = contents
+    return list(files)
+
+
+def large_star(files: tuple[Path, ...], start: int, stop: int) -> np.ndarray:
+    """Do the nodes from `start` to `stop`; returns edges (larger, smaller)."""
+    nodes, neighbors, smallest = _neighborhoods(files, start, stop, small_only=False)
+    larger = neighbors > nodes
+    return _edges(neighbors[larger], smallest[larger])
+
+
+def small_star(files: tuple[Path, ...], start: int, stop: int) -> np.ndarray:
+    """Do the nodes from `start` to `stop`; returns edges (larger, smaller)."""
+    nodes, neighbors, smallest = _neighborhoods(files, start, stop, small_only=True)
+    return _edges(np.concatenate([neighbors, nodes]), np.concatenate([smallest, smallest]))
+
+
+def _neighborhoods(
+    files: tuple[Path, ...], start: int, stop: int, small_only: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for every edge at a node of the range: the node, its neighbor, and the smallest of all around the node."""
+    rows = [np.empty((0, 2), np.int64)]
+    for path in files:
+        edges = np.load(path, mmap_mode="r")
+        for ends in (edges, edges[:, ::-1]):
+            inside = (ends[:, 0] >= start) & (ends[:, 0] < stop)
+            inside &= ends[:, 1] < ends[:, 0] if small_only else ends[:, 1] != ends[:, 0]
+            rows.append(np.asarray(ends[inside], np.int64))
+    found = np.concatenate(rows)
+    found = found[np.lexsort((found[:, 1], found[:, 0]))]
+    nodes, neighbors = found[:, 0], found[:, 1]
+    _, starts, lengths = np.unique(nodes, return_index=True, return_counts=True)
+    smallest = np.minimum(neighbors[starts], nodes[starts])
+    return nodes, neighbors, np.repeat(smallest, lengths)
+
+
+def _edges(larger: np.ndarray, smaller: np.ndarray) -> np.ndarray:
+    """Return each edge once, in order, without loops."""
+    edges = np.stack([larger, smaller], axis=1)
+    return np.unique(edges[larger != smaller], axis=0)

@@ -11,7 +11,6 @@ folder, and all is done anew. The store holds the units of the corpus that was f
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import shutil
 import sys
@@ -21,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from llmpipe.core.artifact import hash_file
 from llmpipe.core.config import digest, keyed
 from llmpipe.core.stage import SourceFile
 from llmpipe.core.units import Unit
@@ -32,14 +32,12 @@ _MACHINERY = (
     "artifact", "config", "console", "errors", "metrics", "ranks", "registry", "remote", "report", "stage", "stop", "units",
 )  # fmt: skip
 """Modules of `core` that carry out, log and store, and decide nothing about a document."""
-_NOT_CODE = frozenset(
-    (
-        *(f"llmpipe.core.{name}" for name in _MACHINERY),
-        # Settings and names: those that are used are in the identity with their values.
-        "llmpipe.stages.data.config",
-        "llmpipe.stages.data.steps.table",
-    )
-)
+_NOT_CODE = {
+    *(f"llmpipe.core.{name}" for name in _MACHINERY),
+    # Settings and names: those that are used are in the identity with their values.
+    "llmpipe.stages.data.config",
+    "llmpipe.stages.data.steps.table",
+}
 _BEHIND = {"trafilatura": ("courlan", "htmldate", "justext", "lxml")}
 """Libraries that decide although only another library calls them."""
 _SECOND_PASS = ("inputs", "keep_dropped", "part_mb")
@@ -61,13 +59,12 @@ def units_folder(
     settings = {k: v for k, v in keyed(config).items() if k not in (*_SECOND_PASS, *late)}
     settings["steps"] = [step for step in config.steps if step not in late]
     code, libraries = code_of(settings["steps"])
+    hashes = {name: hash_file(path) for name, path in code.items()}
     identity = {
         "version": version,
         "config": settings,
         "lists": [file.fingerprint for file in lists],
-        "code": {
-            name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in code.items()
-        },
+        "code": hashes,
         "libraries": {name: _version(name) for name in libraries},
         "python": sys.version_info[:2],  # it knows the letters of its Unicode version
     }
@@ -120,11 +117,7 @@ def imported_names(path: Path) -> Iterator[str]:
                 if _is_module(node.module, alias.name):
                     yield f"{node.module}.{alias.name}"
         elif isinstance(node, ast.Call):
-            called = (
-                node.func.attr
-                if isinstance(node.func, ast.Attribute)
-                else getattr(node.func, "id", "")
-            )
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if called in ("import_module", "find_spec") and isinstance(node.args[0], ast.Constant):
                 yield str(node.args[0].value)
 

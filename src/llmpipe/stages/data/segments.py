@@ -1,4 +1,4 @@
-"""What is known of each document between the two passes: segments of a unit, in Parquet.
+"""Documents between the two passes: segments of a unit, in Parquet.
 
 A unit's records are written in segments of a fixed number of records, each file atomically. So a worker that is
 killed loses at most one segment of work, and the files do not depend on how often that happened. Inside a segment, row
@@ -8,6 +8,7 @@ groups end by bytes, so that a reader holds no more of it than a writer of parts
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ ROW_GROUP_BYTES = 16_000_000
 READ = "read"
 """Where a document is dropped before the first step."""
 KEPT, DROPPED, UNREADABLE = "kept", "dropped", "unreadable"
+EXCERPT_CHARS = 500
+"""What is kept of a dropped document's text."""
 
 
 @dataclass
@@ -57,24 +60,13 @@ class Row:
     keys: dict[str, list[int]] = field(default_factory=dict)
 
 
-_PLAIN = pa.schema(
-    [
-        ("i_record", pa.int64()),
-        ("outcome", pa.string()),
-        ("url", pa.string()),
-        ("date", pa.string()),
-        ("step", pa.string()),
-        ("reason", pa.string()),
-        ("value", pa.string()),
-        ("threshold", pa.string()),
-        ("text", pa.string()),
-        ("page", pa.string()),
-        ("lang", pa.string()),
-        ("lang_score", pa.float32()),
-        ("quality", pa.float32()),
-        ("n_words", pa.int32()),
-    ]
-)
+_TYPES = {
+    "i_record": pa.int64(),
+    "lang_score": pa.float32(),
+    "quality": pa.float32(),
+    "n_words": pa.int32(),
+}
+"""The types of columns that are not text."""
 
 
 def key_columns(config: DataConfig, step: str) -> list[str]:
@@ -84,40 +76,31 @@ def key_columns(config: DataConfig, step: str) -> list[str]:
 
 
 def _schema(config: DataConfig) -> pa.Schema:
-    fields = [*_PLAIN, pa.field("pii", pa.string()), pa.field("n_bytes", pa.int64())]
+    names = [field.name for field in dataclasses.fields(Row) if field.name != "keys"]
+    columns = {name: _TYPES.get(name, pa.string()) for name in names} | {"n_bytes": pa.int64()}
     for step in config.steps:
         if STEPS[step].scope == "corpus":
-            fields += [pa.field(name, pa.uint64()) for name in key_columns(config, step)]
-    return pa.schema(fields)
+            columns |= dict.fromkeys(key_columns(config, step), pa.uint64())
+    return pa.schema(columns.items())
 
 
 class SegmentWriter:
-    """Collects the rows of a unit; writes a segment whenever the record number passes a multiple."""
+    """Collects the rows of a unit; writes a segment whenever the record number passes a multiple of their size."""
 
     def __init__(self, config: DataConfig, folder: Path) -> None:
         self._schema = _schema(config)
         self._folder = folder
-        self._n_segments = len(list(folder.glob("segment-*.parquet")))
-        self._rows: list[Row] = []
-        self._others: Counter[str] = Counter()
-        self._bad_bytes = 0
+        self._n_segments = len(segment_paths(folder))
+        self.rows: list[Row] = []
+        self.others: Counter[str] = Counter()
+        """Records that are no documents, by kind."""
+        self.bad_bytes = 0
+        """Bytes that were passed over."""
 
     @property
     def n_done(self) -> int:
         """Records that an earlier attempt has already written."""
         return self._n_segments * RECORDS_PER_SEGMENT
-
-    def add_row(self, row: Row) -> None:
-        """Add a document."""
-        self._rows.append(row)
-
-    def add_other(self, kind: str) -> None:
-        """Count a record that is no document."""
-        self._others[kind] += 1
-
-    def add_bad_bytes(self, n_bytes: int) -> None:
-        """Count bytes passed over."""
-        self._bad_bytes += n_bytes
 
     def end_record(self, i_record: int) -> None:
         """Note that a record is complete; this may write a segment."""
@@ -126,29 +109,26 @@ class SegmentWriter:
 
     def close(self) -> None:
         """Write what is left."""
-        if self._rows or self._others or self._bad_bytes:
+        if self.rows or self.others or self.bad_bytes:
             self._write()
 
     def _write(self) -> None:
-        counts = {"others": dict(sorted(self._others.items())), "bad_bytes": self._bad_bytes}
-        columns: dict[str, list[Any]] = {
-            f.name: [getattr(r, f.name) for r in self._rows] for f in _PLAIN
-        }
-        columns["pii"] = [
-            json.dumps(row.pii, sort_keys=True) if row.pii else None for row in self._rows
-        ]
-        columns["n_bytes"] = [len(row.text.encode()) for row in self._rows]
-        for name in self._schema.names[len(columns) :]:
-            step, i = name.rsplit("_", 1)
-            columns[name] = [
-                row.keys[step][int(i)] if step in row.keys else None for row in self._rows
-            ]
+        counts = {"others": dict(sorted(self.others.items())), "bad_bytes": self.bad_bytes}
         schema = self._schema.with_metadata({"counts": json.dumps(counts)})
+        table = pa.Table.from_pylist([_to_columns(row) for row in self.rows], schema)
         path = self._folder / f"segment-{self._n_segments:05d}.parquet"
         with RowGroupWriter(path, schema, ROW_GROUP_BYTES) as writer:
-            writer.add(pa.table(columns, schema), np.array(columns["n_bytes"]))
+            writer.add(table, table["n_bytes"].to_numpy())
         self._n_segments += 1
-        self._rows, self._others, self._bad_bytes = [], Counter(), 0
+        self.rows, self.others, self.bad_bytes = [], Counter(), 0
+
+
+def _to_columns(row: Row) -> dict[str, Any]:
+    values = vars(row) | {"n_bytes": len(row.text.encode())}
+    values["pii"] = json.dumps(row.pii, sort_keys=True) if row.pii else None
+    for step, keys in row.keys.items():
+        values |= {f"{step}_{i:03d}": key for i, key in enumerate(keys)}
+    return values
 
 
 class RowGroupWriter:
@@ -158,10 +138,10 @@ class RowGroupWriter:
     At most one row group and what was added last are in memory.
 
     Args:
-        path: of the file. It is only made if there are rows, or with `even_empty`.
+        path: of the file.
         schema: of its columns.
         group_bytes: a row group ends with the row at which it reaches this size.
-        even_empty: make a file without rows too.
+        even_empty: make the file even if it gets no rows.
     """
 
     def __init__(
@@ -230,6 +210,12 @@ def read_segments(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.
                 yield group.combine_chunks()
 
 
+def drop_row(step: str, reason: str, value: str, threshold: str = "") -> dict[str, str]:
+    """Return what changes in a row that a step of the second pass drops."""
+    why = {"reason": reason, "value": value, "threshold": threshold}
+    return {"outcome": DROPPED, "step": step} | why
+
+
 def change_rows(rows: pa.Table, changes: Mapping[int, Mapping[str, Any]]) -> pa.Table:
     """Return rows in which some have other values: place of a row -> column -> value."""
     for name in {name: None for change in changes.values() for name in change}:
@@ -241,9 +227,3 @@ def change_rows(rows: pa.Table, changes: Mapping[int, Mapping[str, Any]]) -> pa.
         column = pc.replace_with_mask(column, mask, values)
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
-
-
-def read_counts(path: Path) -> dict[str, Any]:
-    """Return what a segment counted besides its rows."""
-    counts: dict[str, Any] = json.loads(pq.read_schema(path).metadata[b"counts"])
-    return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,10 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
     stats = account.to_stats()
     stats |= {"input_files": len(units), "input_bytes": sum(source.n_bytes for source in sources)}
     stats["repeated_input_files"] = len(sources) - len({source.fingerprint for source in sources})
-    stats["cpu_s"] = _sum_seconds([commit.record["cpu_s"] for commit in commits])
+    cpu_s: Counter[str] = Counter()
+    for commit in commits:
+        cpu_s.update(commit.record["cpu_s"])
+    stats["cpu_s"] = {step: round(seconds, 2) for step, seconds in sorted(cpu_s.items())}
     if not stats["documents"]:
         ctx.console.warn("no document was kept; the report says which step dropped them")
     return stats
@@ -74,8 +78,10 @@ def run(config: DataConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str
 
 def source_files(config: DataConfig, inputs: Inputs) -> list[SourceFile]:
     """Return what is read: the named inputs, or the crawl's archives."""
+    from llmpipe.stages.data.sources.inputs import expand_inputs
+
     if config.inputs:
-        wanted = set(_input_names(config))
+        wanted = set(expand_inputs(config.inputs))
         return [file for file in inputs.files if file.path in wanted]
     crawl = inputs["crawl"]
     paths = sorted(crawl.file("warc").glob("*.warc*"))
@@ -91,10 +97,11 @@ def needs(config: DataConfig) -> dict[str, Need]:
 
 def files(config: DataConfig) -> Sequence[str]:
     """Everything from outside that decides the result: inputs, block lists, evaluation sets, a classifier."""
+    from llmpipe.stages.data.sources.inputs import expand_inputs
     from llmpipe.stages.data.steps.table import check_steps, files_of_steps
 
-    check_steps(config.steps)  # here, because this is asked before anything is written
-    return [*_input_names(config), *files_of_steps(config)]
+    check_steps(config.steps)  # here, because this is called before anything is written
+    return [*expand_inputs(config.inputs), *files_of_steps(config)]
 
 
 def files_key(config: DataConfig, files: Sequence[SourceFile]) -> dict[str, Any]:
@@ -111,22 +118,19 @@ def files_key(config: DataConfig, files: Sequence[SourceFile]) -> dict[str, Any]
 
 def plan(config: DataConfig, inputs: Inputs) -> dict[str, str]:
     """What a run would do, without doing it."""
+    from llmpipe.stages.data.estimate import estimate
     from llmpipe.stages.data.sources.inputs import plan_units
     from llmpipe.stages.data.steps.table import STEPS, check_steps
 
     check_steps(config.steps)
     sources = source_files(config, inputs)
-    from llmpipe.stages.data.estimate import estimate
-
-    cost = estimate(config, sources)
     lines = {
         "inputs": f"{len(sources)} files, {format_bytes(sum(file.n_bytes for file in sources))}",
         "units": str(len(plan_units(sources))),
     }
-    lines |= cost.to_lines() if cost else {}
-    return lines | {
-        f"step {i}": f"{name}: {STEPS[name].summary}" for i, name in enumerate(config.steps, 1)
-    }
+    lines |= estimate(config, sources)
+    steps = enumerate(config.steps, 1)
+    return lines | {f"step {i}": f"{name}: {STEPS[name].summary}" for i, name in steps}
 
 
 def headline(stats: Mapping[str, Any]) -> str:
@@ -134,17 +138,6 @@ def headline(stats: Mapping[str, Any]) -> str:
     kept, seen = format_count(stats["documents"]), format_count(stats["documents_in"])
     size = f"{format_bytes(stats['text_bytes'])}, {format_count(stats['words'])} words"
     return f"{kept} of {seen} documents kept, {size}, {stats['unreadable']} unreadable"
-
-
-def _input_names(config: DataConfig) -> list[str]:
-    from llmpipe.stages.data.sources.inputs import expand_inputs
-
-    return expand_inputs(config.inputs)
-
-
-def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = sorted({name for part in parts for name in part})
-    return {name: round(sum(part.get(name, 0.0) for part in parts), 2) for name in names}
 
 
 SPEC = StageSpec(

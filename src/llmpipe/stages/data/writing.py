@@ -22,23 +22,24 @@ import pyarrow.parquet as pq
 from llmpipe.core.artifact import atomic_file, write_atomic
 from llmpipe.core.units import RunUnit, Unit, Watch
 from llmpipe.stages.data.account import HOSTS, Account, count_hosts
-from llmpipe.stages.data.arrow import leave_out_pandas
-from llmpipe.stages.data.cluster_examples import show
+from llmpipe.stages.data.arrow import prepare_worker
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.facts import Segment
 from llmpipe.stages.data.segments import (
     DROPPED,
+    EXCERPT_CHARS,
     KEPT,
     READ,
     ROW_GROUP_BYTES,
     RowGroupWriter,
     change_rows,
+    drop_row,
     read_segments,
 )
-from llmpipe.stages.data.substring_units import Cutter
+from llmpipe.stages.data.substring_units import POSITION_BITS, Cutter
 
 EXAMPLES_PER_REASON = 5
-EXCERPT_CHARS = 500
+_CLUSTER_EXCERPT_CHARS = 200
 PART, DROPPED_PART = "part.parquet", "dropped.parquet"
 EXAMPLES, HOST_COUNTS = "examples.jsonl", "hosts.parquet"
 
@@ -56,10 +57,9 @@ CORPUS = pa.schema(
     ]
 )
 DROPPED_ROWS = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("id", "url", "date", "step", "reason", "value", "threshold", "excerpt")
-    ]
+    dict.fromkeys(
+        ("id", "url", "date", "step", "reason", "value", "threshold", "excerpt"), pa.string()
+    )
 )
 _READ_COLUMNS = [
     *(name for name in CORPUS.names if name not in ("id", "cluster_size")),
@@ -102,9 +102,7 @@ class WriteJob:
 
     def open(self) -> RunUnit:
         """Return the function that runs a unit."""
-        leave_out_pandas()
-        pa.set_cpu_count(1)
-        pa.set_io_thread_count(1)
+        prepare_worker()
         return self._run
 
     def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
@@ -113,7 +111,8 @@ class WriteJob:
         cutter = None
         if self.repeats.is_file():
             repeats = np.load(self.repeats, mmap_mode="r")
-            cutter = Cutter(self.config.substrings, repeats, part.start, part.stop)
+            bounds = np.searchsorted(repeats, np.array([part.start, part.stop]) << POSITION_BITS)
+            cutter = Cutter(self.config.substrings, np.asarray(repeats[slice(*bounds)]))
         size = group_bytes(self.config)
         with (
             RowGroupWriter(folder / PART, CORPUS, size, even_empty=False) as kept,
@@ -156,24 +155,13 @@ class WriteJob:
         for place, found in zip(places.tolist(), decisions[places].tolist(), strict=True):
             step, _, first_unit, first_record = found
             first = document_id(self.unit_ids[first_unit], first_record)
-            changes[place] = _duplicate(self.config.steps[step], first)
+            changes[place] = drop_row(self.config.steps[step], "duplicate", first)
         return change_rows(rows, changes)
 
 
 def document_id(unit_id: str, i_record: int) -> str:
     """Name a document by the content of its input file and its record number there."""
     return f"{unit_id[:16]}-{i_record:08d}"
-
-
-def _duplicate(step: str, kept_id: str) -> dict[str, str]:
-    """What the row of a duplicate says; `value` names the document that stands for it."""
-    return {
-        "outcome": DROPPED,
-        "step": step,
-        "reason": "duplicate",
-        "value": kept_id,
-        "threshold": "",
-    }
 
 
 def part_bytes(config: DataConfig) -> int:
@@ -194,7 +182,6 @@ class _Output:
     """What a unit leaves besides its rows: its account, the hosts, and documents that are shown.
 
     Args:
-        steps: the steps of the recipe.
         wanted: numbers of the documents that are shown for their cluster.
     """
 
@@ -212,7 +199,9 @@ class _Output:
         self._hosts += count_hosts(rows["url"].filter(is_kept))
         self._note_examples(rows.filter(pc.invert(is_kept)))
         for i in sorted(i for i in self._wanted if start <= i < start + len(rows)):
-            self._shown[str(i)] = show(rows.slice(i - start, 1).to_pylist()[0])
+            row = rows.slice(i - start, 1).to_pylist()[0]
+            excerpt = " ".join(row["text"][:_CLUSTER_EXCERPT_CHARS].split())
+            self._shown[str(i)] = {"id": row["id"], "url": row["url"], "excerpt": excerpt}
 
     def _note_examples(self, rows: pa.Table) -> None:
         """Keep the first few documents of every reason."""
@@ -230,10 +219,8 @@ class _Output:
         """Write the files; returns the record of the unit."""
         lines = [json.dumps(row) for kind in self._examples.values() for row in kind]
         write_atomic(folder / EXAMPLES, "".join(f"{line}\n" for line in lines))
-        hosts = sorted(self._hosts.items())
-        columns = [[host for host, _ in hosts], [n for _, n in hosts]]
+        hosts = dict(sorted(self._hosts.items()))
+        table = pa.table([list(hosts), list(hosts.values())], HOSTS)
         with atomic_file(folder / HOST_COUNTS) as path:
-            pq.write_table(
-                pa.table(columns, HOSTS), path, compression="zstd", write_page_checksum=True
-            )
+            pq.write_table(table, path, compression="zstd", write_page_checksum=True)
         return {"account": self.account.to_record(), "shown": self._shown}

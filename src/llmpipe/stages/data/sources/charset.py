@@ -43,17 +43,13 @@ def find_charset(data: bytes, http_charset: str | None = None) -> str:
     """Return the name of the codec to decode with."""
     from resiliparse.parse.encoding import detect_encoding
 
-    labels = [
-        http_charset,
-        *(m[1].decode() for p in (_XML, _META) if (m := p.search(data, 0, _META_WINDOW))),
-    ]
+    matches = [pattern.search(data, 0, _META_WINDOW) for pattern in (_XML, _META)]
+    labels = [http_charset, *(match[1].decode() for match in matches if match)]
     declared = [codec for label in labels if label and (codec := _codec(label))]
     for codec in declared:
-        if (
-            codec.startswith(_STATEFUL)
-            and _decodes(data, codec)
-            and not _is_misdeclared_utf16(data, codec)
-        ):
+        # A page that says UTF-16 in ASCII letters is not UTF-16 (the HTML standard reads it as UTF-8).
+        is_wrong = codec.startswith(("utf-16", "utf-32")) and b"\0" not in data[:1024]
+        if codec.startswith(_STATEFUL) and not is_wrong and _decodes(data, codec):
             return codec
     if (codec := _by_pattern(data)) and _decodes(data, codec):
         return codec
@@ -65,7 +61,9 @@ def find_charset(data: bytes, http_charset: str | None = None) -> str:
     if declared and declared[0] != "utf-8":
         return declared[0]
     detected = _codec(detect_encoding(data, max_len=1 << 16) or "")
-    if declared and (detected is None or _n_errors(data, "utf-8") < len(data) / 200):
+    if declared and (
+        detected is None or data.decode("utf-8", "replace").count("\ufffd") < len(data) / 200
+    ):
         return "utf-8"  # declared, with a few broken bytes
     if detected == "utf-8":  # which it is not
         detected = _second_opinion(data)
@@ -79,14 +77,11 @@ def _by_pattern(data: bytes) -> str | None:
     if n_nul > len(head) // 5:
         wide = "utf-32" if n_nul > len(head) * 5 // 8 else "utf-16"
         step = 4 if wide == "utf-32" else 2
-        return (
-            f"{wide}-be"
-            if head[::step].count(0) > head[step - 1 :: step].count(0)
-            else f"{wide}-le"
-        )
+        is_big = head[::step].count(0) > head[step - 1 :: step].count(0)
+        return f"{wide}-be" if is_big else f"{wide}-le"
     if b"\x1b$)C" in head:
         return "iso2022_kr"
-    if b"\x1b$B" in head or b"\x1b$@" in head or b"\x1b(J" in head:
+    if any(escape in head for escape in (b"\x1b$B", b"\x1b$@", b"\x1b(J")):
         return "iso2022_jp_2"
     return None
 
@@ -119,12 +114,3 @@ def _decodes(data: bytes, codec: str) -> bool:
     except (UnicodeDecodeError, LookupError):
         return False
     return True
-
-
-def _n_errors(data: bytes, codec: str) -> int:
-    return data.decode(codec, errors="replace").count("\ufffd")
-
-
-def _is_misdeclared_utf16(data: bytes, codec: str) -> bool:
-    """A page that says UTF-16 in ASCII letters is not UTF-16 (the HTML standard reads it as UTF-8)."""
-    return codec.startswith(("utf-16", "utf-32")) and b"\0" not in data[:1024]

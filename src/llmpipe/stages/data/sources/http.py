@@ -11,15 +11,12 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 _STATUS = re.compile(rb"HTTP/[\d.]+ +(\d{3})")
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.I)
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[^\r\n]{0,200}\r?\n")
-
-
-class _Reader(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 class BadBody(Exception):
@@ -43,9 +40,7 @@ class StoredResponse:
     @property
     def charset(self) -> str | None:
         """The charset named in `Content-Type`."""
-        match = re.search(
-            r"charset\s*=\s*[\"']?([\w.:-]{1,40})", self.headers.get("content-type", ""), re.I
-        )
+        match = _CHARSET.search(self.headers.get("content-type", ""))
         return match[1] if match else None
 
 
@@ -110,7 +105,9 @@ def _undo(encoding: str, body: bytes, max_bytes: int) -> bytes:
         is_zlib = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
         return _inflate(body, zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS, max_bytes)
     if encoding == "br":
-        return _read_bounded(_brotli(body), body, max_bytes)
+        from fastwarc.stream_io import BrotliReader
+
+        return _read_bounded(BrotliReader(io.BytesIO(body)), body, max_bytes)
     if encoding == "zstd":
         import zstandard
 
@@ -132,13 +129,7 @@ def _inflate(body: bytes, window: int, max_bytes: int) -> bytes:
     return data  # a body cut by the crawler's size limit ends early; what there is of it is good
 
 
-def _brotli(body: bytes) -> _Reader:
-    from fastwarc.stream_io import BrotliReader
-
-    return BrotliReader(io.BytesIO(body))
-
-
-def _read_bounded(reader: _Reader, body: bytes, max_bytes: int) -> bytes:
+def _read_bounded(reader: Any, body: bytes, max_bytes: int) -> bytes:
     """Read a decoder to its end or the bound. Text announced as compressed is taken as it is."""
     parts, size = [], 0
     try:

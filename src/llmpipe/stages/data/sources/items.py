@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpipe.core.records.compression import open_pieces
-from llmpipe.core.records.lines import PlacedRow, Unreadable, parse_object, read_lines
+from llmpipe.core.records.lines import Unreadable, parse_object, read_lines
 from llmpipe.core.records.parquet import read_parquet
 from llmpipe.core.records.rows import read_dataset
 from llmpipe.core.remote import local_copy
@@ -63,13 +63,10 @@ Item = Raw | Bad | Other
 def read_items(payload: Payload, read: ReadConfig, folder: Path) -> Iterator[Item]:
     """Read all records of a unit in order.
 
-    Args:
-        payload: the unit's files.
-        read: settings.
-        folder: where a remote file is put while it is read.
+    A remote file is put into `folder` while it is read.
     """
     if payload.kind == "dataset":
-        yield from _row_items(read_dataset(payload.paths[0], streaming=True), read)
+        yield from _items_of(read_dataset(payload.paths[0], streaming=True), _load_row, read)
         return
     texts = (read.text_field, "html")
     columns = (*texts, read.url_field, read.date_field)
@@ -78,11 +75,12 @@ def read_items(payload: Payload, read: ReadConfig, folder: Path) -> Iterator[Ite
             if payload.kind == "archive":
                 yield from _archive_items(path, read)
             elif payload.kind == "jsonl":
-                yield from _jsonl_items(path, read)
+                lines = read_lines(path, max_bytes=read.max_record_bytes)
+                yield from _items_of(lines, _load_json, read)
             elif payload.kind == "parquet":
                 hint = "name it with `--set data.read.text_field=NAME`"
                 rows = read_parquet(path, columns, texts, label=name, hint=hint)
-                yield from _row_items(rows, read)
+                yield from _items_of(rows, _load_row, read)
             else:
                 yield _html_item(path, read)
 
@@ -109,9 +107,8 @@ def _record_item(record: Record, read: ReadConfig) -> Item:
         return Other(f"response, {mime or 'no type'}")
     mime = record.content_type.partition(";")[0].strip()
     if record.kind == "resource" and mime in _HTML_TYPES:
-        return Raw(
-            record.url, partial(_load_html, record.url, record.date, record.block, None, read)
-        )
+        load = partial(_load_html, record.url, record.date, record.block, None, read)
+        return Raw(record.url, load)
     if record.kind == "conversion" and mime == "text/plain":
         return Raw(record.url, partial(_load_plain_text, record))
     return Other(record.kind)
@@ -189,14 +186,6 @@ def _load_html_file(body: bytes, read: ReadConfig) -> Document | Drop:
     return document
 
 
-def _jsonl_items(path: Path, read: ReadConfig) -> Iterator[Item]:
-    for line in read_lines(path, max_bytes=read.max_record_bytes):
-        if isinstance(line, Unreadable):
-            yield Bad(line.reason, line.n_bytes)
-        else:
-            yield Raw("", partial(_load_json, line[1], read))
-
-
 def _load_json(line: bytes, read: ReadConfig) -> Document | Drop:
     try:
         row = parse_object(line)
@@ -220,9 +209,14 @@ def _load_row(row: dict[str, Any], read: ReadConfig) -> Document | Drop:
     raise BadBody("no_text_field")
 
 
-def _row_items(rows: Iterable[PlacedRow | Unreadable], read: ReadConfig) -> Iterator[Item]:
+def _items_of(
+    rows: Iterable[tuple[str, Any] | Unreadable],
+    load: Callable[[Any, ReadConfig], Document | Drop],
+    read: ReadConfig,
+) -> Iterator[Item]:
+    """Make items of rows with their places."""
     for row in rows:
         if isinstance(row, Unreadable):
             yield Bad(row.reason, row.n_bytes)
         else:
-            yield Raw("", partial(_load_row, row[1], read))
+            yield Raw("", partial(load, row[1], read))

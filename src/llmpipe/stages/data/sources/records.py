@@ -14,7 +14,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmpipe.stages.data.sources.stream import Stream
 
@@ -40,7 +40,7 @@ class Record:
     content_type: str
     headers: Mapping[str, str]
     """Names in lower case."""
-    block: bytes
+    block: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -77,28 +77,18 @@ def read_records(stream: Stream, max_bytes: int) -> Iterator[Record | Bad]:
         if isinstance(header, str):
             yield Bad(header, _skip_to_record(stream))
         else:
-            yield _read_block(stream, header, max_bytes)
+            yield _read_block(stream, *header, max_bytes)
 
 
-@dataclass(frozen=True)
-class _Header:
-    kind: str
-    url: str
-    date: str
-    content_type: str
-    length: int
-    headers: Mapping[str, str]
-
-
-def _read_warc_header(stream: Stream) -> _Header | str:
-    """Take a header; a string says what is wrong with it."""
+def _read_warc_header(stream: Stream) -> tuple[Record, int] | str:
+    """Return a record without its block, and the length of that; a string says what is wrong with the header."""
     end = stream.find(b"\r\n\r\n", _MAX_HEADER)
     sooner = stream.find(b"\n\n", end if end > 0 else _MAX_HEADER)
-    if sooner > 0 or end > 0:
-        block = stream.take(sooner if sooner > 0 else end)
-    else:
+    end = sooner if sooner > 0 else end
+    if end <= 0:
         stream.skip(5)
         return "bad_header"
+    block = stream.take(end)
     if b"\0" in block:  # a zeroed block has melted two records into one
         return "bad_header"
     headers: dict[str, str] = {}
@@ -116,17 +106,17 @@ def _read_warc_header(stream: Stream) -> _Header | str:
     if not headers.get("warc-type"):
         stream.skip(int(length))
         return "no_record_type"
-    return _Header(
+    record = Record(
         kind=headers["warc-type"].lower(),
         url=headers.get("warc-target-uri", "").strip("<>"),
         date=headers.get("warc-date", ""),
         content_type=headers.get("content-type", "").lower(),
-        length=int(length),
         headers=headers,
     )
+    return record, int(length)
 
 
-def _read_arc_header(line: bytes) -> _Header:
+def _read_arc_header(line: bytes) -> tuple[Record, int]:
     """Read `URL IP DATE TYPE [more] LENGTH`. Addresses with spaces exist, so it is read from the right."""
     text = line.decode("utf-8", errors="replace").strip()
     left, length = text.rsplit(" ", 1)
@@ -134,27 +124,24 @@ def _read_arc_header(line: bytes) -> _Header:
     url = left[: date.start()].rsplit(" ", 1)[0]
     digits = date[1].ljust(14, "0")
     day, clock = digits[:8], digits[8:]
-    return _Header(
+    record = Record(
         kind="filedesc" if url.startswith("filedesc:") else "response",
         url=url,
         date=f"{day[:4]}-{day[4:6]}-{day[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}Z",
         content_type="application/http; msgtype=response" if url.startswith("http") else "",
-        length=int(length),
         headers={},
     )
+    return record, int(length)
 
 
-def _read_block(stream: Stream, header: _Header, max_bytes: int) -> Record | Bad:
-    if header.length > max_bytes:
-        skipped = stream.skip(header.length)
-        return Bad(
-            "over_limit" if skipped == header.length else "truncated_record", skipped, header.url
-        )
-    block = stream.take(header.length)
-    record = Record(
-        header.kind, header.url, header.date, header.content_type, header.headers, block
-    )
-    complete = len(block) == header.length
+def _read_block(stream: Stream, record: Record, length: int, max_bytes: int) -> Record | Bad:
+    if length > max_bytes:
+        skipped = stream.skip(length)
+        reason = "over_limit" if skipped == length else "truncated_record"
+        return Bad(reason, skipped, record.url)
+    block = stream.take(length)
+    record = replace(record, block=block)
+    complete = len(block) == length
     if complete:
         ends_well = stream.peek(4).startswith((b"\r\n\r\n", b"\n\n"))
         stream.skip_line_ends()
@@ -164,7 +151,7 @@ def _read_block(stream: Stream, header: _Header, max_bytes: int) -> Record | Bad
             if damage is None or stream.is_verified or _block_digest_fits(record):
                 return record
             stream.take_break()
-            return Bad(damage.reason, damage.n_bytes, header.url)
+            return Bad(damage.reason, damage.n_bytes, record.url)
         is_record = following.upper() == b"WARC/" or _ARC_START.match(stream.peek(_MAX_HEADER))
         if is_record or ends_well or _block_digest_fits(record):
             return record
@@ -172,13 +159,12 @@ def _read_block(stream: Stream, header: _Header, max_bytes: int) -> Record | Bad
     found = _next_record(block)
     if found is not None:
         stream.push_back(block[found:] + (b"\r\n" if complete else b""))
-        return Bad("bad_length", found, header.url)
+        return Bad("bad_length", found, record.url)
     if complete:
-        return Bad("bad_length", len(block) + _skip_to_record(stream), header.url)
-    damage = stream.take_break()
-    if damage is not None:
-        return Bad(damage.reason, damage.n_bytes, header.url)
-    return Bad("truncated_record", len(block), header.url)
+        return Bad("bad_length", len(block) + _skip_to_record(stream), record.url)
+    if damage := stream.take_break():
+        return Bad(damage.reason, damage.n_bytes, record.url)
+    return Bad("truncated_record", len(block), record.url)
 
 
 def _next_record(data: bytes) -> int | None:
@@ -192,10 +178,10 @@ def _skip_to_record(stream: Stream) -> int:
     skipped = 0
     while stream.fill(1):
         window = stream.peek(1 << 20)
-        found = _next_record(b"\n" + window) if skipped == 0 else _next_record(window)
+        before = b"" if skipped else b"\n"  # a record may begin right here
+        found = _next_record(before + window)
         if found is not None:
-            found -= 1 if skipped == 0 else 0
-            return skipped + stream.skip(found)
+            return skipped + stream.skip(found - len(before))
         # Keep the tail: a header may begin in it and end in the next window.
         step = len(window) - 4096 if len(window) == 1 << 20 else len(window)
         skipped += stream.skip(step)
@@ -213,7 +199,5 @@ def digest_fits(declared: str, data: bytes) -> bool | None:
     if name not in ("md5", "sha1", "sha256", "sha512") or not value:
         return None
     found = hashlib.new(name, data, usedforsecurity=False)
-    value = value.strip()
-    return value.lower() == found.hexdigest() or value.upper().rstrip("=") == base64.b32encode(
-        found.digest()
-    ).decode().rstrip("=")
+    value, base32 = value.strip(), base64.b32encode(found.digest()).decode()
+    return value.lower() == found.hexdigest() or value.upper().rstrip("=") == base32.rstrip("=")

@@ -1,4 +1,4 @@
-"""What a step of the data stage is. A new one is a file beside this one and a line in `table.py`.
+"""The base class of the data stage's steps. A new step is a file beside this one and a line in `table.py`.
 
 A step's file also holds its settings, which are read whenever a recipe is, even for `--help`. So what takes long to import (numpy,
 parsers, models) is imported inside the functions that need it.

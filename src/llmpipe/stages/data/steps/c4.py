@@ -93,9 +93,9 @@ class C4(Step[C4Config]):
 
     def _is_unwanted(self, line: str, words: list[str]) -> bool:
         config = self._config
-        if any(len(word) > config.max_word_length for word in words):
-            return True
         ends_well = line.endswith(_TERMINAL) and not line.endswith("...")
-        if config.require_terminal_punctuation and not ends_well:
-            return True
-        return len(words) < config.min_words_per_line
+        return (
+            any(len(word) > config.max_word_length for word in words)
+            or (config.require_terminal_punctuation and not ends_well)
+            or len(words) < config.min_words_per_line
+        )

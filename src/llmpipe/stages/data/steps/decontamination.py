@@ -39,7 +39,7 @@ class DecontaminationFilter(Step[DecontaminationConfig]):
     name = "decontamination"
     summary = "drop what evaluation sets contain"
 
-    def __init__(self, config: DecontaminationConfig, table: Path) -> None:
+    def __init__(self, table: Path) -> None:
         import numpy as np
 
         from llmpipe.tasks.overlap import Runs
@@ -50,7 +50,7 @@ class DecontaminationFilter(Step[DecontaminationConfig]):
     @classmethod
     def make(cls, config: DataConfig, prepared: Path) -> DecontaminationFilter:
         """Open the compiled runs."""
-        return cls(config.decontamination, prepared / "evaluations.npy")
+        return cls(prepared / "evaluations.npy")
 
     @classmethod
     def files(cls, config: DecontaminationConfig) -> list[str]:
@@ -59,32 +59,27 @@ class DecontaminationFilter(Step[DecontaminationConfig]):
 
     @classmethod
     def prepare(cls, config: DecontaminationConfig, prepared: Path) -> None:
-        """Compile the runs."""
-        compile_evaluations(config, prepared / "evaluations.npy")
+        """Write the hashes of all runs of the evaluation texts.
+
+        Raises:
+            InputError: a file is missing or no JSONL, or no string in any of them is long enough.
+        """
+        import numpy as np
+
+        from llmpipe.tasks.overlap import collect_runs, strings_of
+
+        texts = (text for name in config.files for text in strings_of(Path(name)))
+        found = collect_runs(texts, config.ngram, config.min_words).hashes
+        if not found:
+            raise InputError(
+                "data.decontamination.files: no text of "
+                f"{config.min_words} words in {len(config.files)} files",
+            )
+        rows = [(value, n) for n in sorted(found) for value in found[n].tolist()]
+        with atomic_file(prepared / "evaluations.npy") as path, path.open("wb") as file:
+            np.save(file, np.array(rows, dtype=[("hash", "<u8"), ("n", "<u2")]))
 
     def __call__(self, document: Document) -> Drop | None:
         """Drop a document with a run; the value is the run."""
         run = self._runs.find(document.text)
         return Drop("evaluation_text", " ".join(run), f"{len(run)} words") if run else None
-
-
-def compile_evaluations(config: DecontaminationConfig, table: Path) -> None:
-    """Write the hashes of all runs of the evaluation texts.
-
-    Raises:
-        InputError: a file is missing or no JSONL, or no string in any of them is long enough.
-    """
-    import numpy as np
-
-    from llmpipe.tasks.overlap import collect_runs, strings_of
-
-    texts = (text for name in config.files for text in strings_of(Path(name)))
-    found = collect_runs(texts, config.ngram, config.min_words).hashes
-    if not found:
-        raise InputError(
-            "data.decontamination.files: no text of "
-            f"{config.min_words} words in {len(config.files)} files",
-        )
-    rows = [(value, n) for n in sorted(found) for value in found[n].tolist()]
-    with atomic_file(table) as path, path.open("wb") as file:
-        np.save(file, np.array(rows, dtype=[("hash", "<u8"), ("n", "<u2")]))

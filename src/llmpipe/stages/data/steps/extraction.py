@@ -79,12 +79,10 @@ class Extraction(Step[ExtractionConfig]):
         return extracted or ""
 
 
-_CONTROLS: dict[int, str | None] = {
-    code: None
-    for code in [*range(9), *range(11, 32), *range(127, 160)]
-    if code not in (12, 13, 133)
-}
-_CONTROLS |= {12: "\n", 13: None, 133: "\n", 0xFEFF: None, 0x200B: None, 0xA0: " "}
+_CONTROLS: dict[int, str | None] = dict.fromkeys(
+    [*range(9), *range(11, 32), *range(127, 160), 0xFEFF, 0x200B]
+)
+_CONTROLS |= {12: "\n", 133: "\n", 0xA0: " "}
 
 
 def clean_text(text: str) -> str:
@@ -94,6 +92,6 @@ def clean_text(text: str) -> str:
         text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS)
         text = text.encode("utf-8", errors="replace").decode("utf-8")
     lines = [line.rstrip() for line in text.split("\n")]
-    # More than one empty line in a row carries nothing.
+    # Several empty lines in a row mean no more than one.
     kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
     return "\n".join(kept).strip("\n")

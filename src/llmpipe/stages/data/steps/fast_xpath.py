@@ -18,11 +18,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 Attributes = dict[str, str]
 Value = Callable[[str, Attributes], Any]
-"""From a tag and its attributes (in source order) to a list of strings, a string or a truth value."""
+"""From a tag and its attributes (in source order) to a list of strings, a string or a truth value.
+
+Python takes these for true or false just as XPath does: a set of nodes is true if it has one, a string if it has a letter."""
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<string>'[^']*'|\"[^\"]*\")|(?P<name>self::[\w-]+|re:test|[\w-]+)|(?P<sign>[@()|=,]))"
@@ -101,7 +104,7 @@ class _Branch:
         """Whether an element fits, as far as its own tag and attributes tell."""
         if self.tags and tag not in self.tags:
             return False
-        return all(_truth(test(tag, attributes)) for test in self._tests)
+        return all(test(tag, attributes) for test in self._tests)
 
 
 class _Parser:
@@ -124,7 +127,7 @@ class _Parser:
         parts = [self._comparison()]
         while self._take("and"):
             parts.append(self._comparison())
-        return parts[0] if len(parts) == 1 else lambda tag, a: all(_truth(p(tag, a)) for p in parts)
+        return parts[0] if len(parts) == 1 else lambda tag, a: all(p(tag, a) for p in parts)
 
     def _comparison(self) -> Value:
         left = self._value()
@@ -224,10 +227,6 @@ def _any_of(parts: list[Value]) -> Value:
     return fits
 
 
-def _truth(value: Any) -> bool:
-    return bool(value)  # a set of nodes is true if it has one, a string if it has a letter
-
-
 def _string(value: Any) -> str:
     """The first node in document order, as XPath's string() does."""
     if isinstance(value, list):
@@ -237,14 +236,6 @@ def _string(value: Any) -> str:
 
 def _strings(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value]
-
-
-def _contains(text: Value, part: Value) -> Value:
-    return lambda tag, a: _string(part(tag, a)) in _string(text(tag, a))
-
-
-def _starts_with(text: Value, part: Value) -> Value:
-    return lambda tag, a: _string(text(tag, a)).startswith(_string(part(tag, a)))
 
 
 def _translate(text: Value, old: Value, new: Value) -> Value:
@@ -264,16 +255,14 @@ def _test(text: Value, pattern: Value, flags: Value | None = None) -> Value:
     return test
 
 
-def _not(value: Value) -> Value:
-    return lambda tag, a: not _truth(value(tag, a))
-
-
 _FUNCTIONS: dict[str, Callable[..., Value]] = {
-    "contains": _contains,
-    "starts-with": _starts_with,
+    "contains": lambda text, part: lambda tag, a: _string(part(tag, a)) in _string(text(tag, a)),
+    "starts-with": lambda text, part: (
+        lambda tag, a: _string(text(tag, a)).startswith(_string(part(tag, a)))
+    ),
     "translate": _translate,
     "re:test": _test,
-    "not": _not,
+    "not": lambda value: lambda tag, a: not value(tag, a),
 }
 
 
@@ -295,7 +284,7 @@ def accelerate() -> list[str]:
     done = []
     for name, value in vars(xpaths).items():
         if isinstance(value, list) and value and all(isinstance(x, etree.XPath) for x in value):
-            make = _First.of if value is getattr(main_extractor, "BODY_XPATH", None) else _fast
+            make = _first if value is getattr(main_extractor, "BODY_XPATH", None) else _fast
             value[:] = [make(expression) for expression in value]
             done.append(name)
     if isinstance(getattr(baseline, "BASIC_CLEAN_XPATH", None), etree.XPath):
@@ -314,29 +303,16 @@ def _fast(expression: Any) -> Any:
         return expression
 
 
-class _First:
+def _first(expression: Any) -> Any:
     """`(.//tag[condition])[1]`: of these only the first element is asked for."""
-
-    def __init__(self, original: Any) -> None:
-        text = original.path.strip()
-        if text.endswith("[1]"):
-            text = text.removesuffix("[1]").strip()
-            text = text[1:-1] if text.startswith("(") and text.endswith(")") else text
-        self._inside = FastXPath(_Path(text))
-
-    @staticmethod
-    def of(expression: Any) -> Any:
-        try:
-            return _First(expression)
-        except (NotUnderstood, AttributeError):
-            return expression
-
-    def __call__(self, tree: Any) -> list[Any]:
-        return self._inside(tree)[:1]
-
-
-class _Path:
-    """Stands for an expression of which only the text is needed."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
+    text = expression.path.strip()
+    if text.endswith("[1]"):
+        text = text.removesuffix("[1]").strip()
+        text = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+    try:
+        inside = FastXPath(SimpleNamespace(path=text))
+    except NotUnderstood:
+        return expression
+    if not inside.is_complete:
+        return expression
+    return lambda tree: inside(tree)[:1]

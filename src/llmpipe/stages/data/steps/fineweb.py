@@ -10,7 +10,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, Text, at_least, at_most
 from llmpipe.stages.data.steps.base import Fraction, Step
 from llmpipe.stages.data.steps.gopher_repetition import count_repeated
 
@@ -50,16 +50,14 @@ class FineWeb(Step[FineWebConfig]):
         lines = content.lines
         if not lines:
             return Drop("empty")
+        text = content.text
         punctuated = sum(line.endswith(_LINE_ENDS) for line in lines) / len(lines)
-        if punctuated < config.min_line_punctuation:
-            return Drop("line_punctuation", punctuated, config.min_line_punctuation)
         short = sum(len(line) <= config.short_line_chars for line in lines) / len(lines)
-        if short > config.max_short_lines:
-            return Drop("short_lines", short, config.max_short_lines)
-        repeated = count_repeated(lines)[1] / max(1, len(content.text.replace("\n", "")))
-        if repeated > config.max_dup_line_chars:
-            return Drop("dup_line_chars", repeated, config.max_dup_line_chars)
-        newlines = content.text.count("\n") / max(1, len(content.tokens))
-        if newlines > config.max_newlines_per_word:
-            return Drop("list", newlines, config.max_newlines_per_word)
-        return None
+        repeated = count_repeated(lines)[1] / max(1, len(text) - text.count("\n"))
+        newlines = text.count("\n") / max(1, len(content.tokens))
+        return (
+            at_least("line_punctuation", punctuated, config.min_line_punctuation)
+            or at_most("short_lines", short, config.max_short_lines)
+            or at_most("dup_line_chars", repeated, config.max_dup_line_chars)
+            or at_most("list", newlines, config.max_newlines_per_word)
+        )

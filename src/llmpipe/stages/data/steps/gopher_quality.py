@@ -11,7 +11,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, Text, at_least, at_most
 from llmpipe.stages.data.steps.base import Fraction, Step
 
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
@@ -62,43 +62,33 @@ class GopherQuality(Step[GopherQualityConfig]):
         )
 
     def _check_length(self, content: Text) -> Drop | None:
-        config, words = self._config, content.words
-        if len(words) < config.min_words:
-            return Drop("too_short", len(words), config.min_words)
-        if len(words) > config.max_words:
-            return Drop("too_long", len(words), config.max_words)
-        mean = sum(map(len, words)) / max(1, len(words))
-        if mean < config.min_mean_word_length:
-            return Drop("short_words", mean, config.min_mean_word_length)
-        if mean > config.max_mean_word_length:
-            return Drop("long_words", mean, config.max_mean_word_length)
-        return None
+        config, n = self._config, len(content.words)
+        mean = sum(map(len, content.words)) / max(1, n)
+        return (
+            at_least("too_short", n, config.min_words)
+            or at_most("too_long", n, config.max_words)
+            or at_least("short_words", mean, config.min_mean_word_length)
+            or at_most("long_words", mean, config.max_mean_word_length)
+        )
 
     def _check_symbols(self, content: Text) -> Drop | None:
         config, text = self._config, content.text
         n_tokens, lines = max(1, len(content.tokens)), text.splitlines() or [""]
         hashes = text.count("#") / n_tokens
-        if hashes > config.max_hashes_per_word:
-            return Drop("hashes", hashes, config.max_hashes_per_word)
         ellipses = (text.count("...") + text.count("…")) / n_tokens
-        if ellipses > config.max_ellipses_per_word:
-            return Drop("ellipses", ellipses, config.max_ellipses_per_word)
         bullets = sum(line.lstrip().startswith(_BULLETS) for line in lines) / len(lines)
-        if bullets > config.max_bullet_lines:
-            return Drop("bullet_lines", bullets, config.max_bullet_lines)
         trailing = sum(line.rstrip().endswith(_ELLIPSES) for line in lines) / len(lines)
-        if trailing > config.max_ellipsis_lines:
-            return Drop("ellipsis_lines", trailing, config.max_ellipsis_lines)
-        return None
+        return (
+            at_most("hashes", hashes, config.max_hashes_per_word)
+            or at_most("ellipses", ellipses, config.max_ellipses_per_word)
+            or at_most("bullet_lines", bullets, config.max_bullet_lines)
+            or at_most("ellipsis_lines", trailing, config.max_ellipsis_lines)
+        )
 
     def _check_words(self, content: Text) -> Drop | None:
         config, tokens = self._config, content.tokens
-        alpha = sum(token[0].isalpha() or any(map(str.isalpha, token)) for token in tokens) / max(
-            1, len(tokens)
-        )
-        if alpha < config.min_alpha_words:
-            return Drop("few_alpha_words", alpha, config.min_alpha_words)
+        n_alpha = sum(token[0].isalpha() or any(map(str.isalpha, token)) for token in tokens)
         n_stop = len(STOP_WORDS.intersection(tokens))
-        if n_stop < config.min_stop_words:
-            return Drop("few_stop_words", n_stop, config.min_stop_words)
-        return None
+        return at_least(
+            "few_alpha_words", n_alpha / max(1, len(tokens)), config.min_alpha_words
+        ) or at_least("few_stop_words", n_stop, config.min_stop_words)

@@ -56,19 +56,8 @@ class GopherRepetition(Step[GopherRepetitionConfig]):
 
         self._config = config
         self._ngrams = Ngrams
-        self._top = (
-            (2, config.max_top_2_gram),
-            (3, config.max_top_3_gram),
-            (4, config.max_top_4_gram),
-        )
-        self._dup = (
-            (5, config.max_dup_5_gram),
-            (6, config.max_dup_6_gram),
-            (7, config.max_dup_7_gram),
-            (8, config.max_dup_8_gram),
-            (9, config.max_dup_9_gram),
-            (10, config.max_dup_10_gram),
-        )
+        self._top = [(n, getattr(config, f"max_top_{n}_gram")) for n in range(2, 5)]
+        self._dup = [(n, getattr(config, f"max_dup_{n}_gram")) for n in range(5, 11)]
 
     def __call__(self, document: Document) -> Drop | None:
         """Say why a document is dropped, if it is."""
@@ -79,20 +68,15 @@ class GopherRepetition(Step[GopherRepetitionConfig]):
 
     def _check_blocks(self, content: Text) -> Drop | None:
         config, n_chars = self._config, len(content.text)
-        for blocks, unit, max_share, max_chars in (
-            (
-                content.paragraphs,
-                "paragraphs",
-                config.max_dup_paragraphs,
-                config.max_dup_paragraph_chars,
-            ),
-            (content.lines, "lines", config.max_dup_lines, config.max_dup_line_chars),
-        ):
+        for kind in ("paragraph", "line"):
+            blocks: list[str] = getattr(content, f"{kind}s")
+            max_share = getattr(config, f"max_dup_{kind}s")
+            max_chars = getattr(config, f"max_dup_{kind}_chars")
             n_repeated, chars_repeated = count_repeated(blocks)
             if n_repeated > max_share * len(blocks):
-                return Drop(f"dup_{unit}", n_repeated / len(blocks), max_share)
+                return Drop(f"dup_{kind}s", n_repeated / len(blocks), max_share)
             if chars_repeated > max_chars * n_chars:
-                return Drop(f"dup_{unit[:-1]}_chars", chars_repeated / n_chars, max_chars)
+                return Drop(f"dup_{kind}_chars", chars_repeated / n_chars, max_chars)
         return None
 
     def _check_ngrams(self, content: Text) -> Drop | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Gt
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop
+from llmpipe.stages.data.document import Document, Drop, at_least
 from llmpipe.stages.data.steps.base import Fraction, Step
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ class Language(Step[LanguageConfig]):
         document.lang, document.lang_score = best[0]
         if config.keep and document.lang not in config.keep:
             return Drop("other_language", document.lang, " ".join(config.keep))
-        if document.lang_score < config.min_score:
-            return Drop("uncertain", document.lang_score, config.min_score)
-        return None
+        return at_least("uncertain", document.lang_score, config.min_score)
 
 
 class LanguagePrefilter(Step[LanguagePrefilterConfig]):

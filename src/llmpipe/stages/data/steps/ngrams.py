@@ -1,4 +1,4 @@
-"""N-grams of a text that stand at several places in it, by NumPy over all words at once."""
+"""N-grams that occur more than once in a text, by NumPy over all words at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 class Ngrams:
     """The n-grams of a text as numbers: equal n-grams have equal numbers, and there are no chance hits.
 
-    Only the n-grams that stand at several places get a number, the others -1. The number of an n-gram is the rank of
-    the pair (number of its first n-1 words, number of its last n-1 words), so only where both stand at several places
-    there is something to compare: for long n-grams almost nowhere. Ask for growing n, from 2.
+    Only the n-grams that occur more than once get a number, the others -1. The number of an n-gram is the rank of
+    the pair (number of its first n-1 words, number of its last n-1 words), so only where both occur more than once
+    is there anything to compare: for long n-grams almost nowhere. Ask for growing n, from 2.
     """
 
     def __init__(self, words: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The table of steps, and what is asked of all steps that a recipe names."""
+"""The table of steps, and what concerns all steps of a recipe: their order, their files, their preparation."""
 
 from __future__ import annotations
 
@@ -44,12 +44,6 @@ def with_step_settings(cls: type[T]) -> type[T]:
         cls.__annotations__[name] = step.settings()
         setattr(cls, name, dataclasses.field(default_factory=step.settings()))
     return cls
-
-
-def settings_in_use(names: tuple[str, ...]) -> set[str]:
-    """Return the steps whose settings decide something where `names` are done."""
-    known = [name for name in names if name in STEPS]
-    return {*known, *(other for name in known for other in STEPS[name].also_reads)}
 
 
 def check_steps(names: tuple[str, ...]) -> None:

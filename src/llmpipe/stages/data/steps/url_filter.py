@@ -8,6 +8,7 @@ strings cost 748 MB in every process). At 4.5 million lines a wrong hit is to be
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +17,9 @@ from urllib.parse import urlsplit
 
 import xxhash
 
-from llmpipe.core.artifact import atomic_file
+from llmpipe.core.artifact import atomic_file, write_atomic
 from llmpipe.core.config import schema
 from llmpipe.core.errors import InputError
-from llmpipe.core.records.lines import read_lines, whole
 from llmpipe.core.stage import SHIPPED
 from llmpipe.stages.data.document import Document, Drop
 from llmpipe.stages.data.steps.base import Step
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llmpipe.stages.data.config import DataConfig
 
 _SEED_LIST = "urls/domains.txt"
+_KEYS, _CATEGORIES, _NAMES = "urls.npy", "urls.categories.npy", "urls.txt"
 _LISTS = ("domains", "urls")
 _FORMS = (
     "{category}/{kind}",
@@ -59,19 +60,18 @@ class UrlFilter(Step[UrlFilterConfig]):
     summary = "drop listed domains and addresses"
     needs_text = False
 
-    def __init__(self, table: Path) -> None:
+    def __init__(self, prepared: Path) -> None:
         import numpy as np
 
         # Two files: `searchsorted` copies an array whose numbers do not lie side by side, at each look-up.
-        self._keys = np.load(table, mmap_mode="r")
-        self._categories = np.load(_categories_path(table), mmap_mode="r")
-        names = table.with_suffix(".txt").read_text(encoding="utf-8")
-        self._names = names.splitlines()
+        self._keys = np.load(prepared / _KEYS, mmap_mode="r")
+        self._categories = np.load(prepared / _CATEGORIES, mmap_mode="r")
+        self._names = (prepared / _NAMES).read_text(encoding="utf-8").splitlines()
 
     @classmethod
     def make(cls, config: DataConfig, prepared: Path) -> UrlFilter:
         """Open the compiled lists."""
-        return cls(prepared / "urls.npy")
+        return cls(prepared)
 
     @classmethod
     def files(cls, config: UrlFilterConfig) -> list[str]:
@@ -81,16 +81,35 @@ class UrlFilter(Step[UrlFilterConfig]):
 
     @classmethod
     def prepare(cls, config: UrlFilterConfig, prepared: Path) -> None:
-        """Compile the lists."""
-        compile_lists(config, prepared / "urls.npy")
+        """Write the hash table of all listed domains and addresses, and the names of their categories."""
+        import numpy as np
+
+        from llmpipe.core.records.lines import read_lines, whole
+
+        sources = _seed_lists() if config.use_seed_list else []
+        for category, path in _category_files(config):
+            listed = [line.decode("utf-8", "replace") for _, line in whole(read_lines(path))]
+            sources.append((category, listed))
+        names = sorted({category for category, _ in sources})
+        rows = [
+            (xxhash.xxh3_64_intdigest(entry.encode()), names.index(category))
+            for category, lines in sources
+            for line in lines
+            if (entry := line.partition("#")[0].strip().lower().removeprefix("www.").rstrip("/"))
+        ]
+        data = np.array(rows, dtype=[("key", "<u8"), ("category", "<u2")])
+        data.sort(order=["key", "category"])
+        write_atomic(prepared / _NAMES, "\n".join(names))
+        for name, column in ((_KEYS, "key"), (_CATEGORIES, "category")):
+            with atomic_file(prepared / name) as path, path.open("wb") as file:
+                np.save(file, np.ascontiguousarray(data[column]))
 
     def __call__(self, document: Document) -> Drop | None:
         """Drop a document whose domain or address is listed."""
         host, path = split_url(document.url)
         labels = host.split(".")
-        for i in range(
-            len(labels) - 1
-        ):  # a listed domain stands for all its subdomains, a bare TLD does not
+        # A listed domain stands for all its subdomains, a bare TLD does not.
+        for i in range(len(labels) - 1):
             domain = ".".join(labels[i:])
             if (category := self._look_up(domain)) is not None:
                 return Drop("listed_domain", domain, category)
@@ -125,12 +144,12 @@ def list_files(config: UrlFilterConfig) -> list[Path]:
     Raises:
         InputError: the folder is missing, or has nothing of any chosen category.
     """
-    if config.categories_folder is None:
+    folder = config.categories_folder
+    if folder is None:
         return []
-    folder = Path(config.categories_folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise InputError(f"data.url_filter.categories_folder: there is no folder `{folder}`")
-    found = [path for _, path in _category_files(config, folder)]
+    found = [path for _, path in _category_files(config)]
     if not found:
         wanted = ", ".join(config.categories)
         raise InputError(
@@ -139,44 +158,13 @@ def list_files(config: UrlFilterConfig) -> list[Path]:
     return found
 
 
-def _category_files(config: UrlFilterConfig, folder: Path) -> Iterator[tuple[str, Path]]:
-    for category in config.categories:
-        for kind in _LISTS:
-            for form in _FORMS:
-                path = folder / form.format(category=category, kind=kind)
-                if path.is_file():
-                    yield category, path
-
-
-def compile_lists(config: UrlFilterConfig, table: Path) -> None:
-    """Write the hash table of all listed domains and addresses, and the names of their categories."""
-    import numpy as np
-
-    sources: list[tuple[str, list[str]]] = []
-    if config.use_seed_list:
-        sources += _seed_lists()
-    if config.categories_folder is not None:
-        for category, path in _category_files(config, Path(config.categories_folder)):
-            listed = [line.decode("utf-8", "replace") for _, line in whole(read_lines(path))]
-            sources.append((category, listed))
-    names = sorted({category for category, _ in sources})
-    rows = [
-        (xxhash.xxh3_64_intdigest(entry.encode()), names.index(category))
-        for category, lines in sources
-        for line in lines
-        if (entry := line.partition("#")[0].strip().lower().removeprefix("www.").rstrip("/"))
-    ]
-    data = np.array(rows, dtype=[("key", "<u8"), ("category", "<u2")])
-    data.sort(order=["key", "category"])
-    with atomic_file(table.with_suffix(".txt")) as path:
-        path.write_text("\n".join(names), encoding="utf-8")
-    for target, column in ((table, "key"), (_categories_path(table), "category")):
-        with atomic_file(target) as path, path.open("wb") as file:
-            np.save(file, np.ascontiguousarray(data[column]))
-
-
-def _categories_path(table: Path) -> Path:
-    return table.with_suffix(".categories.npy")
+def _category_files(config: UrlFilterConfig) -> Iterator[tuple[str, Path]]:
+    if config.categories_folder is None:
+        return
+    for category, kind, form in itertools.product(config.categories, _LISTS, _FORMS):
+        path = Path(config.categories_folder, form.format(category=category, kind=kind))
+        if path.is_file():
+            yield category, path
 
 
 def _seed_lists() -> list[tuple[str, list[str]]]:
