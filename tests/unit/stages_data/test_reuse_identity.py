@@ -51,7 +51,8 @@ def test_settings_that_the_first_pass_does_not_look_at_cost_no_unit() -> None:
 
 def test_code_is_that_of_the_first_pass_and_of_the_steps_that_are_named() -> None:
     none, pii = code_of([])[0], code_of(["pii"])[0]
-    added = {f"{HERE}.steps.{name}" for name in ("pii", "addresses", "phones")}
+    files = "pii personal_data addresses check_digits internet labels phones"
+    added = {f"{HERE}.steps.{name}" for name in files.split()}
     assert set(pii) - set(none) == added
     assert f"{HERE}.unit" in none and f"{HERE}.sources.records" in none
     assert f"{HERE}.steps.table" not in none, "or every new step would cost all units"
