@@ -84,6 +84,7 @@ class Steps:
             "PYTHONPATH": path.rstrip(os.pathsep),
             "KILL_COUNTER": str(self.counter),
             "KILL_AT": str(at),
+            "PYTHONFAULTHANDLER": "1",  # says where a library ended the process
             **({"KILL_LEAVES": str(leaves)} if leaves else {}),
         }
 

@@ -269,6 +269,8 @@ def start(folder: Path, name: str, environment: dict[str, str]) -> int:
     command = [sys.executable, str(script), str(folder / name), str(folder / "in")]
     result = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
     assert "Traceback" not in result.stderr, result.stderr
+    # An end that nobody asked for, such as SIGABRT from a library, is told with what it said.
+    assert result.returncode in (0, -signal.SIGKILL), (result.returncode, result.stderr)
     return result.returncode
 
 

@@ -206,6 +206,8 @@ def start(config: TokenizeConfig, out: Path, workers: int, environment: dict[str
     command = [sys.executable, "-c", RUN, *arguments]
     result = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
     assert "Traceback" not in result.stderr, result.stderr
+    # An end that nobody asked for, such as SIGABRT from a library, is told with what it said.
+    assert result.returncode in (0, -signal.SIGKILL), (result.returncode, result.stderr)
     return result.returncode
 
 
