@@ -146,6 +146,18 @@ def files(config: SFTConfig) -> list[str]:
     return [*named, *config.decontamination.files]
 
 
+def also_keyed(config: SFTConfig) -> dict[str, Any]:
+    """Name the tasks whose questions are left out of conversations of others, with their versions.
+
+    Without such conversations nothing is left out, so a new task leaves the key as it is.
+    """
+    from llmpipe.tasks.registry import TASKS
+
+    if not config.sources:
+        return {}
+    return {"left_out_tasks": {name: task.version for name, task in TASKS.items()}}
+
+
 def plan(config: SFTConfig, inputs: Inputs) -> dict[str, str]:
     """Tell what a run would do, and what the linter says of the first rows of the sources."""
     weights = vars(config.mixture) | {s.path: s.weight for s in config.sources}
@@ -200,6 +212,7 @@ SPEC = StageSpec(
     run=run,
     needs=needs,
     files=files,
+    also_keyed=also_keyed,
     plan=plan,
     headline=headline,
     report=report,
