@@ -7,13 +7,12 @@ who has trained on 45 + 37 has seen 37 + 45.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task
+from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task, is_in_share
 
 Operator = Literal["+", "-", "*"]
 
@@ -67,8 +66,7 @@ class Calculation:
 def is_held_out(a: int, b: int) -> bool:
     """Tell whether a pair of numbers is kept from training, whatever is done with them."""
     low, high = sorted((a, b))
-    hashed = hashlib.sha256(f"arithmetic {low} {high}".encode()).digest()
-    return int.from_bytes(hashed[:8], "big") < HELD_OUT_FRAC * 2**64
+    return is_in_share(f"arithmetic {low} {high}", HELD_OUT_FRAC)
 
 
 def sum_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:

@@ -71,12 +71,7 @@ class Asked:
 
 
 def lint(conversation: Conversation, own_name: str = "") -> list[Finding]:
-    """Apply all rules to a conversation.
-
-    Args:
-        conversation: any.
-        own_name: what the assistant is called, which it may say.
-    """
+    """Apply all rules to a conversation; the assistant may say that it is called `own_name`."""
     findings = []
     asked = Asked(own_name, "")
     for number, message in enumerate(conversation.messages, start=1):

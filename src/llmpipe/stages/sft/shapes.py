@@ -92,12 +92,9 @@ def _turns(row: Mapping[str, Any]) -> list[Message]:
         return _messages(row["chosen_messages"], "chosen_messages")
     if {"chosen", "rejected"} <= given:
         return _chosen(row)
-    if "messages" in given:
-        return _messages(row["messages"], "messages")
-    if "conversations" in given:
-        return _messages(row["conversations"], "conversations")
-    if "turns" in given:
-        return _messages(row["turns"], "turns")
+    for key in ("messages", "conversations", "turns"):
+        if key in given:
+            return _messages(row[key], key)
     if {"instruction", "output"} <= given:
         return _alpaca(row, row)
     if {"instruction", "instances"} <= given:

@@ -32,13 +32,7 @@ WITHOUT: dict[ToolName, tuple[str, ...]] = {
 def tell_tools(
     conversations: Sequence[Conversation], frac: float, rng: random.Random
 ) -> list[Conversation]:
-    """Put a list of tools into a share of the conversations.
-
-    Args:
-        conversations: that were made here.
-        frac: the share.
-        rng: decides which, and what their lists hold.
-    """
+    """Put a list of tools into a share of our own conversations."""
     return [c if rng.random() >= frac else _told(c, rng) for c in conversations]
 
 
