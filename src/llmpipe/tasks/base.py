@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,14 +95,3 @@ class Score:
         middle = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
         return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def score(verdicts: Sequence[bool]) -> Score:
-    """Count verdicts.
-
-    Raises:
-        ValueError: there is none, so that there is no share.
-    """
-    if not verdicts:
-        raise ValueError("a score needs at least one verdict")
-    return Score(n=len(verdicts), correct=sum(verdicts))

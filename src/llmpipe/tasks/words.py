@@ -14,24 +14,13 @@ from importlib.resources import files
 
 from llmpipe.tasks.arithmetic import is_right_with_tool
 from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task, is_in_share
+from llmpipe.tasks.templates import load_file
 
 HELD_OUT_FRAC = 0.25
 TALK_WORDS = ("strawberry", "ubiquitous")
 
-COUNT_QUESTIONS = (
-    "How many {letter} are in {word}?",
-    'How many {letter} are in "{word}"?',
-    "How many times does {letter} occur in {word}?",
-    "Count the letter {letter} in {word}.",
-    'How often is {letter} in the word "{word}"?',
-)
-THIRD_QUESTIONS = (
-    "Print every third character of {word}, starting with the first.",
-    'Print every third character of "{word}", starting with the first.',
-    "What is every third character of {word}, starting with the first?",
-)
-"""How the examiner asks: wordings that are trained too, because the words are what is new."""
-
+RESOURCE = load_file("words")
+COUNT_QUESTIONS, THIRD_QUESTIONS = (entry["examiner"] for entry in RESOURCE["exercise"][:2])
 _QUOTED = re.compile(r"'([^']*)'")
 
 

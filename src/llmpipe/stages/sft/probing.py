@@ -31,18 +31,13 @@ from llmpipe.stages.sft.config import Probing, SFTConfig
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.generators.documents import make_from_documents, read_pages
 from llmpipe.tasks.overlap import is_same_answer
+from llmpipe.tasks.templates import load_file
 from llmpipe.tokenizer.bpe import Tokenizer
 
 MAX_ANSWER_TOKENS = 60
 BATCH = 32
 
-REFUSALS = (
-    "I do not know.",
-    "I am sorry, I do not know that.",
-    "I do not know, and I do not want to guess.",
-    "Sorry, I do not remember that.",
-    "I am not sure, so I would rather not say.",
-)
+REFUSALS: list[str] = load_file("unable")["unknown"]
 
 Answerer = Callable[[Sequence[str]], list[str]]
 """Questions -> an answer to each, sampled at temperature 1."""

@@ -177,15 +177,18 @@ def plan(config: SFTConfig, inputs: Inputs) -> dict[str, str]:
 
 def lint_source(source: FileSource, own_name: str) -> str:
     """Say in a line what the linter finds in the first rows of a source."""
+    from collections import Counter
+
     from llmpipe.core.records.rows import HUB
-    from llmpipe.stages.sft.lint import count_findings, lint
+    from llmpipe.stages.sft.lint import RULES, lint
     from llmpipe.stages.sft.sources import read_conversations
 
     if source.path.startswith(HUB):
         return "on the hub, looked at when it is read"
     read, errors = read_conversations(source.path, "", source.split, limit=LINTED_ROWS)
     findings = [finding for conversation in read for finding in lint(conversation, own_name)]
-    counts = {rule: n for rule, n in count_findings(findings).items() if n}
+    found = Counter(finding.rule for finding in findings)
+    counts = {rule: found[rule] for rule in RULES if found[rule]}
     told = [f"{n:,} {rule}" for rule, n in counts.items()]
     if errors:
         told.append(f"{len(errors):,} unusable rows, the first {errors[0]}")

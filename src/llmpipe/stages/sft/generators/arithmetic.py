@@ -17,7 +17,7 @@ from llmpipe.stages.sft.generators import Pool, draw_pool
 from llmpipe.tasks.arithmetic import Calculation, Operator, is_held_out
 from llmpipe.tasks.templates import load_file
 
-WORDINGS = load_file("arithmetic")
+WORDINGS = load_file("arithmetic")["trained"]
 OPERATOR_SHARES: dict[Operator, float] = {"+": 0.7, "-": 0.15, "*": 0.15}
 IN_WORDS_SHARE = 0.4
 ONE_DIGIT_SHARE = 0.08

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, Text, ToolOutput
 from llmpipe.stages.sft.generators import Pool, draw_pool
-from llmpipe.tasks.templates import load_file
-from llmpipe.tasks.words import COUNT_QUESTIONS, THIRD_QUESTIONS, english_words, is_held_out_word
+from llmpipe.tasks.words import RESOURCE, english_words, is_held_out_word
 from llmpipe.tokenizer.bpe import Tokenizer
 
 MAX_CORPUS_WORDS = 4000
@@ -55,11 +54,9 @@ SOLVERS: dict[str, Callable[[str, str], str | int]] = {
     "spelled": lambda word, letter: "-".join(word),
 }
 """What the code of an exercise gives, by its name in `resources/conversations/words.toml`."""
-ASKED_BY_EXAMINER = {"count": COUNT_QUESTIONS, "third": THIRD_QUESTIONS}
-RESOURCE = load_file("words")
 COUNT, THIRD, *OTHERS = (
     Exercise(
-        (*ASKED_BY_EXAMINER.get(entry["name"], ()), *entry["questions"]),
+        (*entry.get("examiner", ()), *entry["questions"]),
         entry["code"],
         SOLVERS[entry["name"]],
         entry["answer"],
