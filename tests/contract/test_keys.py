@@ -12,11 +12,15 @@ import pytest
 
 from llmpipe.core.config import Unkeyed, field_types, keyed, load_recipe, schema_types
 from llmpipe.core.errors import UserError
+from llmpipe.core.stage import Request, plan_stage
 from llmpipe.stages import schemas
 from llmpipe.stages.data.config import DataConfig
 from llmpipe.stages.data.steps.c4 import C4Config
 from llmpipe.stages.data.steps.language import LanguageConfig
 from llmpipe.stages.data.steps.table import STEPS
+from llmpipe.stages.sft.config import FileSource, SFTConfig
+from llmpipe.stages.sft.stage import SPEC as SFT
+from llmpipe.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[2]
 UNKEYED = {
@@ -139,3 +143,27 @@ def test_step_names_are_those_of_the_table():
         assert step.summary
         assert step.settings() is field_types(DataConfig)[name]
     assert {f.name for f in fields(DataConfig)} > set(STEPS)
+
+
+def test_tasks_whose_questions_sft_leaves_out_enter_its_key(tmp_path, monkeypatch):
+    """Without conversations of others nothing is left out, and tasks decide nothing."""
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n')
+    with_others, alone = SFTConfig(sources=(FileSource(str(path)),)), SFTConfig()
+    spec = replace(SFT, needs=lambda config: {})
+
+    def key(config: SFTConfig) -> str:
+        return plan_stage(Request(spec, config, tmp_path / "sft")).key
+
+    before, before_alone = key(with_others), key(alone)
+    assert key(with_others) == before
+    with monkeypatch.context() as patched:
+        patched.setitem(TASKS.places, "another", "llmpipe.tasks.words:LETTERS")
+        added = key(with_others)
+        assert key(alone) == before_alone
+    with monkeypatch.context() as patched:
+        # The same names, and under one of them another version.
+        patched.setitem(TASKS.places, "arithmetic", "llmpipe.tasks.stops:STOPS")
+        assert TASKS["arithmetic"].version == 2
+        raised = key(with_others)
+    assert len({before, added, raised}) == 3

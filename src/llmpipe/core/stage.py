@@ -126,6 +126,8 @@ class StageSpec:
     """What of `files` decides the result, where it is not their names: of the data stage's inputs only the contents are, so
     a file that was renamed is the same input. Names stay in the key where they count: `tokenize` reads its files in their
     order and `sft` mixes them by share, both by path, and `pretrain` names what it measures after a file."""
+    also_keyed: Callable[[Any], Mapping[str, Any]] | None = None
+    """What else decides the result and stands in no setting, such as the versions of code that it uses."""
     plan: Callable[[Any, Inputs], dict[str, str]] | None = None
     plan_ahead: Callable[[Any, Mapping[str, Any]], dict[str, str] | None] | None = None
     """What can be planned while inputs are missing, from the settings of all stages of the recipe."""
@@ -322,6 +324,7 @@ def _identity(request: Request, inputs: Inputs) -> dict[str, Any]:
         "config": keyed(request.config),
         "inputs": {name: artifact.id for name, artifact in inputs.items()},
         "files": {file.path: file.fingerprint for file in inputs.files},
+        **(request.spec.also_keyed(request.config) if request.spec.also_keyed else {}),
     }
 
 

@@ -7,35 +7,21 @@ who has trained on 45 + 37 has seen 37 + 45.
 
 from __future__ import annotations
 
-import hashlib
+import operator
 import random
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task
+from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task, is_in_share
+from llmpipe.tasks.templates import load_file
 
 Operator = Literal["+", "-", "*"]
 
 HELD_OUT_FRAC = 0.1
 
-PHRASINGS = (
-    "What is {a} + {b}?",
-    "{a} + {b}",
-    "What is {a} plus {b}?",
-    "How much is {a} + {b}?",
-    "Calculate {a} + {b}.",
-)
-"""How the examiner asks: wordings that are trained too, because the numbers are what is new."""
-
-PRODUCT_PHRASINGS = (
-    "What is {a} * {b}?",
-    "{a} * {b}",
-    "What is {a} times {b}?",
-    "Multiply {a} by {b}.",
-    "Calculate {a} * {b}.",
-)
-
+WORDINGS = load_file("arithmetic")
+_CALCULATE = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _NUMBER = re.compile(r"-?\d+")
 
 
@@ -55,34 +41,30 @@ class Calculation:
     @property
     def result(self) -> int:
         """The right answer."""
-        match self.operator:
-            case "+":
-                return self.a + self.b
-            case "-":
-                return self.a - self.b
-            case "*":
-                return self.a * self.b
+        result: int = _CALCULATE[self.operator](self.a, self.b)
+        return result
 
 
 def is_held_out(a: int, b: int) -> bool:
     """Tell whether a pair of numbers is kept from training, whatever is done with them."""
     low, high = sorted((a, b))
-    hashed = hashlib.sha256(f"arithmetic {low} {high}".encode()).digest()
-    return int.from_bytes(hashed[:8], "big") < HELD_OUT_FRAC * 2**64
+    return is_in_share(f"arithmetic {low} {high}", HELD_OUT_FRAC)
 
 
 def sum_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return up to `n` held-out sums of two-digit numbers, no pair twice."""
+    wordings = WORDINGS["examiner"]["sums"]
     pairs = [(a, b) for a in range(10, 100) for b in range(10, 100) if is_held_out(a, b)]
     chosen = random.Random(f"arithmetic {seed}").sample(pairs, min(n, len(pairs)))
     return [
-        Example(PHRASINGS[i % len(PHRASINGS)].format(a=a, b=b), str(a + b))
+        Example(wordings[i % len(wordings)].format(a=a, b=b), str(a + b))
         for i, (a, b) in enumerate(chosen)
     ]
 
 
 def product_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
     """Return `n` held-out products of three-digit numbers, no pair twice."""
+    wordings = WORDINGS["examiner"]["products"]
     rng = random.Random(f"multiplication {seed}")
     pairs: dict[tuple[int, int], None] = {}
     while len(pairs) < n:
@@ -90,7 +72,7 @@ def product_examples(facts: AssistantFacts, n: int, seed: int) -> list[Example]:
         if is_held_out(a, b):
             pairs[min(a, b), max(a, b)] = None
     return [
-        Example(PRODUCT_PHRASINGS[i % len(PRODUCT_PHRASINGS)].format(a=a, b=b), str(a * b))
+        Example(wordings[i % len(wordings)].format(a=a, b=b), str(a * b))
         for i, (a, b) in enumerate(pairs)
     ]
 

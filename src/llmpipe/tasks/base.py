@@ -8,12 +8,22 @@ verdicts, the task's `version` is raised: scores of two versions do not compare.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 Z_95 = 1.959964  # two-sided 95% of the normal distribution
+
+
+def is_in_share(key: str | bytes, frac: float) -> bool:
+    """Tell whether a key falls into a share of all keys, decided by its hash alone.
+
+    Whatever else there is, in whatever order: what was held out once stays held out.
+    """
+    hashed = hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
+    return int.from_bytes(hashed[:8], "big") < frac * 2**64
 
 
 @dataclass(frozen=True)
@@ -85,14 +95,3 @@ class Score:
         middle = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
         return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def score(verdicts: Sequence[bool]) -> Score:
-    """Count verdicts.
-
-    Raises:
-        ValueError: there is none, so that there is no share.
-    """
-    if not verdicts:
-        raise ValueError("a score needs at least one verdict")
-    return Score(n=len(verdicts), correct=sum(verdicts))

@@ -19,7 +19,7 @@ from llmpipe.assistant.tool_list import called
 from llmpipe.core.errors import UserError
 from llmpipe.inference.engine import Engine
 from llmpipe.inference.sampling import Sampling
-from llmpipe.tasks.base import Answer, Example, Task, score
+from llmpipe.tasks.base import Answer, Example, Score, Task
 from llmpipe.tokenizer.bpe import Tokenizer
 
 
@@ -53,7 +53,13 @@ def run_task(
             f"the task `{task.name}` has no questions for this assistant",
             "its questions are held-out conversations of a source that was not trained",
         )
-    conversations = [opening(example) for example in examples]
+    conversations = [
+        [
+            *([] if example.system is None else [Message("system", example.system)]),
+            Message("user", example.question),
+        ]
+        for example in examples
+    ]
     records: list[dict[str, Any]] = []
     verdicts: list[bool] = []
     for example, reply in zip(examples, assistant.answer(conversations), strict=True):
@@ -70,7 +76,7 @@ def run_task(
                 "right": verdicts[-1],
             }
         )
-    result = score(verdicts)
+    result = Score(n=len(verdicts), correct=sum(verdicts))
     low, high = result.interval
     numbers = {
         "version": task.version,
@@ -81,12 +87,6 @@ def run_task(
         "high": round(high, 6),
     }
     return numbers, records
-
-
-def opening(example: Example) -> list[Message]:
-    """Return the conversation that asks an example."""
-    system = [] if example.system is None else [Message("system", example.system)]
-    return [*system, Message("user", example.question)]
 
 
 def judgeable(reply: Reply) -> Answer:

@@ -1,8 +1,9 @@
 """Questions and answers written for this project, as TOML files that come with the package.
 
 One file holds topics; a topic holds wordings of one question, ways to answer it, and wordings that
-are never trained, for examining. A file may also hold dialogues of several turns. The makers of training conversations and the examiners both read
-them here, so the two cannot disagree about what is held out.
+are never trained, for examining. A file may also hold dialogues of several turns. The makers of
+training conversations and the examiners both read them here, so the two cannot disagree about what
+is held out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ class Topic:
 
 def load_topics(name: str) -> tuple[Topic, ...]:
     """Read `resources/conversations/<name>.toml`."""
-    topics = _load(name)["topic"]
     return tuple(
         Topic(
             topic["name"],
@@ -38,16 +38,17 @@ def load_topics(name: str) -> tuple[Topic, ...]:
             tuple(topic["held_out"]),
             tuple(topic["answers"]),
         )
-        for topic in topics
+        for topic in load_file(name)["topic"]
     )
 
 
 def load_dialogues(name: str) -> tuple[tuple[str, ...], ...]:
     """Read the dialogues of the same file: what the user and the assistant say, in turn."""
-    return tuple(tuple(dialogue["turns"]) for dialogue in _load(name).get("dialogue", ()))
+    return tuple(tuple(dialogue["turns"]) for dialogue in load_file(name).get("dialogue", ()))
 
 
-def _load(name: str) -> dict[str, Any]:
+def load_file(name: str) -> dict[str, Any]:
+    """Read all that `resources/conversations/<name>.toml` holds."""
     path = files("llmpipe") / "resources" / "conversations" / f"{name}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
 

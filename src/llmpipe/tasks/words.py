@@ -7,39 +7,26 @@ with the package; the talk's two, "strawberry" and "ubiquitous", are always kept
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from functools import cache
 from importlib.resources import files
 
 from llmpipe.tasks.arithmetic import is_right_with_tool
-from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task
+from llmpipe.tasks.base import Answer, AssistantFacts, Example, Task, is_in_share
+from llmpipe.tasks.templates import load_file
 
 HELD_OUT_FRAC = 0.25
 TALK_WORDS = ("strawberry", "ubiquitous")
 
-COUNT_QUESTIONS = (
-    "How many {letter} are in {word}?",
-    'How many {letter} are in "{word}"?',
-    "How many times does {letter} occur in {word}?",
-    "Count the letter {letter} in {word}.",
-    'How often is {letter} in the word "{word}"?',
-)
-THIRD_QUESTIONS = (
-    "Print every third character of {word}, starting with the first.",
-    'Print every third character of "{word}", starting with the first.',
-    "What is every third character of {word}, starting with the first?",
-)
-"""How the examiner asks: wordings that are trained too, because the words are what is new."""
-
+RESOURCE = load_file("words")
+COUNT_QUESTIONS, THIRD_QUESTIONS = (entry["examiner"] for entry in RESOURCE["exercise"][:2])
 _QUOTED = re.compile(r"'([^']*)'")
 
 
 def is_held_out_word(word: str) -> bool:
     """Tell whether a word is kept from training."""
-    hashed = hashlib.sha256(f"word {word}".encode()).digest()
-    return word in TALK_WORDS or int.from_bytes(hashed[:8], "big") < HELD_OUT_FRAC * 2**64
+    return word in TALK_WORDS or is_in_share(f"word {word}", HELD_OUT_FRAC)
 
 
 @cache

@@ -4,7 +4,7 @@ import pytest
 
 from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput
-from llmpipe.stages.sft.lint import RULES, count_findings, lint
+from llmpipe.stages.sft.lint import lint
 
 LONG = (
     "This answer goes on and on about many things that nobody has asked for, one after the other, "
@@ -85,4 +85,4 @@ def test_empty_turns_open_places_and_control_tokens() -> None:
 def test_findings_say_where() -> None:
     [finding] = lint(ask("Who are you?", "I am ChatGPT.", "x"))
     assert (finding.message, finding.excerpt) == (2, "I am ChatGPT")
-    assert count_findings([finding]) == {rule: int(rule == "other_identity") for rule in RULES}
+    assert finding.rule == "other_identity"

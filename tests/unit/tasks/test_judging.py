@@ -6,6 +6,7 @@ import pytest
 
 from llmpipe.assistant.render import Message, PythonCall, Text, ToolOutput, part_ids
 from llmpipe.assistant.reply import Reply
+from llmpipe.core.errors import UserError
 from llmpipe.inference.engine import Token
 from llmpipe.stages.eval.report import lay_out
 from llmpipe.tasks.arithmetic import ARITHMETIC
@@ -63,6 +64,11 @@ def test_only_the_end_of_a_turn_counts_as_stopping(
 def test_calls_are_kept_apart_from_words(tokenizer: Tokenizer) -> None:
     answer = judgeable(written(tokenizer, sum_message("1+1", "2", "1 + 1 is 2."), IM_END))
     assert (answer.text, answer.tool_calls) == ("1 + 1 is 2.", ("1+1",))
+
+
+def test_a_task_without_questions_is_an_error(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="`arithmetic` has no questions"):
+        run_task(ARITHMETIC, [], Scripted(tokenizer, [], 100))
 
 
 def test_scores_and_records_of_a_task(tokenizer: Tokenizer) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import Message
 from llmpipe.core.errors import InputError
-from llmpipe.core.records.lines import Unreadable
+from llmpipe.core.records.rows import HUB
 from llmpipe.stages.sft.clean import deduplicate, read_evaluations
-from llmpipe.stages.sft.config import FileSource, SFTConfig
+from llmpipe.stages.sft.config import SFTConfig
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.lint import RULES, Finding, lint
 from llmpipe.stages.sft.mixture import MixtureSource, Share, mix, split_held_out
-from llmpipe.stages.sft.own import HELD_OUT_PER_SOURCE, AssistantFacts, make_own
+from llmpipe.stages.sft.own import HELD_OUT_PER_SOURCE, Facts, make_own
 from llmpipe.stages.sft.sources import read_conversations
 from llmpipe.stages.sft.tools_told import tell_tools
 from llmpipe.tasks.templates import fill
@@ -52,7 +53,7 @@ class Gathered:
 
 def gather(
     config: SFTConfig,
-    facts: AssistantFacts,
+    facts: Facts,
     corpus: Path,
     tokenizer: Tokenizer,
     seed: int,
@@ -61,19 +62,16 @@ def gather(
     """Make and read the conversations of all sources and mix them.
 
     Args:
-        config: the stage's settings.
-        facts: what the assistant can say about itself.
-        corpus: folder of the corpus artifact, from which questions are made.
-        tokenizer: of the model.
-        seed: of the run; the result depends on nothing else but the arguments.
-        probed: what an earlier assistant knows, if it was asked.
+        corpus: Folder of the corpus artifact, from which questions are made.
+        seed: The run's; the result depends on nothing but the arguments.
+        probed: What an earlier assistant knows, if it was asked.
     """
     sources = [
         MixtureSource(name, pool, weight, config.max_repeats, is_own=True)
         for name, pool, weight in make_own(config, facts, corpus, tokenizer, seed, probed)
     ]
-    read = _read_others(config, seed)
-    sources, n_duplicates = deduplicate([*sources, *read.sources])
+    others, aside, findings, n_contaminated = _read_others(config, seed)
+    sources, n_duplicates = deduplicate([*sources, *others])
     if not any(source.pool.train for source in sources):
         raise InputError("no source has conversations to train on")
     rng = random.Random(f"sft mixture {seed}")
@@ -83,21 +81,19 @@ def gather(
         kept = source.pool.held_out
         held_out += rng.sample(kept, min(len(kept), HELD_OUT_PER_SOURCE))
     if config.tools_told_frac:
-        others = {source.name for source in read.sources}
-        own = [c for c in train if c.source not in others]
+        of_others = {source.name for source in others}
+        own = [c for c in train if c.source not in of_others]
         told = tell_tools(own, config.tools_told_frac, random.Random(f"sft tools {seed}"))
-        train = [*told, *(c for c in train if c.source in others)]
+        train = [*told, *(c for c in train if c.source in of_others)]
         random.Random(f"sft order {seed}").shuffle(train)
     if config.system is not None:
         system = system_words(config.system, facts)
         train = [with_system(c, system) for c in train]
         held_out = [with_system(c, system) for c in held_out]
-    return Gathered(
-        train, held_out, shares, n_duplicates, read.aside, read.n_contaminated, read.findings
-    )
+    return Gathered(train, held_out, shares, n_duplicates, aside, n_contaminated, findings)
 
 
-def system_words(text: str, facts: AssistantFacts) -> str:
+def system_words(text: str, facts: Facts) -> str:
     """Fill the system message.
 
     Raises:
@@ -122,25 +118,22 @@ def with_system(conversation: Conversation, words: str) -> Conversation:
 # Conversations of others
 
 
-@dataclass(frozen=True)
-class _Read:
-    sources: list[MixtureSource]
-    aside: list[Aside]
-    n_contaminated: int
-    findings: list[tuple[str, Finding]]
-
-
-def _read_others(config: SFTConfig, seed: int) -> _Read:
+def _read_others(
+    config: SFTConfig, seed: int
+) -> tuple[list[MixtureSource], list[Aside], list[tuple[str, Finding]], int]:
+    """Return the sources, the rows set aside, the linter's findings, and how many an evaluation holds."""
     sources: list[MixtureSource] = []
     aside: list[Aside] = []
     findings: list[tuple[str, Finding]] = []
     n_contaminated = 0
     evaluations = read_evaluations(config.decontamination, config.identity.name, seed)
     for file in config.sources:
-        name = source_name(file)
+        name = file.path if file.path.startswith(HUB) else Path(file.path).name
         conversations, errors = read_conversations(file.path, name, file.split)
         if errors and file.bad_rows == "error":
-            raise InputError(_say(file, errors), 'set them aside with `bad_rows = "skip"`')
+            shown = "\n".join(f"  {error}" for error in errors[:N_ERRORS_SHOWN])
+            said = f"{len(errors)} rows of `{file.path}` cannot be used:\n{shown}"
+            raise InputError(said, 'set them aside with `bad_rows = "skip"`')
         # The name of the file is enough: an artifact should not tell where it was made.
         aside += [Aside(name, error.where.rpartition("/")[2], error.said) for error in errors]
         clean = []
@@ -153,19 +146,8 @@ def _read_others(config: SFTConfig, seed: int) -> _Read:
                 n_contaminated += 1
                 aside.append(Aside(name, "", f"in an evaluation: {found}"))
         pool = split_held_out(clean, FILE_HELD_OUT_FRAC)
-        source = MixtureSource(name, pool, file.weight, file.max_epochs, is_own=False)
-        sources.append(replace(source, license=file.license))
-    return _Read(sources, aside, n_contaminated, findings)
-
-
-def source_name(file: FileSource) -> str:
-    """Return the name of a source: that of its file or folder, or its name on the hub."""
-    return file.path if file.path.startswith("hf:") else Path(file.path).name
-
-
-def _say(file: FileSource, errors: Sequence[Unreadable]) -> str:
-    shown = "\n".join(f"  {error}" for error in errors[:N_ERRORS_SHOWN])
-    return f"{len(errors)} rows of `{file.path}` cannot be used:\n{shown}"
+        sources.append(MixtureSource(name, pool, file.weight, file.max_epochs, False, file.license))
+    return sources, aside, findings, n_contaminated
 
 
 # ------------------------------------------------------------------------------------------
@@ -188,10 +170,8 @@ def mixture_table(gathered: Gathered) -> list[dict[str, Any]]:
 
 def lint_table(findings: Sequence[tuple[str, Finding]]) -> dict[str, dict[str, int]]:
     """Count findings by rule and source."""
-    table: dict[str, dict[str, int]] = {}
-    for rule in RULES:
-        for source, finding in findings:
-            if finding.rule == rule:
-                counts = table.setdefault(rule, {})
-                counts[source] = counts.get(source, 0) + 1
-    return table
+    counts = Counter((finding.rule, source) for source, finding in findings)
+    found = {
+        rule: {source: n for (of, source), n in counts.items() if of == rule} for rule in RULES
+    }
+    return {rule: by_source for rule, by_source in found.items() if by_source}

@@ -12,8 +12,7 @@ control_token    a control token of some format, spelled out
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llmpipe.assistant.conversation import Conversation
@@ -71,12 +70,7 @@ class Asked:
 
 
 def lint(conversation: Conversation, own_name: str = "") -> list[Finding]:
-    """Apply all rules to a conversation.
-
-    Args:
-        conversation: any.
-        own_name: what the assistant is called, which it may say.
-    """
+    """Apply all rules to a conversation; the assistant may say that it is called `own_name`."""
     findings = []
     asked = Asked(own_name, "")
     for number, message in enumerate(conversation.messages, start=1):
@@ -87,12 +81,6 @@ def lint(conversation: Conversation, own_name: str = "") -> list[Finding]:
         if message.role == "user":
             asked = Asked(own_name, message.text)
     return findings
-
-
-def count_findings(findings: Iterable[Finding]) -> dict[str, int]:
-    """Count findings by rule; every rule has its count."""
-    counts = Counter(finding.rule for finding in findings)
-    return {rule: counts[rule] for rule in RULES}
 
 
 def _answer_first(message: Message, asked: Asked) -> Iterator[str]:

@@ -8,13 +8,13 @@ has only seen first turns copies the numbers of an earlier question.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmpipe.assistant.conversation import Conversation
 from llmpipe.stages.sft.generators import Pool
+from llmpipe.tasks.base import is_in_share
 
 MAX_JOINED = 5
 
@@ -51,9 +51,8 @@ def split_held_out(conversations: list[Conversation], frac: float) -> Pool:
     """Keep back a share of conversations, chosen by a hash of what they say."""
     pool = Pool([], [])
     for conversation in conversations:
-        hashed = hashlib.sha256(repr(conversation.messages).encode("utf-8", "surrogatepass"))
-        is_held_out = int.from_bytes(hashed.digest()[:8], "big") < frac * 2**64
-        (pool.held_out if is_held_out else pool.train).append(conversation)
+        key = repr(conversation.messages).encode("utf-8", "surrogatepass")
+        (pool.held_out if is_in_share(key, frac) else pool.train).append(conversation)
     return pool
 
 
@@ -63,10 +62,8 @@ def mix(
     """Draw about `total` conversations by weight, and join some of them.
 
     Args:
-        sources: what there is.
-        total: questions with their answers, as far as the bounds of repetition allow.
-        joined_frac: the share of questions that stand in a conversation of several turns.
-        rng: decides which, and the order.
+        total: Questions with their answers, as far as the bounds of repetition allow.
+        joined_frac: The share of questions that stand in a conversation of several turns.
     """
     total_weight = sum(source.weight for source in sources if source.pool.train)
     joinable: list[Conversation] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmpipe.stages.sft.config import SFTConfig
@@ -15,76 +14,46 @@ from llmpipe.stages.sft.generators.documents import make_from_documents, read_pa
 from llmpipe.stages.sft.generators.lookups import make_lookups
 from llmpipe.stages.sft.generators.personas import make_personas
 from llmpipe.stages.sft.generators.templates import make_from_templates
-from llmpipe.stages.sft.generators.words import (
-    Words,
-    find_words,
-    make_characters,
-    make_letters,
-)
+from llmpipe.stages.sft.generators.words import Words, find_words, make_characters, make_letters
 from llmpipe.tokenizer.bpe import Tokenizer
 
 HELD_OUT_PER_SOURCE = 30  # enough for a steady validation loss, few enough to cost nothing
 
-AssistantFacts = Mapping[str, str | None]
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a maker may need."""
-
-    config: SFTConfig
-    facts: AssistantFacts
-    corpus: Path
-    tokenizer: Tokenizer
-    rng: random.Random
-    probed: Pool | None
-
-    @property
-    def n(self) -> int:
-        """Conversations that are enough, whatever the mixture."""
-        return self.config.conversations
-
-    def words(self) -> Words:
-        """What questions about words are made of."""
-        return find_words(read_pages(self.corpus), self.tokenizer)
-
-
-def _from_templates(name: str) -> Callable[[Wish], Pool]:
-    return lambda wish: make_from_templates(name, wish.facts)
-
-
-MAKERS: dict[str, Callable[[Wish], Pool]] = {
-    "arithmetic": lambda wish: make_arithmetic(wish.n, HELD_OUT_PER_SOURCE, wish.rng),
-    "identity": _from_templates("identity"),
-    "documents": lambda wish: make_from_documents(read_pages(wish.corpus), wish.config.max_names),
-    "smalltalk": _from_templates("smalltalk"),
-    "refusals": _from_templates("refusals"),
-    "multiplication": lambda wish: make_multiplication(
-        wish.n, HELD_OUT_PER_SOURCE, wish.rng, wish.config.use_tools
-    ),
-    "letters": lambda wish: make_letters(wish.n, HELD_OUT_PER_SOURCE, wish.words(), wish.rng),
-    "characters": lambda wish: make_characters(wish.n, HELD_OUT_PER_SOURCE, wish.words(), wish.rng),
-    "dates": lambda wish: make_dates(wish.n, HELD_OUT_PER_SOURCE, wish.rng),
-    "lookups": lambda wish: make_lookups(wish.corpus, wish.tokenizer, wish.n, wish.rng),
-    "personas": lambda wish: make_personas(wish.n, HELD_OUT_PER_SOURCE, wish.rng),
-    "probed": lambda wish: wish.probed or Pool([], []),
-}
+Facts = Mapping[str, str | None]
+"""What the assistant can say about itself, by the places of the templates; None is not known."""
 
 
 def make_own(
     config: SFTConfig,
-    facts: AssistantFacts,
+    facts: Facts,
     corpus: Path,
     tokenizer: Tokenizer,
     seed: int,
     probed: Pool | None = None,
 ) -> list[tuple[str, Pool, float]]:
     """Make the conversations of every kind that has a weight: (name, conversations, weight)."""
-    pools = []
-    for name, make in MAKERS.items():
-        weight = getattr(config.mixture, name)
-        if weight:
-            rng = random.Random(f"sft {name} {seed}")
-            wish = Wish(config, facts, corpus, tokenizer, rng, probed)
-            pools.append((name, make(wish), weight))
-    return pools
+    n, n_held_out = config.conversations, HELD_OUT_PER_SOURCE  # n is enough, whatever the mixture
+
+    def words() -> Words:
+        return find_words(read_pages(corpus), tokenizer)
+
+    makers: dict[str, Callable[[random.Random], Pool]] = {
+        "arithmetic": lambda rng: make_arithmetic(n, n_held_out, rng),
+        "identity": lambda rng: make_from_templates("identity", facts),
+        "documents": lambda rng: make_from_documents(read_pages(corpus), config.max_names),
+        "smalltalk": lambda rng: make_from_templates("smalltalk", facts),
+        "refusals": lambda rng: make_from_templates("refusals", facts),
+        "multiplication": lambda rng: make_multiplication(n, n_held_out, rng, config.use_tools),
+        "letters": lambda rng: make_letters(n, n_held_out, words(), rng),
+        "characters": lambda rng: make_characters(n, n_held_out, words(), rng),
+        "dates": lambda rng: make_dates(n, n_held_out, rng),
+        "lookups": lambda rng: make_lookups(corpus, tokenizer, n, rng),
+        "personas": lambda rng: make_personas(n, n_held_out, rng),
+        "probed": lambda rng: probed or Pool([], []),
+    }
+    # Each source draws from a generator of its own, so that one more source changes no other.
+    return [
+        (name, make(random.Random(f"sft {name} {seed}")), weight)
+        for name, make in makers.items()
+        if (weight := getattr(config.mixture, name))
+    ]

@@ -17,13 +17,19 @@ Source: best-fit packing for training without cut documents, Ding et al. 2024, a
 from __future__ import annotations
 
 import bisect
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from llmpipe.assistant.render import Rendered
+from llmpipe.assistant.conversation import Conversation
+from llmpipe.assistant.render import Rendered, render_for_training
+from llmpipe.core.errors import InputError
+from llmpipe.stages.sft.config import SFTConfig
+from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.training.loss import IGNORE
 from llmpipe.training.step import Batch
 
@@ -87,6 +93,58 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
                 bisect.insort(rooms, left)
             rows_with.setdefault(left, []).append(row)
     return rows
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Conversations as rows of tokens."""
+
+    rows: list[list[MaskedSequence]]
+    n_cut: int
+    n_dropped: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all conversations, without padding."""
+        return sum(len(sample.ids) for row in self.rows for sample in row)
+
+    @property
+    def n_trained(self) -> int:
+        """Tokens that the loss looks at."""
+        return sum(sample.n_trained for row in self.rows for sample in row)
+
+    def trained_by_source(self) -> dict[str, int]:
+        """Count trained tokens by where they come from."""
+        counts: Counter[str] = Counter()
+        for row in self.rows:
+            for sample in row:
+                counts[sample.source] += sample.n_trained
+        return dict(counts)
+
+
+def pack_conversations(
+    conversations: Sequence[Conversation],
+    tokenizer: Tokenizer,
+    config: SFTConfig,
+    max_seq_len: int,
+    rng: random.Random,
+) -> Packed:
+    """Render, fit and pack conversations; the order of the rows is shuffled."""
+    samples, n_cut, n_dropped = [], 0, 0
+    for conversation in conversations:
+        for rendered in render_for_training(conversation.messages, tokenizer):
+            whole = make_sample(rendered, conversation.source)
+            fitted = fit_length(whole, max_seq_len, config.over_long)
+            if fitted is None:
+                n_dropped += 1
+                continue
+            n_cut += len(fitted.ids) < len(whole.ids)
+            samples.append(fitted)
+    if not samples:
+        raise InputError(f"no conversation has an answer within {max_seq_len} tokens")
+    rows = pack([len(sample.ids) for sample in samples], max_seq_len)
+    rng.shuffle(rows)
+    return Packed([[samples[i] for i in row] for row in rows], n_cut, n_dropped)
 
 
 SHORTEST_ROW = 256

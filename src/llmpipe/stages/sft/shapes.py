@@ -34,23 +34,15 @@ from llmpipe.assistant.render import (
 )
 from llmpipe.assistant.tool_list import with_tool_list
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "model": "assistant",
-    "assistant": "assistant",
-    "function_call": "call",
-    "tool": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-    "USER": "user",
-    "SYSTEM": "assistant",  # in Schema-Guided Dialogue the system is who answers
+_SPEAKERS = {
+    "system": ("system", "developer"),
+    "user": ("human", "user", "USER"),
+    # In Schema-Guided Dialogue the SYSTEM is who answers.
+    "assistant": ("gpt", "chatgpt", "bing", "model", "assistant", "SYSTEM"),
+    "call": ("function_call",),
+    "tool": ("tool", "observation", "ipython"),
 }
+ROLES = {name: role for role, names in _SPEAKERS.items() for name in names}
 """Names of speakers, over all shapes."""
 
 _MESSAGE_KEYS = (("from", "value"), ("speaker", "utterance"), ("role", "content"))
@@ -92,12 +84,9 @@ def _turns(row: Mapping[str, Any]) -> list[Message]:
         return _messages(row["chosen_messages"], "chosen_messages")
     if {"chosen", "rejected"} <= given:
         return _chosen(row)
-    if "messages" in given:
-        return _messages(row["messages"], "messages")
-    if "conversations" in given:
-        return _messages(row["conversations"], "conversations")
-    if "turns" in given:
-        return _messages(row["turns"], "turns")
+    for key in ("messages", "conversations", "turns"):
+        if key in given:
+            return _messages(row[key], key)
     if {"instruction", "output"} <= given:
         return _alpaca(row, row)
     if {"instruction", "instances"} <= given:

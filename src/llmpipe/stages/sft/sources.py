@@ -33,10 +33,9 @@ def read_conversations(
     """Read the rows of a source.
 
     Args:
-        path: a file, a folder, or `hf:` and the name of a data set.
-        source: the name that the conversations bear.
-        split: part of a data set that has parts.
-        limit: rows to read at most.
+        path: A file, a folder, or `hf:` and the name of a data set.
+        source: The name that the conversations bear.
+        split: The part to read of a data set that has parts.
 
     Raises:
         InputError: the source as a whole cannot be read.

@@ -24,6 +24,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
     import random
     from functools import partial
 
+    from llmpipe.assistant.conversation import Conversation
     from llmpipe.assistant.frames import frame_for
     from llmpipe.assistant.template import chat_template
     from llmpipe.core.errors import UserError
@@ -31,10 +32,9 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
     from llmpipe.model.config import n_parameters
     from llmpipe.model.weights import load_model, save_generation_config, save_model
     from llmpipe.stages.sft.gather import gather, lint_table, mixture_table, system_words
-    from llmpipe.stages.sft.interview import ask_earlier
     from llmpipe.stages.sft.loop import ConversationRows, train
-    from llmpipe.stages.sft.prepare import by_source, pack_conversations
-    from llmpipe.stages.sft.probing import Probed, teach
+    from llmpipe.stages.sft.packing import pack_conversations
+    from llmpipe.stages.sft.probing import Probed, ask_earlier, teach
     from llmpipe.tokenizer.bpe import Tokenizer
 
     as_json = partial(json.dumps, ensure_ascii=False)
@@ -57,9 +57,12 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
         gathered = gather(config, facts, corpus, tokenizer, ctx.seed, taught)
         rng = random.Random(f"sft rows {ctx.seed}")
         packed = pack_conversations(gathered.train, tokenizer, config, max_seq_len, rng)
+        by_source: dict[str, list[Conversation]] = {}
+        for conversation in gathered.held_out:
+            by_source.setdefault(conversation.source, []).append(conversation)
         held_out = {
             name: pack_conversations(conversations, tokenizer, config, max_seq_len, rng).rows
-            for name, conversations in by_source(gathered.held_out).items()
+            for name, conversations in by_source.items()
         }
         rows = ConversationRows(packed.rows, held_out, max_seq_len, tokenizer.pad_id)
 
@@ -87,7 +90,6 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
             for name, lines in files.items():
                 write_atomic(out / name, "".join(f"{line}\n" for line in lines))
 
-    licenses = sorted({share.license for share in gathered.shares if share.license})
     n_places = len(packed.rows) * max_seq_len
     return {
         "parameters": n_parameters(model.config),
@@ -112,7 +114,7 @@ def run(config: SFTConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str,
         "trained_tokens": packed.n_trained,
         "packing_efficiency": round(packed.n_tokens / n_places, 4),
         "mixture": mixture_table(gathered),
-        "licenses": licenses,
+        "licenses": sorted({share.license for share in gathered.shares if share.license}),
         "trained_by_source": packed.trained_by_source(),
     }
 
@@ -146,6 +148,18 @@ def files(config: SFTConfig) -> list[str]:
     return [*named, *config.decontamination.files]
 
 
+def also_keyed(config: SFTConfig) -> dict[str, Any]:
+    """Name the tasks whose questions are left out of conversations of others, with their versions.
+
+    Without such conversations nothing is left out, so a new task leaves the key as it is.
+    """
+    from llmpipe.tasks.registry import TASKS
+
+    if not config.sources:
+        return {}
+    return {"left_out_tasks": {name: task.version for name, task in TASKS.items()}}
+
+
 def plan(config: SFTConfig, inputs: Inputs) -> dict[str, str]:
     """Tell what a run would do, and what the linter says of the first rows of the sources."""
     weights = vars(config.mixture) | {s.path: s.weight for s in config.sources}
@@ -163,15 +177,18 @@ def plan(config: SFTConfig, inputs: Inputs) -> dict[str, str]:
 
 def lint_source(source: FileSource, own_name: str) -> str:
     """Say in a line what the linter finds in the first rows of a source."""
+    from collections import Counter
+
     from llmpipe.core.records.rows import HUB
-    from llmpipe.stages.sft.lint import count_findings, lint
+    from llmpipe.stages.sft.lint import RULES, lint
     from llmpipe.stages.sft.sources import read_conversations
 
     if source.path.startswith(HUB):
         return "on the hub, looked at when it is read"
     read, errors = read_conversations(source.path, "", source.split, limit=LINTED_ROWS)
     findings = [finding for conversation in read for finding in lint(conversation, own_name)]
-    counts = {rule: n for rule, n in count_findings(findings).items() if n}
+    found = Counter(finding.rule for finding in findings)
+    counts = {rule: found[rule] for rule in RULES if found[rule]}
     told = [f"{n:,} {rule}" for rule, n in counts.items()]
     if errors:
         told.append(f"{len(errors):,} unusable rows, the first {errors[0]}")
@@ -200,6 +217,7 @@ SPEC = StageSpec(
     run=run,
     needs=needs,
     files=files,
+    also_keyed=also_keyed,
     plan=plan,
     headline=headline,
     report=report,

@@ -14,31 +14,15 @@ from llmpipe.assistant.conversation import Conversation
 from llmpipe.assistant.render import Message
 from llmpipe.assistant.tool_list import called, with_tool_list
 from llmpipe.assistant.tools import TOOL_NAMES, ToolName
+from llmpipe.tasks.templates import load_file
 
-WITHOUT: dict[ToolName, tuple[str, ...]] = {
-    "python": (
-        "I cannot work that out without Python.",
-        "Without Python I cannot tell.",
-        "I need Python for that, and I may not use it.",
-    ),
-    "search": (
-        "I do not know that, and I cannot search.",
-        "Without a search I cannot tell.",
-        "I would have to search for that, and I may not.",
-    ),
-}
+WITHOUT: dict[ToolName, list[str]] = load_file("unable")["without"]
 
 
 def tell_tools(
     conversations: Sequence[Conversation], frac: float, rng: random.Random
 ) -> list[Conversation]:
-    """Put a list of tools into a share of the conversations.
-
-    Args:
-        conversations: that were made here.
-        frac: the share.
-        rng: decides which, and what their lists hold.
-    """
+    """Put a list of tools into a share of our own conversations."""
     return [c if rng.random() >= frac else _told(c, rng) for c in conversations]
 
 

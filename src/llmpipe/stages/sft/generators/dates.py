@@ -10,7 +10,7 @@ from datetime import date, timedelta
 
 from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, Text, ToolOutput
-from llmpipe.stages.sft.generators import Pool
+from llmpipe.stages.sft.generators import Pool, draw_pool
 
 FIRST, N_DAYS = date(1950, 1, 1), 150 * 365
 HELD_OUT_EVERY = 10
@@ -26,16 +26,13 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 def make_dates(n: int, n_held_out: int, rng: random.Random) -> Pool:
     """Draw `n` questions to train on, and `n_held_out` about days that are never trained."""
 
-    def draw(n: int, held_out: bool) -> list[Conversation]:
-        found: dict[str, Conversation] = {}
-        while len(found) < n:
-            number = rng.randrange(N_DAYS)
-            if (number % HELD_OUT_EVERY == 0) == held_out:
-                conversation = _ask(FIRST + timedelta(number), rng)
-                found[conversation.messages[0].text] = conversation
-        return list(found.values())
+    def next_conversation(held_out: bool) -> Conversation | None:
+        number = rng.randrange(N_DAYS)
+        if (number % HELD_OUT_EVERY == 0) != held_out:
+            return None
+        return _ask(FIRST + timedelta(number), rng)
 
-    return Pool(draw(n, held_out=False), draw(n_held_out, held_out=True))
+    return draw_pool(next_conversation, n, n_held_out)
 
 
 def _ask(a: date, rng: random.Random) -> Conversation:

@@ -8,7 +8,6 @@ whitespace is one space before the search. Corpora without such pages give no qu
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.core.records.lines import whole
 from llmpipe.core.records.parquet import read_parquet
 from llmpipe.stages.sft.generators import Pool
+from llmpipe.tasks.base import is_in_share
 
 MAX_SENTENCE_CHARS = 110  # about 30 tokens: what a small model can learn to say by heart
 HELD_OUT_FRAC = 0.05
@@ -148,5 +148,4 @@ def _ask(entry: DocumentedName, question: str) -> Conversation:
 
 
 def _is_held_out(name: str) -> bool:
-    hashed = hashlib.sha256(f"documents {name}".encode()).digest()
-    return int.from_bytes(hashed[:8], "big") < HELD_OUT_FRAC * 2**64
+    return is_in_share(f"documents {name}", HELD_OUT_FRAC)

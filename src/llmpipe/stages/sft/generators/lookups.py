@@ -13,7 +13,6 @@ what a document first defines ("Brimot is a lake …").
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ from llmpipe.assistant.rules import MAX_OUTPUT_TOKENS
 from llmpipe.assistant.tools import open_tools
 from llmpipe.stages.sft.generators import Pool
 from llmpipe.stages.sft.generators.documents import find_entries, read_pages
+from llmpipe.tasks.base import is_in_share
 from llmpipe.tokenizer.bpe import Tokenizer
 
 HELD_OUT_FRAC = 0.1
@@ -55,10 +55,8 @@ def make_lookups(corpus: Path, tokenizer: Tokenizer, n: int, rng: random.Random)
     """Make up to `n` conversations about the names in a corpus.
 
     Args:
-        corpus: folder of the artifact.
-        tokenizer: of the model; what a tool gives back is cut to so many of its tokens.
-        n: conversations to train on, at most.
-        rng: decides which.
+        corpus: Folder of the artifact.
+        tokenizer: The model's; what a tool returns is cut to `MAX_OUTPUT_TOKENS` of its tokens.
     """
     names = sorted(find_names(read_pages(corpus)).items())
     rng.shuffle(names)
@@ -117,5 +115,4 @@ def _ask(found: Found, question: str) -> Conversation:
 
 def is_held_out(name: str) -> bool:
     """Tell whether a name is never trained."""
-    hashed = hashlib.sha256(f"lookup {name}".encode()).digest()
-    return int.from_bytes(hashed[:8], "big") < HELD_OUT_FRAC * 2**64
+    return is_in_share(f"lookup {name}", HELD_OUT_FRAC)

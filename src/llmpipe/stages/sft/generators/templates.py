@@ -5,7 +5,7 @@ A question meets every answer of its topic once, so that a wording is not tied t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import Message
@@ -17,31 +17,22 @@ def make_from_templates(name: str, facts: Mapping[str, str | None]) -> Pool:
     """Pair the questions of `resources/conversations/<name>.toml` with their answers.
 
     Args:
-        name: the file, and the source that the conversations will bear.
-        facts: what to put into the places of the answers; an answer with a place that is None is
-            left out, and a topic without any answer too.
+        name: The file, and the source that the conversations will bear.
+        facts: What to put into the places of the answers. An answer with a place that is None is
+            left out, and so is a topic without any answer.
     """
     pool = Pool([], [])
     for topic in load_topics(name):
         answers = [text for answer in topic.answers if (text := fill(answer, facts)) is not None]
-        pool.train.extend(_pairs(topic.questions, answers, name))
-        pool.held_out.extend(_pairs(topic.held_out, answers[:1], name))
+        pool.train.extend(ask(q, answer, name) for answer in answers for q in topic.questions)
+        pool.held_out.extend(ask(q, answer, name) for answer in answers[:1] for q in topic.held_out)
     for turns in load_dialogues(name):
         filled = [fill(turn, facts) for turn in turns]
         said = [turn for turn in filled if turn is not None]
         if len(said) == len(turns):
-            pool.train.append(_dialogue(said, name))
+            messages = [Message("assistant" if i % 2 else "user", t) for i, t in enumerate(said)]
+            pool.train.append(Conversation(tuple(messages), name))
     return pool
-
-
-def _dialogue(turns: Sequence[str], source: str) -> Conversation:
-    """Return the conversation of turns of the user and the assistant, one after the other."""
-    messages = [Message("assistant" if i % 2 else "user", text) for i, text in enumerate(turns)]
-    return Conversation(tuple(messages), source)
-
-
-def _pairs(questions: tuple[str, ...], answers: list[str], source: str) -> list[Conversation]:
-    return [ask(question, answer, source) for answer in answers for question in questions]
 
 
 def say_date(iso: str | None) -> str | None:

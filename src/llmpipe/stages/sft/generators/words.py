@@ -15,13 +15,8 @@ from dataclasses import dataclass
 
 from llmpipe.assistant.conversation import Conversation, ask
 from llmpipe.assistant.render import PythonCall, Text, ToolOutput
-from llmpipe.stages.sft.generators import Pool
-from llmpipe.tasks.words import (
-    COUNT_QUESTIONS,
-    THIRD_QUESTIONS,
-    english_words,
-    is_held_out_word,
-)
+from llmpipe.stages.sft.generators import Pool, draw_pool
+from llmpipe.tasks.words import RESOURCE, english_words, is_held_out_word
 from llmpipe.tokenizer.bpe import Tokenizer
 
 MAX_CORPUS_WORDS = 4000
@@ -33,69 +28,6 @@ ABSENT_LETTER_FRAC = 0.1
 
 _TOKEN = re.compile(rb" ?[a-z]{1,10}")
 _WORD = re.compile(r"(?<![\w.])[a-z]{4,12}(?![\w(])")
-_ONSETS = [
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "w",
-    "z",
-    "bl",
-    "br",
-    "ch",
-    "cl",
-    "cr",
-    "dr",
-    "fl",
-    "gr",
-    "pl",
-    "pr",
-    "qu",
-    "sh",
-    "sl",
-    "sp",
-    "st",
-    "str",
-    "th",
-    "tr",
-]
-_VOWELS = [
-    "a",
-    "e",
-    "i",
-    "o",
-    "u",
-    "a",
-    "e",
-    "i",
-    "o",
-    "u",
-    "ai",
-    "ea",
-    "ee",
-    "io",
-    "oo",
-    "ou",
-    "ui",
-]
-_CODAS = [
-    "",
-    "",
-    "",
-    *["n", "r", "s", "t", "l", "m", "d", "ck", "ll", "ng", "nt", "ss", "st", "mp", "rt"],
-]
 
 
 @dataclass(frozen=True)
@@ -112,75 +44,24 @@ class Exercise:
     """With the same places and {result}."""
 
 
-COUNT = Exercise(
-    (
-        *COUNT_QUESTIONS,
-        "How many {letter} are there in {word}?",
-        "How many {letter}'s are in {word}?",
-        "How many times is {letter} in {word}?",
-        'How many times does {letter} occur in "{word}"?',
-        "how many {letter} are in {word}?",
-        "How often does {letter} come in {word}?",
-        'Count the {letter} in "{word}".',
-    ),
-    '"{word}".count("{letter}")',
-    lambda word, letter: word.count(letter),
-    "There are {result}.",
-)
-THIRD = Exercise(
-    (
-        *THIRD_QUESTIONS,
-        "Print every third character of {word} starting with the first one.",
-        "Give me every third letter of {word}, starting with the first.",
-        'Every third character of "{word}", starting with the first.',
-    ),
-    '"{word}"[::3]',
-    lambda word, letter: word[::3],
-    "{result} is every third character.",
-)
-OTHERS = (
+SOLVERS: dict[str, Callable[[str, str], str | int]] = {
+    "count": lambda word, letter: word.count(letter),
+    "third": lambda word, letter: word[::3],
+    "length": lambda word, letter: len(word),
+    "every_third": lambda word, letter: word[2::3],
+    "every_second": lambda word, letter: word[::2],
+    "backwards": lambda word, letter: word[::-1],
+    "spelled": lambda word, letter: "-".join(word),
+}
+"""What the code of an exercise gives, by its name in `resources/conversations/words.toml`."""
+COUNT, THIRD, *OTHERS = (
     Exercise(
-        (
-            "How many letters are in {word}?",
-            "How long is the word {word}?",
-            'Count the letters of "{word}".',
-        ),
-        'len("{word}")',
-        lambda word, letter: len(word),
-        "There are {result}.",
-    ),
-    Exercise(
-        ("Print every third character of {word}.", 'What is every third character of "{word}"?'),
-        '"{word}"[2::3]',
-        lambda word, letter: word[2::3],
-        "{result} is every third character.",
-    ),
-    Exercise(
-        (
-            "Print every second character of {word}, starting with the first.",
-            'Every second character of "{word}", starting with the first.',
-        ),
-        '"{word}"[::2]',
-        lambda word, letter: word[::2],
-        "{result} is every second character.",
-    ),
-    Exercise(
-        ("Write {word} backwards.", "Reverse the word {word}.", 'What is "{word}" backwards?'),
-        '"{word}"[::-1]',
-        lambda word, letter: word[::-1],
-        "{result} is the word backwards.",
-    ),
-    Exercise(
-        (
-            "Spell {word}.",
-            "How do you spell {word}?",
-            'Spell the word "{word}".',
-            "Spell out {word}.",
-        ),
-        '"-".join("{word}")',
-        lambda word, letter: "-".join(word),
-        "{result} is how it is spelled.",
-    ),
+        (*entry.get("examiner", ()), *entry["questions"]),
+        entry["code"],
+        SOLVERS[entry["name"]],
+        entry["answer"],
+    )
+    for entry in RESOURCE["exercise"]
 )
 
 
@@ -240,19 +121,13 @@ def _draw_pool(
         [make] = rng.choices(makers, [LIST, CORPUS, SPLICED, MADE_UP, TOKENS])
         return make()
 
-    def draw(n: int, next_word: Callable[[], str], held_out: bool) -> list[Conversation]:
-        conversations: dict[str, Conversation] = {}
-        while len(conversations) < n:
-            word = next_word()
-            if is_held_out_word(word) == held_out:
-                conversation = solve(rng.choice(exercises), word, source, rng)
-                conversations[conversation.messages[0].text] = conversation
-        return list(conversations.values())
+    def next_conversation(held_out: bool) -> Conversation | None:
+        word = rng.choice(kept_back) if held_out else word_to_train()
+        if is_held_out_word(word) != held_out:
+            return None
+        return solve(rng.choice(exercises), word, source, rng)
 
-    return Pool(
-        draw(n, word_to_train, held_out=False),
-        draw(n_held_out, lambda: rng.choice(kept_back), held_out=True),
-    )
+    return draw_pool(next_conversation, n, n_held_out)
 
 
 def put_together(words: Words, rng: random.Random) -> str:
@@ -284,7 +159,7 @@ def corpus_words(pages: Iterable[tuple[str, str]]) -> list[str]:
 def make_up(rng: random.Random) -> str:
     """Make a word that can be spoken."""
     parts = [
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+        "".join(rng.choice(RESOURCE["syllables"][part]) for part in ("onsets", "vowels", "codas"))
         for _ in range(rng.choice((2, 2, 3)))
     ]
     return "".join(parts)
