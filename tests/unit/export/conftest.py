@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmpipe.assistant.template import CHAT_TEMPLATE
+from llmpipe.assistant.frames import CHATML
+from llmpipe.assistant.template import chat_template
 from llmpipe.model.config import ModelConfig, RopeScaling
 from llmpipe.model.transformer import Transformer
 from llmpipe.model.weights import save_generation_config, save_model
@@ -48,7 +49,7 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
             weights.data += 0.1 * torch.randn_like(weights)
         save_model(model, folder)
         own = tokenizer(pattern)
-        own.save(folder, CHAT_TEMPLATE)
+        own.save(folder, chat_template(CHATML))
         save_generation_config(folder, own.bos_id, [own.special[IM_END], own.bos_id], own.pad_id)
         return folder
 
