@@ -124,3 +124,22 @@ def test_indentation_is_kept() -> None:
 )
 def test_clean_text(before: str, after: str) -> None:
     assert clean_text(before) == after
+
+
+@pytest.mark.parametrize("mode", ["precision", "fast"])
+@pytest.mark.parametrize("depth", [200, 300, 3_000])
+def test_the_end_of_a_page_that_is_nested_deeply_is_not_lost(mode: str, depth: int) -> None:
+    """A template that opens a tag for each item and closes none: lxml stops at 256 open elements, without an error."""
+    sentence = "<blockquote><p>On day {} the keeper of the lighthouse wrote down how many ships had passed.</p>"
+    document = html("<html><body><article>" + "".join(map(sentence.format, range(depth))))
+    assert Extraction(ExtractionConfig(mode=mode))(document) is None  # type: ignore[arg-type]
+    assert document.text.count("keeper of the lighthouse") == depth
+    assert f"On day {depth - 1} " in document.text
+
+
+def test_what_stands_behind_a_very_long_text_is_not_lost() -> None:
+    """lxml gives nothing at all for a page with a text of over 10 MB."""
+    long = "The keeper counts the ships that pass. " * 280_000
+    document = html(f"<html><body><p>{long}</p><p>Here the long day ends.</p></body></html>")
+    assert Extraction(ExtractionConfig())(document) is None
+    assert document.text.endswith("Here the long day ends.")

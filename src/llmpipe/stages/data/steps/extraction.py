@@ -7,7 +7,7 @@ page depends on what the process saw before (the same page five times gave 5 % o
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 from llmpipe.core.config import schema
 from llmpipe.stages.data.document import Document, Drop, Text
@@ -36,13 +36,14 @@ class Extraction(Step[ExtractionConfig]):
 
     def __init__(self, config: ExtractionConfig) -> None:
         import trafilatura
+        from trafilatura import utils
 
         from llmpipe.stages.data.steps.fast_xpath import accelerate
 
         accelerate()
         logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
         self._config = config
-        self._trafilatura = trafilatura
+        self._trafilatura, self._utils = trafilatura, utils
 
     def __call__(self, document: Document) -> Drop | None:
         """Extract the text of a page; drop a page without any."""
@@ -56,9 +57,9 @@ class Extraction(Step[ExtractionConfig]):
         return None
 
     def _extract(self, html: str) -> str:
-        if self._config.mode == "all_text":
-            from resiliparse.extract.html2text import extract_plain_text
+        from resiliparse.extract.html2text import extract_plain_text
 
+        if self._config.mode == "all_text":
             return extract_plain_text(
                 html,
                 main_content=False,
@@ -68,8 +69,13 @@ class Extraction(Step[ExtractionConfig]):
             )
         if self._config.mode == "fast" and (quick := quick_text(html)) is not None:
             return quick
+        tree = self._utils.load_html(html)
+        if _is_cut(self._utils.HTML_PARSER.error_log):
+            return extract_plain_text(html, main_content=True, alt_texts=False, links=False)
+        if tree is None:
+            return ""
         extracted = self._trafilatura.extract(
-            html,
+            tree,
             fast=self._config.mode == "fast",
             favor_precision=self._config.mode == "precision",
             include_comments=False,
@@ -77,6 +83,15 @@ class Extraction(Step[ExtractionConfig]):
             deduplicate=False,
         )
         return extracted or ""
+
+
+def _is_cut(error_log: Any) -> bool:
+    """Tell from its log whether lxml's parser gave up inside a page and returned what it had.
+
+    libxml2 stops at 256 open elements (one tag that a template never closes is enough) and at texts of 10 MB, and raises
+    nothing: see findings/lxml_html_depth.sh. With `huge_tree` it would read on, but trafilatura then takes seconds for a page.
+    """
+    return any("XML_PARSE_HUGE" in entry.message for entry in error_log.filter_from_fatals())
 
 
 _CONTROLS: dict[int, str | None] = dict.fromkeys(
