@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmpipe.stages.data.config import DataConfig
-from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.document import Document, SplitText
 from llmpipe.stages.data.steps.table import STEPS
 
 FILTERS = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
@@ -36,7 +36,7 @@ def compare(peer: Path, texts: list[dict[str, str]], *flags: str) -> dict[str, l
     found: dict[str, list[Difference]] = {name: [] for name in FILTERS}
     for row, theirs in zip(texts, said, strict=True):
         for name, step in steps.items():
-            document = Document(url="", date="", content=Text(row["text"]))
+            document = Document(url="", date="", content=SplitText(row["text"]))
             drop = step(document)
             ours = drop.reason if drop else ""
             cleaned_differs = name == "c4" and not ours and document.text != theirs["c4_text"]

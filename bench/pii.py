@@ -23,7 +23,7 @@ import _pii_harmless
 import _pii_personal
 from measure import header
 
-from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.document import Document, SplitText
 from llmpipe.stages.data.steps.pii import Pii, PiiConfig
 
 TEST_DATA = Path(os.environ.get("LLMPIPE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -207,7 +207,7 @@ def replacer(config: PiiConfig) -> Callable[[str], str]:
     step = Pii(config)
 
     def replace(text: str) -> str:
-        document = Document("", "", content=Text(text))
+        document = Document("", "", content=SplitText(text))
         step(document)
         return document.text
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from urllib3 import HTTPHeaderDict
 
-from llmpipe.stages.crawl.fetch import FetchError, Response, Sink
+from llmpipe.stages.crawl.fetch import BodySink, FetchError, Response
 from llmpipe.stages.crawl.outcomes import (
     ROBOTS_DISALLOWED,
     ROBOTS_UNAVAILABLE,
@@ -31,7 +31,7 @@ class FakeFetcher:
         self.answers = answers
         self.asked: list[str] = []
 
-    def get(self, url: str, content_types: None, sink: Sink) -> Response:
+    def get(self, url: str, content_types: None, sink: BodySink) -> Response:
         self.asked.append(url)
         given = self.answers[url]
         if isinstance(given, FetchError):

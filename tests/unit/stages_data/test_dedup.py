@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.document import Document, SplitText
 from llmpipe.stages.data.grouping import cluster, equal_pairs, union
 from llmpipe.stages.data.steps.dedup_keys import (
     ExactDedupConfig,
@@ -160,10 +160,10 @@ def test_query_can_be_ignored() -> None:
 
 
 def test_keys_are_noted() -> None:
-    document = Document(url="", date="", content=Text("\n text \n"))
+    document = Document(url="", date="", content=SplitText("\n text \n"))
     UrlKey(UrlDedupConfig())(document)
     TextKey(ExactDedupConfig())(document)
-    other = Document(url="http://a.b/", date="", content=Text("text"))
+    other = Document(url="http://a.b/", date="", content=SplitText("text"))
     UrlKey(UrlDedupConfig())(other)
     TextKey(ExactDedupConfig())(other)
     assert "url_dedup" not in document.keys  # no address, no duplicate by address

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, SplitText
 from llmpipe.stages.data.splitting import count_sentences
 from llmpipe.stages.data.steps.c4 import C4, C4Config
 from llmpipe.stages.data.steps.fineweb import FineWeb, FineWebConfig
@@ -32,7 +32,7 @@ to school stop to look at the crabs. One of them asks what they eat, and an old 
 
 
 def document(text: str) -> Document:
-    return Document(url="https://example.org/", date="2024-01-01", content=Text(text))
+    return Document(url="https://example.org/", date="2024-01-01", content=SplitText(text))
 
 
 def reason(drop: Drop | None) -> str | None:
@@ -118,7 +118,7 @@ def test_bad_quality_is_dropped_with_its_reason(expected: str) -> None:
 def test_too_long() -> None:
     short = GopherQuality(GopherQualityConfig(max_words=60))
     drop = short(document(PROSE))
-    assert drop == Drop("too_long", len(Text(PROSE).words), 60)
+    assert drop == Drop("too_long", len(SplitText(PROSE).words), 60)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +242,6 @@ def test_ngrams_agree_with_counting_tuples(words: list[str], n: int) -> None:
 
 
 def test_tokens() -> None:
-    assert Text("It's 3.5 km (U.S.) at 10:30, see https://a.b/c?d ...").tokens == [
+    assert SplitText("It's 3.5 km (U.S.) at 10:30, see https://a.b/c?d ...").tokens == [
         "It", "'s", "3.5", "km", "(", "U.S.", ")", "at", "10:30", ",", "see", "https://a.b/c?d", "...",
     ]  # fmt: skip

@@ -14,7 +14,7 @@ import zstandard
 
 from llmpipe.core.errors import InputError, UserError
 from llmpipe.core.units import Unit
-from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.document import Document, SplitText
 from llmpipe.stages.data.facts import Column
 from llmpipe.stages.data.grouping import cluster, group_in_units, in_range
 from llmpipe.stages.data.steps.decontamination import (
@@ -29,7 +29,7 @@ PROSE = "The harbor of the old town wakes long before the sun, and fishermen car
 
 
 def document(text: str) -> Document:
-    return Document(url="http://example.org/", date="", content=Text(text))
+    return Document(url="http://example.org/", date="", content=SplitText(text))
 
 
 # ---------------------------------------------------------------------------------------------------- line cleaning

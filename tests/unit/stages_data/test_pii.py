@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.document import Document, SplitText
 from llmpipe.stages.data.steps.check_digits import is_card, is_iban, luhn_sum
 from llmpipe.stages.data.steps.pii import Pii, PiiConfig
 
@@ -14,7 +14,7 @@ REPLACE = Pii(PiiConfig())
 
 
 def replaced(text: str, step: Pii = REPLACE) -> tuple[str, dict[str, int]]:
-    document = Document(url="", date="", content=Text(text))
+    document = Document(url="", date="", content=SplitText(text))
     step(document)
     return document.text, document.pii
 
@@ -133,7 +133,7 @@ def test_patterns_are_linear(unit: str) -> None:
 
 
 def cleaned(text: str, config: PiiConfig | None = None) -> str:
-    page = Document(url="", date="", content=Text(text))
+    page = Document(url="", date="", content=SplitText(text))
     Pii(config or PiiConfig())(page)
     return page.text
 

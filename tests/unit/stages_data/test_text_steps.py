@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, SplitText
 from llmpipe.stages.data.steps.extraction import Extraction, ExtractionConfig, clean_text
 from llmpipe.stages.data.steps.language import (
     Language,
@@ -20,7 +20,7 @@ GERMAN = "Der Stadtrat hat am Montag beschlossen, dass die alte Brücke noch vor
 
 
 def text(content: str) -> Document:
-    return Document(url="", date="", content=Text(content))
+    return Document(url="", date="", content=SplitText(content))
 
 
 def html(content: str) -> Document:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from llmpipe.core.http_message import UnknownCodingError, decode_body
 from llmpipe.stages.crawl.config import CrawlConfig
-from llmpipe.stages.crawl.fetch import FetchError, Response, Sink
+from llmpipe.stages.crawl.fetch import BodySink, FetchError, Response
 from llmpipe.stages.crawl.frontier import Target, Visit
 from llmpipe.stages.crawl.links import extract_links
 from llmpipe.stages.crawl.outcomes import (
@@ -108,7 +108,7 @@ class Crawler:
         """
         for _ in range(self._config.max_redirects + 1):
             self._ask_permission(url)
-            response = self._fetcher.get(url, None, Sink(file, MAX_MAP_BYTES))
+            response = self._fetcher.get(url, None, BodySink(file, MAX_MAP_BYTES))
             goal = None
             if response.status in REDIRECT_STATUSES and response.location:
                 goal = canonical(response.location, url)

@@ -59,7 +59,7 @@ class FetchError(Exception):
 
 
 @dataclass(frozen=True)
-class Sink:
+class BodySink:
     """Where a body goes that is read once and not stored: a larger one is cut there, not refused."""
 
     file: BinaryIO
@@ -145,7 +145,7 @@ class Fetcher:
         self,
         url: str,
         content_types: Collection[str] | None = None,
-        sink: Sink | None = None,
+        sink: BodySink | None = None,
     ) -> Response:
         """Fetch a canonical address.
 
@@ -167,7 +167,7 @@ class Fetcher:
             raise _explain(error) from None
 
     def _exchange(
-        self, url: str, content_types: Collection[str] | None, sink: Sink | None
+        self, url: str, content_types: Collection[str] | None, sink: BodySink | None
     ) -> Response:
         parts = urlsplit(url)
         connection = self._connection_to(url)
@@ -245,7 +245,7 @@ class Fetcher:
             raise FetchError(PRIVATE_ADDRESS, f"leads to {ip}")
 
     def _pour(
-        self, response: BaseHTTPResponse, connection: TappedHTTPConnection, sink: Sink
+        self, response: BaseHTTPResponse, connection: TappedHTTPConnection, sink: BodySink
     ) -> bool:
         """Write the body to a file, and tell whether there was more of it than is taken."""
         sink.file.seek(0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from llmpipe.stages.crawl.fetch import Fetcher, FetchError, Response, Sink
+from llmpipe.stages.crawl.fetch import BodySink, Fetcher, FetchError, Response
 from llmpipe.stages.crawl.outcomes import DELAY_TOO_LONG, UNREACHABLE
 from llmpipe.stages.crawl.urls import origin
 
@@ -54,7 +54,7 @@ class PoliteFetcher:
         self,
         url: str,
         content_types: Collection[str] | None = None,
-        sink: Sink | None = None,
+        sink: BodySink | None = None,
     ) -> Response:
         """Fetch a canonical address as `Fetcher.get` does; the response may be of any status.
 

@@ -10,7 +10,7 @@ import io
 from dataclasses import dataclass
 
 from llmpipe.core.http_message import UnknownCodingError, read_up_to, undo_codings
-from llmpipe.stages.crawl.fetch import FetchError, Sink
+from llmpipe.stages.crawl.fetch import BodySink, FetchError
 from llmpipe.stages.crawl.outcomes import ROBOTS_DISALLOWED, ROBOTS_UNAVAILABLE, UNREACHABLE
 from llmpipe.stages.crawl.politeness import PoliteFetcher
 from llmpipe.stages.crawl.robots_rules import RobotsRules, parse_robots
@@ -54,7 +54,7 @@ def load_rules(host: str, fetcher: PoliteFetcher, user_agent: str) -> Rules:
 def _fetch(url: str, fetcher: PoliteFetcher) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
         body = io.BytesIO()
-        response = fetcher.get(url, None, Sink(body, MAX_PARSED_BYTES))
+        response = fetcher.get(url, None, BodySink(body, MAX_PARSED_BYTES))
         if response.status in REDIRECT_STATUSES:
             target = canonical(response.location, url)
             if target is None:

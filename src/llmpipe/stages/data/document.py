@@ -12,7 +12,7 @@ _PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 _LINE_BREAK = re.compile(r"\n+")
 
 
-class Text:
+class SplitText:
     """A text with its lines and words, each split once and only when asked for."""
 
     def __init__(self, text: str) -> None:
@@ -48,7 +48,7 @@ class Document:
     """ISO 8601 as the source has it, or empty."""
     html: str | None = None
     """The decoded page, until extraction."""
-    content: Text | None = None
+    content: SplitText | None = None
     page: str = ""
     """The decoded page after extraction, for examples of what was dropped."""
     lang: str = ""

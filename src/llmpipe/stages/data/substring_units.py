@@ -30,7 +30,7 @@ from llmpipe.core.artifact import hash_file
 from llmpipe.core.config import digest
 from llmpipe.core.units import Commit, Executor
 from llmpipe.stages.data.array_job import FOUND, make_arrays, save_array
-from llmpipe.stages.data.document import Text
+from llmpipe.stages.data.document import SplitText
 from llmpipe.stages.data.facts import Segment
 from llmpipe.stages.data.grouping import UNIT_ROWS, in_range
 from llmpipe.stages.data.segments import change_rows, drop_row, read_segments
@@ -110,7 +110,7 @@ class Cutter:
         self.n_tokens += n_tokens
         if config.action == "drop":
             return drop_row("substrings", "repeated_run", str(n_tokens), str(config.min_tokens))
-        n_words, bound = len(Text(rest).words), config.min_words_left
+        n_words, bound = len(SplitText(rest).words), config.min_words_left
         if n_words < bound:
             return drop_row("substrings", "too_little_left", str(n_words), str(bound))
         self.n_cut += 1

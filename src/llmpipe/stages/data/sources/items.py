@@ -20,7 +20,7 @@ from llmpipe.core.records.parquet import read_parquet
 from llmpipe.core.records.rows import read_dataset
 from llmpipe.core.remote import local_copy
 from llmpipe.stages.data.config import ReadConfig
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, SplitText
 from llmpipe.stages.data.sources.charset import decode_page
 from llmpipe.stages.data.sources.http import BadBody, StoredResponse, decode_body, parse_response
 from llmpipe.stages.data.sources.inputs import Payload
@@ -165,7 +165,7 @@ def _from_text(text: str, url: str, date: str) -> Document | Drop:
     cleaned = clean_text(text)
     if not cleaned:
         return Drop("empty_body")
-    return Document(url=url, date=date, content=Text(cleaned))
+    return Document(url=url, date=date, content=SplitText(cleaned))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

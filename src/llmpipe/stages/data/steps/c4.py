@@ -12,7 +12,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, SplitText
 from llmpipe.stages.data.splitting import count_sentences
 from llmpipe.stages.data.steps.base import Step
 
@@ -88,7 +88,7 @@ class C4(Step[C4Config]):
             return Drop("few_sentences", n_sentences, config.min_sentences)
         cleaned = "\n".join(kept).strip()
         if cleaned != document.text:  # else the words that earlier steps have split stay
-            document.content = Text(cleaned)
+            document.content = SplitText(cleaned)
         return None
 
     def _is_unwanted(self, line: str, words: list[str]) -> bool:

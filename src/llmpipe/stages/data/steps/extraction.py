@@ -10,7 +10,7 @@ import logging
 from typing import Any, Literal
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, SplitText
 from llmpipe.stages.data.steps.base import Step
 from llmpipe.stages.data.steps.quick_text import quick_text
 
@@ -53,7 +53,7 @@ class Extraction(Step[ExtractionConfig]):
         document.page, document.html = document.html, None
         if not text:
             return Drop("no_text")
-        document.content = Text(text)
+        document.content = SplitText(text)
         return None
 
     def _extract(self, html: str) -> str:

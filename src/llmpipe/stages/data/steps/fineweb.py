@@ -10,7 +10,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop, Text, at_least, at_most
+from llmpipe.stages.data.document import Document, Drop, SplitText, at_least, at_most
 from llmpipe.stages.data.steps.base import Fraction, Step
 from llmpipe.stages.data.steps.gopher_repetition import count_repeated
 
@@ -46,7 +46,7 @@ class FineWeb(Step[FineWebConfig]):
 
     def __call__(self, document: Document) -> Drop | None:
         """Say why a document is dropped, if it is."""
-        config, content = self._config, document.content or Text("")
+        config, content = self._config, document.content or SplitText("")
         lines = content.lines
         if not lines:
             return Drop("empty")

@@ -11,7 +11,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop, Text, at_least, at_most
+from llmpipe.stages.data.document import Document, Drop, SplitText, at_least, at_most
 from llmpipe.stages.data.steps.base import Fraction, Step
 
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
@@ -54,14 +54,14 @@ class GopherQuality(Step[GopherQualityConfig]):
 
     def __call__(self, document: Document) -> Drop | None:
         """Say why a document is dropped, if it is."""
-        content = document.content or Text("")
+        content = document.content or SplitText("")
         return (
             self._check_length(content)
             or self._check_symbols(content)
             or self._check_words(content)
         )
 
-    def _check_length(self, content: Text) -> Drop | None:
+    def _check_length(self, content: SplitText) -> Drop | None:
         config, n = self._config, len(content.words)
         mean = sum(map(len, content.words)) / max(1, n)
         return (
@@ -71,7 +71,7 @@ class GopherQuality(Step[GopherQualityConfig]):
             or at_most("long_words", mean, config.max_mean_word_length)
         )
 
-    def _check_symbols(self, content: Text) -> Drop | None:
+    def _check_symbols(self, content: SplitText) -> Drop | None:
         config, text = self._config, content.text
         n_tokens, lines = max(1, len(content.tokens)), text.splitlines() or [""]
         hashes = text.count("#") / n_tokens
@@ -85,7 +85,7 @@ class GopherQuality(Step[GopherQualityConfig]):
             or at_most("ellipsis_lines", trailing, config.max_ellipsis_lines)
         )
 
-    def _check_words(self, content: Text) -> Drop | None:
+    def _check_words(self, content: SplitText) -> Drop | None:
         config, tokens = self._config, content.tokens
         n_alpha = sum(token[0].isalpha() or any(map(str.isalpha, token)) for token in tokens)
         n_stop = len(STOP_WORDS.intersection(tokens))

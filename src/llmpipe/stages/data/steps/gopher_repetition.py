@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, SplitText
 from llmpipe.stages.data.steps.base import Fraction, Step
 
 
@@ -61,12 +61,12 @@ class GopherRepetition(Step[GopherRepetitionConfig]):
 
     def __call__(self, document: Document) -> Drop | None:
         """Say why a document is dropped, if it is."""
-        content = document.content or Text("")
+        content = document.content or SplitText("")
         if not content.text:
             return Drop("empty")
         return self._check_blocks(content) or self._check_ngrams(content)
 
-    def _check_blocks(self, content: Text) -> Drop | None:
+    def _check_blocks(self, content: SplitText) -> Drop | None:
         config, n_chars = self._config, len(content.text)
         for kind in ("paragraph", "line"):
             blocks: list[str] = getattr(content, f"{kind}s")
@@ -79,7 +79,7 @@ class GopherRepetition(Step[GopherRepetitionConfig]):
                 return Drop(f"dup_{kind}_chars", chars_repeated / n_chars, max_chars)
         return None
 
-    def _check_ngrams(self, content: Text) -> Drop | None:
+    def _check_ngrams(self, content: SplitText) -> Drop | None:
         ngrams, n_chars = self._ngrams(content.tokens), len(content.text)
         for n, bound in self._top:
             share = ngrams.top_chars(n) / n_chars

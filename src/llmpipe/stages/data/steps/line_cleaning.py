@@ -12,7 +12,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Drop, Text
+from llmpipe.stages.data.document import Document, Drop, SplitText
 from llmpipe.stages.data.steps.base import Fraction, Step
 
 _COUNTER = re.compile(
@@ -62,7 +62,7 @@ class LineCleaning(Step[LineCleaningConfig]):
         if removed > self._config.max_removed_words:
             return Drop("controls", removed, self._config.max_removed_words)
         if n_removed:
-            document.content = Text(re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip())
+            document.content = SplitText(re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip())
         return None
 
     def _is_control(self, line: str, n_words: int) -> bool:

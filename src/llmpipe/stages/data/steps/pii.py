@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from llmpipe.core.config import schema
-from llmpipe.stages.data.document import Document, Text
+from llmpipe.stages.data.document import Document, SplitText
 from llmpipe.stages.data.steps.base import Step
 
 
@@ -47,4 +47,4 @@ class Pii(Step[PiiConfig]):
         """Replace and count what is found."""
         text = self._replace_all(document.text, self._config, document.pii)
         if document.pii:
-            document.content = Text(text)
+            document.content = SplitText(text)
