@@ -65,7 +65,7 @@ def main() -> None:
     torch = common.prepare(args)
 
     from llmpipe.core.console import Console
-    from llmpipe.core.distributed import resolve_dtype
+    from llmpipe.core.distributed import open_runtime, resolve_dtype
     from llmpipe.core.stage import Context
     from llmpipe.core.stop import StopFlag
     from llmpipe.model.config import n_parameters
