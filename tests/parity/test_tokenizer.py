@@ -20,11 +20,10 @@ from llmpipe.stages.tokenize.train_bpe import learn_vocabulary
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.encoders import PROBE, FastEncoder, ReferenceEncoder
 from llmpipe.tokenizer.hf import spell
-from llmpipe.tokenizer.merges import merges_of
+from llmpipe.tokenizer.merges import merges_of, write_ranks
 from llmpipe.tokenizer.new_characters import RANGES
 from llmpipe.tokenizer.patterns import PATTERNS, split_pattern
 from llmpipe.tokenizer.piece_counts import PieceCounter
-from llmpipe.tokenizer.rank_file import write_ranks
 from llmpipe.tokenizer.vocabularies import load_vocabulary, with_chat_tokens
 
 HOSTILE = [

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from llmpipe.tokenizer.long_runs import cut_long_runs
-from llmpipe.tokenizer.merges import Merge
+from llmpipe.tokenizer.merges import Merge, read_ranks, write_ranks
 from llmpipe.tokenizer.new_characters import has_new_character
 from llmpipe.tokenizer.patterns import pattern_name
-from llmpipe.tokenizer.rank_file import read_ranks, write_ranks
 
 if TYPE_CHECKING:
     import tiktoken

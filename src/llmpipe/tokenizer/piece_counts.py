@@ -49,11 +49,6 @@ class PieceCounts:
     def __len__(self) -> int:
         return len(self.counts)
 
-    @property
-    def total(self) -> int:
-        """Pieces in all."""
-        return int(self.counts.sum())
-
 
 class PieceCounter:
     """Counts pieces of text that comes in parts.
@@ -64,8 +59,8 @@ class PieceCounter:
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
-        self._short = _Sums("piece", pa.uint64())
-        self._long = _Sums("piece", pa.large_binary())
+        self._short = _Sums(pa.uint64())
+        self._long = _Sums(pa.large_binary())
         self._waiting: list[pa.Array] = []
         self._n_waiting = 0
         self.text_bytes = 0
@@ -106,8 +101,8 @@ class PieceCounter:
 class _Sums:
     """Adds up counts by key, now and then, so that memory follows the number of different keys."""
 
-    def __init__(self, name: str, kind: pa.DataType) -> None:
-        self._schema = pa.schema([(name, kind), ("count", pa.int64())])
+    def __init__(self, kind: pa.DataType) -> None:
+        self._schema = pa.schema([("piece", kind), ("count", pa.int64())])
         self._total = self._schema.empty_table()
         self._waiting: list[pa.Table] = []
         self._n_waiting = 0

@@ -22,7 +22,7 @@ from llmpipe.tokenizer.special import (
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 RANKS = BYTES | {b"he": 256, b"ll": 257, b"hell": 258, b"hello": 259, b" w": 260}
-TOKENIZER = Tokenizer.from_ranks(RANKS, PATTERNS["qwen2"], place_special(len(RANKS)))
+TOKENIZER = Tokenizer(RANKS, PATTERNS["qwen2"], place_special(len(RANKS)))
 
 
 def test_merges_apply_in_the_order_learned() -> None:
@@ -127,7 +127,7 @@ def test_a_vocabulary_that_cannot_work_is_refused(
     ranks: dict[bytes, int], special: dict[str, int], message: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        Tokenizer.from_ranks(ranks, PATTERNS["qwen2"], special)
+        Tokenizer(ranks, PATTERNS["qwen2"], special)
     assert message in str(error.value)
 
 

@@ -19,8 +19,8 @@ from llmpipe.tokenizer.encoders import (
     choose_encoder,
 )
 from llmpipe.tokenizer.long_runs import LONG_RUN, cut_long_runs
+from llmpipe.tokenizer.merges import write_ranks
 from llmpipe.tokenizer.patterns import PATTERNS, WHITESPACE
-from llmpipe.tokenizer.rank_file import write_ranks
 
 RANKS = {bytes([byte]): byte for byte in range(256)}
 for token in (b"  ", b"    ", b"        ", b"\n\n", b" a", b"th", b"the", b" the"):
