@@ -194,10 +194,6 @@ class Tokenizer:
         """Return the text of `ids`, with U+FFFD for bytes that are not UTF-8."""
         return self.decode_bytes(ids, show_special).decode("utf-8", errors="replace")
 
-    def stream_decoder(self, show_special: bool = True) -> StreamDecoder:
-        """Return a decoder for ids that come one by one."""
-        return StreamDecoder(self, show_special)
-
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[object, ...]]:
         """Pickle the parts alone: the encoders live in Rust and are built again."""
         return Tokenizer, (self.ranks, self.pattern, self.special, self.nfc, self._is_merged)

@@ -12,6 +12,7 @@ import tempfile
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -68,25 +69,20 @@ class ReferenceEncoder:
         self._ranks = ranks
         self._pattern = pattern
         self._by_pattern = _tiktoken_encoding(ranks, pattern)
-        self._whole: tiktoken.Encoding | None = None
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`; see `Encoder`."""
         text.encode("utf-8")  # tiktoken would replace a lone surrogate without a word
         parts = []
         for segment, is_piece in cut_long_runs(text, self._pattern):
-            if is_piece:
-                ids = self._one_piece().encode_ordinary(segment)
-            else:
-                ids = self._by_pattern.encode_ordinary(segment)
-            parts.append(np.array(ids, dtype=np.uint32))
+            encoding = self._whole if is_piece else self._by_pattern
+            parts.append(np.array(encoding.encode_ordinary(segment), dtype=np.uint32))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _one_piece(self) -> tiktoken.Encoding:
-        """Return an encoding that takes its whole text as one piece; built when first needed."""
-        if self._whole is None:
-            self._whole = _tiktoken_encoding(self._ranks, r"[\s\S]+")
-        return self._whole
+    @cached_property
+    def _whole(self) -> tiktoken.Encoding:
+        """An encoding that takes its whole text as one piece."""
+        return _tiktoken_encoding(self._ranks, r"[\s\S]+")
 
 
 class FastEncoder:
@@ -99,11 +95,7 @@ class FastEncoder:
     name = "gigatoken"
 
     def __init__(self, rank_lines: bytes, pattern: str) -> None:
-        """Build the encoder.
-
-        Args:
-            rank_lines: what a rank file holds.
-            pattern: one of `PATTERNS`.
+        """Build the encoder from what a rank file holds.
 
         Raises:
             ValueError: if gigatoken has no splitter for the pattern.
@@ -113,14 +105,13 @@ class FastEncoder:
             raise ValueError("it has no splitter for this pattern")
         self._splitter = _GIGATOKEN_SPLITTERS[name]
         self.rank_lines, self._pattern = rank_lines, pattern
-        self._reference: ReferenceEncoder | None = None
         self._build()
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`; see `Encoder`."""
         data = text.encode("utf-8")
         if has_new_character(text, data):
-            return self._slow().encode(text)
+            return self._reference.encode(text)
         self._n_bytes += len(data)
         if self._n_bytes >= _LOOK_EVERY_BYTES:
             self._forget_if_large()
@@ -148,15 +139,13 @@ class FastEncoder:
             del self._inner
             self._build()
 
-    def _slow(self) -> ReferenceEncoder:
-        if self._reference is None:
-            ranks = read_ranks(self.rank_lines, "ranks")
-            self._reference = ReferenceEncoder(ranks, self._pattern)
-        return self._reference
+    @cached_property
+    def _reference(self) -> ReferenceEncoder:
+        return ReferenceEncoder(read_ranks(self.rank_lines, "ranks"), self._pattern)
 
 
 class NormalizingEncoder:
-    """Brings text to NFC before another encoder sees it, as Qwen's own files ask for."""
+    """Brings text to NFC, where é is always one character, as Qwen's own files ask for."""
 
     def __init__(self, inner: Encoder) -> None:
         self.name = inner.name
@@ -192,11 +181,7 @@ def choose_encoder(
 ) -> tuple[Encoder, str]:
     """Return the fastest encoder that is exact for this vocabulary, and why it was chosen.
 
-    Args:
-        ranks: the vocabulary.
-        pattern: the split.
-        nfc: whether to normalize.
-        is_merged: whether merges make every token; gigatoken panics where they do not.
+    `is_merged` says whether merges make every token; gigatoken panics where they do not.
     """
     encoder, why = _choose(ranks, pattern, is_merged)
     return (NormalizingEncoder(encoder) if nfc else encoder), why

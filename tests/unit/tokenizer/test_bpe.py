@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpipe.core.errors import InputError, UserError
-from llmpipe.tokenizer.bpe import Tokenizer, clean_text
+from llmpipe.tokenizer.bpe import StreamDecoder, Tokenizer, clean_text
 from llmpipe.tokenizer.patterns import PATTERNS, pattern_name, split_pattern
 from llmpipe.tokenizer.special import (
     BOS,
@@ -65,13 +65,13 @@ def test_special_tokens_are_many_and_distinct_and_end_the_vocabulary() -> None:
 @given(st.text(max_size=40), st.lists(st.integers(0, 400), max_size=20))
 def test_streamed_text_equals_text_decoded_at_once(text: str, more: list[int]) -> None:
     ids = [*TOKENIZER.encode(text), *(i % TOKENIZER.vocab_size for i in more)]
-    stream = TOKENIZER.stream_decoder()
+    stream = StreamDecoder(TOKENIZER)
     parts = [stream.push(i) for i in ids]
     assert "".join(parts) + stream.flush() == TOKENIZER.decode(ids)
 
 
 def test_a_stream_never_gives_half_a_character() -> None:
-    stream = TOKENIZER.stream_decoder()
+    stream = StreamDecoder(TOKENIZER)
     # é is C3 A9 in UTF-8, two tokens here
     assert [stream.push(0xC3), stream.push(0xA9)] == ["", "é"]
     assert [stream.push(0xC3), stream.flush()] == ["", "\ufffd"]
