@@ -11,6 +11,7 @@ is that of the largest bucket, and the counts stay exact however many different 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,21 +195,18 @@ def _bucket_of(pieces: pa.LargeBinaryArray) -> np.ndarray:
 def add_files(paths: Sequence[Path], max_pieces: int) -> tuple[PieceCounts, PrunedPieces]:
     """Add up the counts in files, exactly, and keep the most frequent pieces.
 
-    Args:
-        paths: files of `save_counts`.
-        max_pieces: different pieces to keep at most. If there are more, those rarer than some count
-            are left out, all of a count together, so that the choice depends on the counts alone.
+    If there are more than `max_pieces` different ones, those rarer than some count are left out, all
+    of a count together, so that the choice depends on the counts alone.
 
     Returns:
         The pieces kept, and what was left out.
     """
-    histogram: dict[int, int] = {}  # how many pieces occur so many times
+    histogram: Counter[int] = Counter()  # how many pieces occur so many times
     kept: list[pa.Table] = []
     least, n_kept = 1, 0
     for table in _bucket_sums(paths):
         values, times = np.unique(table["count"].to_numpy(), return_counts=True)
-        for value, n in zip(values.tolist(), times.tolist(), strict=True):
-            histogram[value] = histogram.get(value, 0) + n
+        histogram.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
         kept.append(_at_least(table, least))
         n_kept += len(kept[-1])
         if n_kept > max_pieces:

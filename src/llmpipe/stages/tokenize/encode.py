@@ -80,8 +80,9 @@ class EncodeJob:
         card = Card(self.config.compare)
         set_aside: list[dict[str, Any]] = []
         n_surrogates = n_empty = 0
-        limit = self.config.shard_tokens
-        with UnitShards(folder, self.vocab_size, self.bos_id, limit) as shards:
+        with ExitStack() as stack:
+            limit = self.config.shard_tokens
+            shards = UnitShards(stack, folder, self.vocab_size, self.bos_id, limit)
             for document in documents_of(unit, self.config, watch):
                 data = document.data
                 if not document.text:
@@ -92,7 +93,8 @@ class EncodeJob:
                     continue
                 split: Split = "val" if split_hash(data) < self.val_below else "train"
                 # Documents for validation stand in the first copy alone.
-                if copy > 0 if split == "val" else not is_in_copy(data, source.epochs, copy):
+                is_wanted = copy == 0 if split == "val" else is_in_copy(data, source.epochs, copy)
+                if not is_wanted:
                     continue
                 n_surrogates += document.n_surrogates
                 ids = encoder.encode(document.text)
@@ -120,22 +122,18 @@ def _files_of(shard: Shard) -> dict[str, str]:
 class UnitShards:
     """The shards of one unit: a new one begins after the document that fills the one before."""
 
-    def __init__(self, folder: Path, vocab_size: int, bos_id: int, shard_tokens: int) -> None:
+    def __init__(
+        self, stack: ExitStack, folder: Path, vocab_size: int, bos_id: int, shard_tokens: int
+    ) -> None:
         self.train_counts = np.zeros(vocab_size, dtype=np.int64)
         self._folder = folder
         self._bos_id = bos_id
         self._shard_tokens = shard_tokens
         self._open: dict[Split, ShardWriter] = {}
         self._finished: list[Shard] = []
-        self._stack = ExitStack()
+        self._stack = stack
         self._uncounted: list[np.ndarray] = []
         self._n_uncounted = 0
-
-    def __enter__(self) -> UnitShards:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
 
     def add(self, split: Split, ids: np.ndarray, n_text_bytes: int) -> None:
         """Append a document to the open shard of its split."""
@@ -146,7 +144,10 @@ class UnitShards:
             self._open[split] = self._stack.enter_context(writer)
         writer.add(ids, n_text_bytes)
         if split == "train":
-            self._count(ids)
+            self._uncounted.append(ids)
+            self._n_uncounted += len(ids)
+            if self._n_uncounted >= _COUNT_EVERY_TOKENS:
+                self._count()
         if writer.tokens >= self._shard_tokens:
             self._finished.append(self._open.pop(split).finish(split))
 
@@ -155,16 +156,10 @@ class UnitShards:
         for split, writer in self._open.items():
             self._finished.append(writer.finish(split))
         self._open.clear()
-        self._count_now()
+        self._count()
         return sorted(self._finished, key=lambda shard: shard.name[-5:])
 
-    def _count(self, ids: np.ndarray) -> None:
-        self._uncounted.append(ids)
-        self._n_uncounted += len(ids)
-        if self._n_uncounted >= _COUNT_EVERY_TOKENS:
-            self._count_now()
-
-    def _count_now(self) -> None:
+    def _count(self) -> None:
         if self._uncounted:
             ids = np.concatenate(self._uncounted)
             self.train_counts += np.bincount(ids, minlength=len(self.train_counts))

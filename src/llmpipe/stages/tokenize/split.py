@@ -40,11 +40,6 @@ def sample_bucket(text: bytes, seed: int) -> int:
     return xxhash.xxh3_64_intdigest(text, seed=seed + 1) * N_BUCKETS // HASH_RANGE
 
 
-def copy_fraction(text: bytes) -> float:
-    """Return the number in 0..1 that decides whether a text is in a part of an epoch."""
-    return xxhash.xxh3_64_intdigest(text, seed=_COPY_SEED) / HASH_RANGE
-
-
 @dataclass
 class Scan:
     """What the first pass finds; two of them add up, in any order."""
@@ -143,7 +138,9 @@ def plan_mixture(config: TokenizeConfig, corpus_paths: Sequence[str]) -> list[Un
 
 def is_in_copy(text: bytes, epochs: float, copy: int) -> bool:
     """Say whether a training document stands in this copy of its source."""
-    return copy + 1 <= epochs or copy_fraction(text) < epochs - copy
+    if copy + 1 <= epochs:
+        return True
+    return xxhash.xxh3_64_intdigest(text, seed=_COPY_SEED) / HASH_RANGE < epochs - copy
 
 
 def sample_sizes(
