@@ -41,9 +41,7 @@ def learn_merges(
     Of pairs that are equally frequent, the one with the smaller ids is merged first, as in
     `twin.train` and in rustbpe.
 
-    Args:
-        n_merges: merges to learn; fewer come back if no pair is left.
-        on_progress: gets the number of merges learned so far.
+    Fewer than `n_merges` come back if no pair is left. `on_progress` gets the number so far.
     """
     text = _Text(counts)
     tokens = [bytes([byte]) for byte in range(256)]

@@ -28,7 +28,7 @@ from llmpipe.stages.tokenize.config import TokenizeConfig
 
 if TYPE_CHECKING:
     from llmpipe.core.units import Commit, Job, Unit
-    from llmpipe.stages.tokenize.split import Scan
+    from llmpipe.stages.tokenize.train_bpe import CountJob
     from llmpipe.tokenizer.bpe import Tokenizer
 
 
@@ -65,7 +65,7 @@ def plan(config: TokenizeConfig, inputs: Inputs) -> dict[str, str]:
 def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Run the stage; called again after a kill it goes on where it was."""
     from llmpipe.stages.tokenize.encode import EncodeJob, ScanJob, add_counts, place_shards
-    from llmpipe.stages.tokenize.split import add_up, sources_of, val_threshold
+    from llmpipe.stages.tokenize.split import add_up, sample_sizes, sources_of, val_threshold
     from llmpipe.stages.tokenize.stats import (
         COUNTS_FILE,
         Vocabulary,
@@ -74,6 +74,7 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         save_counts,
         source_sums,
     )
+    from llmpipe.stages.tokenize.train_bpe import CountJob
     from llmpipe.tokenizer.shards import write_index
 
     for unfinished in out.glob(".tmp-*"):
@@ -82,7 +83,7 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     sources = sources_of(config)
 
     # ------------------------------------------------------------------------------------ scan
-    scans: list[Scan] = []
+    n_buckets: tuple[int, ...] = ()
     val_below = 0
     if config.tokenizer is None or config.val_frac > 0:  # else nothing depends on it
         commits = _run_units(ScanJob(config, ctx.seed), units, "scan", out, ctx)
@@ -94,9 +95,11 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         if total.documents == 0:
             raise _empty_corpus()
         val_below = val_threshold(total, config.val_frac)
+        n_buckets = sample_sizes(sources, scans, config.train_bytes)
 
     # ----------------------------------------------------------------------------------- train
-    tokenizer, trained = _tokenizer(config, units, scans, val_below, out, ctx)
+    count = CountJob(config, ctx.seed, n_buckets, val_below)
+    tokenizer, trained = _tokenizer(count, units, out, ctx)
     ctx.console.debug(tokenizer.encoder_note)
     vocabulary = Vocabulary.of(tokenizer, out / "state" / "ranks.tiktoken")
     del tokenizer  # with its encoder it is 80 MB for cl100k
@@ -168,12 +171,7 @@ def _empty_corpus() -> InputError:
 
 
 def _tokenizer(
-    config: TokenizeConfig,
-    units: Sequence[Unit],
-    scans: Sequence[Scan],
-    val_below: int,
-    out: Path,
-    ctx: Context,
+    count: CountJob, units: Sequence[Unit], out: Path, ctx: Context
 ) -> tuple[Tokenizer, dict[str, int]]:
     """Return the stage's tokenizer (saved already, loaded or learned), and what it learned from."""
     from llmpipe.tokenizer.bpe import Tokenizer
@@ -185,33 +183,27 @@ def _tokenizer(
         facts = json.loads(facts_file.read_bytes()) if facts_file.exists() else {}
         return Tokenizer.load(out), facts
     facts = {}
-    if config.tokenizer:
-        tokenizer = with_chat_tokens(open_vocabulary(config.tokenizer))
+    if count.config.tokenizer:
+        tokenizer = with_chat_tokens(open_vocabulary(count.config.tokenizer))
     else:
-        tokenizer, facts = _learn(config, units, scans, val_below, out, ctx)
+        tokenizer, facts = _learn(count, units, out, ctx)
         write_atomic(facts_file, json.dumps(facts))
     tokenizer.save(out)
     return tokenizer, facts
 
 
 def _learn(
-    config: TokenizeConfig,
-    units: Sequence[Unit],
-    scans: Sequence[Scan],
-    val_below: int,
-    out: Path,
-    ctx: Context,
+    count: CountJob, units: Sequence[Unit], out: Path, ctx: Context
 ) -> tuple[Tokenizer, dict[str, int]]:
     """Count the sample's pieces unit by unit, then learn the merges."""
-    from llmpipe.stages.tokenize.split import sample_sizes, sources_of
-    from llmpipe.stages.tokenize.train_bpe import COUNTS_FILE, CountJob, learn_vocabulary
+    from llmpipe.stages.tokenize.train_bpe import COUNTS_FILE, learn_vocabulary
     from llmpipe.tokenizer.piece_counts import add_files
 
-    n_buckets = sample_sizes(sources_of(config), scans, config.train_bytes)
     # A source's later copies hold the same documents: the merges are learned from the first.
-    sampled = [unit for unit in units if unit.payload.copy == 0 and n_buckets[unit.payload.source]]
-    job = CountJob(config, ctx.seed, n_buckets, val_below)
-    commits = _run_units(job, sampled, "count", out, ctx)
+    firsts = [unit for unit in units if unit.payload.copy == 0]
+    sampled = [unit for unit in firsts if count.n_buckets[unit.payload.source]]
+    commits = _run_units(count, sampled, "count", out, ctx)
+    config = count.config
     text_bytes = sum(commit.record["text_bytes"] for commit in commits)
     with ctx.console.progress("learn", config.vocab_size, "merge") as bar:
         paths = [commit.folder / COUNTS_FILE for commit in commits]
