@@ -63,7 +63,7 @@ def main(results: Path) -> None:
 
 def _make_model(folder: Path) -> None:
     ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["qwen2"], place_special(256))
+    tokenizer = Tokenizer(ranks, PATTERNS["qwen2"], place_special(256))
     torch.manual_seed(0)
     config = ModelConfig(
         d_model=128, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=32, d_ff=256,

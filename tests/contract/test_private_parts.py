@@ -89,8 +89,8 @@ def test_gigatokens_private_module_has_what_the_encoder_calls() -> None:
     from gigatoken.gigatoken_rs import BPETokenizer
 
     from llmpipe.tokenizer.encoders import _GIGATOKEN_SPLITTERS, FastEncoder
+    from llmpipe.tokenizer.merges import write_ranks
     from llmpipe.tokenizer.patterns import PATTERNS
-    from llmpipe.tokenizer.rank_file import write_ranks
 
     advice = (
         f"gigatoken {version('gigatoken')} is not 0.10: adapt `FastEncoder` in src/llmpipe/tokenizer/encoders.py "

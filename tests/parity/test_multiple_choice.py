@@ -68,7 +68,7 @@ def some_rows(n: int) -> list[dict[str, object]]:
 @pytest.mark.parametrize("family", SHAPES)
 def test_log_probabilities_and_choices_equal_transformers(tmp_path: Path, family: str) -> None:
     ranks = {bytes([i]): i for i in range(256)} | {m: 256 + i for i, m in enumerate(MERGES)}
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(len(ranks)))
+    tokenizer = Tokenizer(ranks, PATTERNS["gpt2"], place_special(len(ranks)))
     assert tokenizer.vocab_size <= 384
     model = Transformer(SHAPES[family])
     generator = torch.Generator().manual_seed(1)

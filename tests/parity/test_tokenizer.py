@@ -18,13 +18,11 @@ from tiktoken_ext import openai_public
 from llmpipe.core.errors import InputError
 from llmpipe.stages.tokenize.train_bpe import learn_vocabulary
 from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.encoders import PROBE, FastEncoder, ReferenceEncoder
+from llmpipe.tokenizer.encoders import PROBE, UNICODE_17, FastEncoder, ReferenceEncoder
 from llmpipe.tokenizer.hf import spell
-from llmpipe.tokenizer.merges import merges_of
-from llmpipe.tokenizer.new_characters import RANGES
+from llmpipe.tokenizer.merges import merges_of, write_ranks
 from llmpipe.tokenizer.patterns import PATTERNS, split_pattern
 from llmpipe.tokenizer.piece_counts import PieceCounter
-from llmpipe.tokenizer.rank_file import write_ranks
 from llmpipe.tokenizer.vocabularies import load_vocabulary, with_chat_tokens
 
 HOSTILE = [
@@ -349,7 +347,7 @@ def test_the_fast_encoder_finds_the_merges_that_python_finds() -> None:
 def test_the_engines_agree_on_characters_of_every_block(name: str) -> None:
     """One character in 50, all of those that are left to tiktoken, and those beside them."""
     codes = set(range(0x80, 0x40000, 50))
-    codes |= {code for first, last in RANGES for code in range(first - 1, last + 2)}
+    codes |= {code for first, last in UNICODE_17 for code in range(first - 1, last + 2)}
     _assert_equal_around(sorted(codes), name)
 
 

@@ -24,7 +24,7 @@ def write_tokens() -> Callable[..., Path]:
     def write(folder: Path, seed: int, n_documents: int) -> Path:
         folder.mkdir(exist_ok=True)
         ranks = {bytes([i]): i for i in range(256)}
-        tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(256))
+        tokenizer = Tokenizer(ranks, PATTERNS["gpt2"], place_special(256))
         tokenizer.save(folder)
         draw = random.Random(seed)
         shards = []

@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A chat model that has learned nothing."""
     folder = tmp_path_factory.mktemp("sft")
     ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, split_pattern("qwen2"), place_special(256))
+    tokenizer = Tokenizer(ranks, split_pattern("qwen2"), place_special(256))
     tokenizer.save(folder)
     shape = ModelConfig(
         d_model=32,

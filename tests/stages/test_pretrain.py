@@ -518,7 +518,7 @@ def test_training_goes_on_from_a_model(
     for name in ("config.json", "model.safetensors"):
         (other / name).write_bytes((first / name).read_bytes())
     ranks = {bytes([255 - i]): i for i in range(256)}
-    Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(256)).save(other)
+    Tokenizer(ranks, PATTERNS["gpt2"], place_special(256)).save(other)
     stranger = Inputs({**inputs, "model": Artifact(other, {"id": "o", "kind": "model"})})
     with pytest.raises(InputError, match="were not made with the tokenizer of"):
         SPEC.run(config, stranger, tmp_path / "third", make_context(tmp_path / "third"))

@@ -71,7 +71,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     """A random base model over bytes, and a corpus of one page."""
     base = tmp_path_factory.mktemp("base")
     ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, split_pattern("qwen2"), place_special(256))
+    tokenizer = Tokenizer(ranks, split_pattern("qwen2"), place_special(256))
     tokenizer.save(base)
     shape = ModelConfig(
         d_model=32,

@@ -369,7 +369,7 @@ def test_the_card_compares_vocabularies_by_language_and_domain(
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     bytes_only = {bytes([byte]): byte for byte in range(256)}
-    Tokenizer.from_ranks(bytes_only, PATTERNS["qwen2"], {"<|bos|>": 256}).save(tmp_path / "bytes")
+    Tokenizer(bytes_only, PATTERNS["qwen2"], {"<|bos|>": 256}).save(tmp_path / "bytes")
     asked = replace(config, inputs=(str(path),), val_frac=0.5, compare=(str(tmp_path / "bytes"),))
     stats = run(asked, tmp_path / "out")
     card = stats["card"]

@@ -48,7 +48,7 @@ from llmpipe.assistant.tool_list import TOOLS
 from llmpipe.assistant.tools import ToolName
 from llmpipe.inference.engine import Engine, LogProb, Reason, Token
 from llmpipe.inference.stop_strings import StopStrings
-from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.bpe import StreamDecoder, Tokenizer
 from llmpipe.tokenizer.special import OUTPUT_END, OUTPUT_START, THINK_END, THINK_START
 
 _OPENINGS: dict[str, ToolName] = {form.start: name for name, form in TOOLS.items()}
@@ -89,7 +89,7 @@ class Reply:
         self._names = {} if is_plain else {id: name for name, id in tokenizer.special.items()}
         begin, end = frame_for(tokenizer).think
         self._thought_marks = ({begin, THINK_START}, {end, THINK_END})
-        self._decoder = tokenizer.stream_decoder(show_special=not is_plain)
+        self._decoder = StreamDecoder(tokenizer, show_special=not is_plain)
         self._stops = StopStrings(self.rules.stops)
         self._inside: Inside = "text"
         self._text = ""  # of the piece that is being written

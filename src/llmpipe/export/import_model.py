@@ -183,7 +183,7 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
         merges = [(unspell(left), unspell(right)) for left, right in pairs]
     except (KeyError, ValueError) as error:
         raise InputError(f"{folder}: not GPT-2's kind of tokenizer ({error})") from None
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], special)
+    tokenizer = Tokenizer(ranks, PATTERNS["gpt2"], special)
     if tokenizer.merges != merges:
         raise InputError(f"{folder / MERGES}: these merges do not make the tokens of {VOCABULARY}")
     return tokenizer

@@ -19,8 +19,7 @@ from llmpipe.core.artifact import write_atomic
 from llmpipe.core.errors import InputError
 from llmpipe.tokenizer import hf
 from llmpipe.tokenizer.encoders import Encoder, EncoderPlan, FastEncoder, choose_encoder
-from llmpipe.tokenizer.merges import Merge, check_ranks, merges_of
-from llmpipe.tokenizer.rank_file import write_ranks
+from llmpipe.tokenizer.merges import Merge, check_ranks, merges_of, write_ranks
 from llmpipe.tokenizer.special import BOS, PAD
 
 _OTHER_BOS = ("<|begin_of_text|>", "<|endoftext|>")
@@ -30,13 +29,7 @@ _OTHER_BOS = ("<|begin_of_text|>", "<|endoftext|>")
 class Tokenizer:
     """Byte-level BPE with special tokens.
 
-    Attributes:
-        ranks: each byte and merge token with its id.
-        pattern: the regular expression that cuts text into pieces.
-        special: each special token's spelling with its id.
-        nfc: whether text is normalized before encoding, as Qwen's own files ask for. Ours is not:
-            the same bytes come back.
-        vocab_size: ids are 0 to `vocab_size - 1`.
+    Ids are 0 to `vocab_size - 1`: first the bytes and merges, then the special tokens.
     """
 
     def __init__(
@@ -50,10 +43,11 @@ class Tokenizer:
         """Make a tokenizer from its parts.
 
         Args:
-            ranks: tokens in the order in which they were learned, single bytes among them.
-            pattern: the split.
-            special: control tokens and their ids.
-            nfc: whether to normalize.
+            ranks: each byte and merge token with its id, in the order in which they were learned.
+            pattern: the regular expression that cuts text into pieces.
+            special: each special token's spelling with its id.
+            nfc: whether to normalize text first, as Qwen's own files ask for. Ours do not: the same
+                bytes come back.
             is_merged: whether merges make every token, as in all vocabularies but a few (see
                 `merges_of`); None is found out when needed, in half a second for 100,000 tokens.
         """
@@ -67,13 +61,6 @@ class Tokenizer:
         self._is_merged = is_merged
         self._bytes: dict[int, bytes] = {rank: token for token, rank in ranks.items()}
         self._special_bytes = {i: name.encode() for name, i in special.items()}
-
-    @classmethod
-    def from_ranks(
-        cls, ranks: dict[bytes, int], pattern: str, special: dict[str, int]
-    ) -> Tokenizer:
-        """Make a tokenizer from tiktoken's parts."""
-        return cls(ranks, pattern, special)
 
     def with_special(self, special: Mapping[str, int]) -> Tokenizer:
         """Return the same vocabulary with other special tokens."""
@@ -96,11 +83,9 @@ class Tokenizer:
         return tokenizer
 
     def save(self, folder: Path, chat_template: str | None = None) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into `folder`.
+        """Write `tokenizer.json` and `tokenizer_config.json` into `folder`, created if missing.
 
-        Args:
-            folder: is created if missing.
-            chat_template: Jinja text that renders messages, for `transformers` and vLLM.
+        `chat_template` is Jinja text that renders messages, for `transformers` and vLLM.
         """
         hf.write(
             folder,
@@ -195,35 +180,23 @@ class Tokenizer:
         Raises:
             InputError: if no token has this id.
         """
-        token = self._bytes.get(id)
-        if token is None:
-            token = self._special_bytes.get(id)
+        token = self._bytes.get(id, self._special_bytes.get(id))
         if token is None:
             raise InputError(f"token id {id} is not in this vocabulary of {self.vocab_size}")
         return token
 
     def decode_bytes(self, ids: Iterable[int], show_special: bool = True) -> bytes:
-        """Return the bytes of `ids`, exactly."""
+        """Return the bytes of `ids`, exactly; special tokens by their spelling, or not at all."""
         hidden: Mapping[int, bytes] = {} if show_special else self._special_bytes
         return b"".join(self.token_bytes(int(i)) for i in ids if int(i) not in hidden)
 
     def decode(self, ids: Iterable[int], show_special: bool = True) -> str:
-        """Return the text of `ids`, with U+FFFD for bytes that are not UTF-8.
-
-        Args:
-            ids: token ids.
-            show_special: whether special tokens appear, by their spelling.
-        """
+        """Return the text of `ids`, with U+FFFD for bytes that are not UTF-8."""
         return self.decode_bytes(ids, show_special).decode("utf-8", errors="replace")
-
-    def stream_decoder(self, show_special: bool = True) -> StreamDecoder:
-        """Return a decoder for ids that come one by one."""
-        return StreamDecoder(self, show_special)
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[object, ...]]:
         """Pickle the parts alone: the encoders live in Rust and are built again."""
-        special = dict(self.special)
-        return Tokenizer, (self.ranks, self.pattern, special, self.nfc, self._is_merged)
+        return Tokenizer, (self.ranks, self.pattern, self.special, self.nfc, self._is_merged)
 
 
 class StreamDecoder:

@@ -45,11 +45,7 @@ def members(char_class: str) -> np.ndarray:
         mergeable_ranks={bytes([byte]): byte for byte in range(256)},
         special_tokens={},
     )
-    matched = bytes(encoding.encode_ordinary(_all_characters())).decode("utf-8")
+    # All characters of the planes in use, without the surrogates.
+    text = "".join(map(chr, (*range(0xD800), *range(0xE000, _LAST_PLANE * 0x10000))))
+    matched = bytes(encoding.encode_ordinary(text)).decode("utf-8")
     return np.frombuffer(matched.encode("utf-32-le"), dtype="<u4").copy()
-
-
-@functools.lru_cache(maxsize=1)
-def _all_characters() -> str:
-    last = _LAST_PLANE * 0x10000
-    return "".join(map(chr, range(0xD800))) + "".join(map(chr, range(0xE000, last)))

@@ -40,18 +40,13 @@ class Parts:
     """The digest that our writer put into `tokenizer_config.json`."""
 
 
-def _byte_spelling() -> list[str]:
-    """Return the character that stands for each byte in these files.
+_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_OTHERS = sorted({*range(0x100)} - _PRINTABLE)
+_SPELL = "".join(chr(b if b in _PRINTABLE else 0x100 + _OTHERS.index(b)) for b in range(256))
+"""The character that stands for each byte in these files: printable ASCII and Latin-1 for
+themselves, U+0100 onwards for the other 68, so a space is written as U+0120 (`Ġ`).
+Source: openai/gpt-2 src/encoder.py, `bytes_to_unicode`."""
 
-    Printable ASCII and Latin-1 stand for themselves, the other 68 bytes for U+0100 onwards, so a
-    space is written as U+0120. Source: openai/gpt-2 src/encoder.py, `bytes_to_unicode`.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (chr(0x100 + i) for i in range(256))
-    return [chr(byte) if byte in printable else next(others) for byte in range(256)]
-
-
-_SPELL = "".join(_byte_spelling())
 _UNSPELL = {char: byte for byte, char in enumerate(_SPELL)}
 
 
@@ -69,13 +64,14 @@ def write(folder: Path, parts: Parts, chat_template: str | None = None) -> None:
     """Write both files."""
     folder.mkdir(parents=True, exist_ok=True)
     by_id = sorted(parts.special.items(), key=lambda item: item[1])
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     split = {"type": "Split", "pattern": {"Regex": parts.pattern}, "behavior": "Isolated"}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(i, name) for name, i in by_id],
+        "added_tokens": [{"id": i, "content": name, **flags, "special": True} for name, i in by_id],
         "normalizer": {"type": "NFC"} if parts.nfc else None,
         "pre_tokenizer": {
             "type": "Sequence",
@@ -113,11 +109,6 @@ def _config(parts: Parts, chat_template: str | None) -> dict[str, Any]:
     return config
 
 
-def _added_token(i: int, name: str) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": i, "content": name, **flags, "special": True}
-
-
 def _tokenizer_json(content: dict[str, Any], parts: Parts) -> str:
     """Write the file with one token and one merge a line, so that people can read and diff it.
 
@@ -145,7 +136,8 @@ def read(folder: Path) -> Parts:
         if model["type"] != "BPE" or model.get("byte_fallback"):
             raise InputError(f"{path}: byte-level BPE is needed, this is {model['type']}")
         vocab: dict[str, int] = model["vocab"]
-        merges = [_read_merge(merge) for merge in model["merges"]]
+        pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        merges = [(unspell(left), unspell(right)) for left, right in pairs]
         special = {token["content"]: token["id"] for token in content["added_tokens"]}
         ranks = {unspell(text): i for text, i in vocab.items() if text not in special}
         pattern = _read_pattern(content["pre_tokenizer"], path)
@@ -174,28 +166,23 @@ def _load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_merge(merge: str | list[str]) -> Merge:
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return unspell(left), unspell(right)
-
-
 def _read_pattern(pre_tokenizer: dict[str, Any], path: Path) -> str:
     """Return the split pattern: a `Split` before `ByteLevel`, or GPT-2's within `ByteLevel`."""
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     match [step["type"] for step in steps]:
         case ["ByteLevel"] if steps[0].get("use_regex", True):
             pattern = PATTERNS["gpt2"]
-        case ["Split", "ByteLevel"] if _is_isolated(steps[0]) and not steps[1]["use_regex"]:
+        case ["Split", "ByteLevel"] if (
+            steps[0]["behavior"] == "Isolated"
+            and not steps[0].get("invert", False)
+            and not steps[1]["use_regex"]
+        ):
             pattern = steps[0]["pattern"]["Regex"]
         case kinds:
             raise InputError(f"{path}: this kind of split is not known: {', '.join(kinds)}")
     if steps[-1].get("add_prefix_space"):
         raise InputError(f"{path}: `add_prefix_space` changes the text, and is not supported")
     return str(pattern)
-
-
-def _is_isolated(step: dict[str, Any]) -> bool:
-    return step["behavior"] == "Isolated" and not step.get("invert", False)
 
 
 def _read_normalizer(normalizer: dict[str, Any] | None, path: Path) -> bool:

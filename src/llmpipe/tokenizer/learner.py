@@ -41,10 +41,7 @@ def learn_merges(
     Of pairs that are equally frequent, the one with the smaller ids is merged first, as in
     `twin.train` and in rustbpe.
 
-    Args:
-        counts: pieces and how often they occur.
-        n_merges: merges to learn; fewer come back if no pair is left.
-        on_progress: gets the number of merges learned so far.
+    Fewer than `n_merges` come back if no pair is left. `on_progress` gets the number so far.
     """
     text = _Text(counts)
     tokens = [bytes([byte]) for byte in range(256)]
@@ -182,24 +179,19 @@ class _Text:
     def _fill_pool(self) -> None:
         """Put the most frequent pairs into the pool, and say how rare those in it may be."""
         counts = self._count[: self._n_pairs]
-        least = 1
+        self._pool_least = 1
         if len(counts) > _POOL_PAIRS:
             least = int(np.partition(counts, len(counts) - _POOL_PAIRS)[-_POOL_PAIRS])
-        self._pool_least = max(1, least)
+            self._pool_least = max(1, least)
         self._pool = np.flatnonzero(counts >= self._pool_least)
 
     def _reserve(self) -> None:
+        """Make room for new pairs, half as many again each time, so that little is copied."""
         if self._n_pairs <= len(self._count):
             return
         n = max(self._n_pairs, len(self._count) * 3 // 2)
-        self.left, self.right = _grown(self.left, n), _grown(self.right, n)
-        self._count, self._list = _grown(self._count, n), _grown(self._list, n)
-
-
-def _grown(array: np.ndarray, length: int) -> np.ndarray:
-    grown = np.empty((length, *array.shape[1:]), dtype=array.dtype)
-    grown[: len(array)] = array
-    return grown
+        for array in (self.left, self.right, self._count, self._list):
+            array.resize((n, *array.shape[1:]), refcheck=False)
 
 
 def _sort_pairs(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -261,11 +253,7 @@ def _every_second(at: np.ndarray, next_place: np.ndarray) -> np.ndarray:
 def _independent(counts: list[int], lefts: list[int], rights: list[int], n_most: int) -> int:
     """Return how many of the pairs, from the most frequent on, can be merged together.
 
-    Args:
-        counts: of pairs in their order; all pairs that are as frequent as the last are there.
-        lefts: their left tokens.
-        rights: their right tokens.
-        n_most: how many to take at most.
+    The pairs come in their order, with all that are as frequent as the last.
     """
     taken_lefts: set[int] = set()
     taken_rights: set[int] = set()

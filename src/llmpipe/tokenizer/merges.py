@@ -1,4 +1,4 @@
-"""Ranks and merges: two ways to write one vocabulary.
+"""Ranks and merges: two ways to write one vocabulary, and tiktoken's file of ranks.
 
 tiktoken keeps ranks (each token's bytes with its place in the order of learning) and merges any
 two neighbors whose joint bytes have a rank, lowest first. Hugging Face keeps the list of pairs.
@@ -9,11 +9,15 @@ is left are its two parts. So each form gives the other, and nothing is lost.
 from __future__ import annotations
 
 import itertools
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
+from functools import partial
 
 from llmpipe.core.errors import InputError
 
 Merge = tuple[bytes, bytes]
+
+_decode = partial(a2b_base64, strict_mode=True)
 
 
 def bpe_parts(ranks: Mapping[bytes, int], token: bytes, below: int) -> list[bytes]:
@@ -63,3 +67,35 @@ def check_ranks(ranks: Mapping[bytes, int]) -> None:
             raise InputError(
                 f"the vocabulary's ids have a gap or a repeat: {expected} expected, {found} came"
             )
+
+
+def write_ranks(ranks: Mapping[bytes, int]) -> bytes:
+    """Return what a rank file holds: on each line a token in base64 and its rank, in order."""
+    by_rank = sorted(ranks, key=ranks.__getitem__)
+    return b"".join([b"%b %d\n" % (b2a_base64(t, newline=False), ranks[t]) for t in by_rank])
+
+
+def read_ranks(content: bytes, name: str) -> dict[bytes, int]:
+    """Read what a rank file holds.
+
+    Raises:
+        InputError: naming the first line that is wrong, as one of the file `name`.
+    """
+    words = content.split()
+    try:
+        ranks = dict(zip(map(_decode, words[::2]), map(int, words[1::2]), strict=True))
+    except ValueError:
+        ranks = {}
+    lines = content.splitlines()
+    if len(words) == 2 * len(lines) and len(ranks) == len(lines):
+        return ranks
+    # Something is wrong, or a line is empty: one by one, to say where.
+    return dict(_read_line(line, f"{name}:{n}") for n, line in enumerate(lines, start=1) if line)
+
+
+def _read_line(line: bytes, where: str) -> tuple[bytes, int]:
+    try:
+        token, rank = line.split()
+        return _decode(token), int(rank)
+    except ValueError as error:
+        raise InputError(f"{where}: a token in base64 and its rank are needed") from error

@@ -11,6 +11,7 @@ is that of the largest bucket, and the counts stay exact however many different 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,6 @@ class PieceCounts:
     def __len__(self) -> int:
         return len(self.counts)
 
-    @property
-    def total(self) -> int:
-        """Pieces in all."""
-        return int(self.counts.sum())
-
 
 class PieceCounter:
     """Counts pieces of text that comes in parts.
@@ -64,8 +60,8 @@ class PieceCounter:
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
-        self._short = _Sums("piece", pa.uint64())
-        self._long = _Sums("piece", pa.large_binary())
+        self._short = _Sums(pa.uint64())
+        self._long = _Sums(pa.large_binary())
         self._waiting: list[pa.Array] = []
         self._n_waiting = 0
         self.text_bytes = 0
@@ -106,8 +102,8 @@ class PieceCounter:
 class _Sums:
     """Adds up counts by key, now and then, so that memory follows the number of different keys."""
 
-    def __init__(self, name: str, kind: pa.DataType) -> None:
-        self._schema = pa.schema([(name, kind), ("count", pa.int64())])
+    def __init__(self, kind: pa.DataType) -> None:
+        self._schema = pa.schema([("piece", kind), ("count", pa.int64())])
         self._total = self._schema.empty_table()
         self._waiting: list[pa.Table] = []
         self._n_waiting = 0
@@ -199,21 +195,18 @@ def _bucket_of(pieces: pa.LargeBinaryArray) -> np.ndarray:
 def add_files(paths: Sequence[Path], max_pieces: int) -> tuple[PieceCounts, PrunedPieces]:
     """Add up the counts in files, exactly, and keep the most frequent pieces.
 
-    Args:
-        paths: files of `save_counts`.
-        max_pieces: different pieces to keep at most. If there are more, those rarer than some count
-            are left out, all of a count together, so that the choice depends on the counts alone.
+    If there are more than `max_pieces` different ones, those rarer than some count are left out, all
+    of a count together, so that the choice depends on the counts alone.
 
     Returns:
         The pieces kept, and what was left out.
     """
-    histogram: dict[int, int] = {}  # how many pieces occur so many times
+    histogram: Counter[int] = Counter()  # how many pieces occur so many times
     kept: list[pa.Table] = []
     least, n_kept = 1, 0
     for table in _bucket_sums(paths):
         values, times = np.unique(table["count"].to_numpy(), return_counts=True)
-        for value, n in zip(values.tolist(), times.tolist(), strict=True):
-            histogram[value] = histogram.get(value, 0) + n
+        histogram.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
         kept.append(_at_least(table, least))
         n_kept += len(kept[-1])
         if n_kept > max_pieces:

@@ -23,6 +23,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -142,9 +143,9 @@ def write_index(folder: Path, shards: Sequence[Shard], digest: str, **facts: Any
     """Write `shards.json`, after all shards.
 
     Args:
-        folder: where the shards are.
+        folder: of the shards.
         shards: in the order in which their tokens are numbered.
-        digest: the tokenizer's.
+        digest: of the tokenizer.
         facts: more keys for the file; `vocab_size` is needed.
     """
     content = {
@@ -181,10 +182,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def open_shards(folder: Path, split: Split, verify: bool = True) -> TokenShards:
     """Open the shards of one split.
 
-    Args:
-        folder: holds `shards.json`.
-        split: `train` or `val`.
-        verify: whether to compare all checksums, at about 2 GB/s. Sizes are always checked.
+    With `verify` all checksums are compared, at about 2 GB/s. Sizes are always checked.
 
     Raises:
         InputError: if shards are missing, of the wrong size, or damaged.
@@ -196,19 +194,15 @@ def open_shards(folder: Path, split: Split, verify: bool = True) -> TokenShards:
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / INDEX}: {type(error).__name__}: {error}") from error
     if verify:
-        tokens.verify()
+        for file in tokens.files():
+            file.verify()
     return tokens
 
 
 class TokenShards:
     """The tokens of one split, numbered through over all shards. Memory-mapped, read-only.
 
-    Attributes:
-        n_tokens: tokens, each document's BOS among them.
-        n_documents: documents.
-        text_bytes: UTF-8 bytes of their text.
-        digest: of the tokenizer whose ids these are.
-        dtype: of the ids in the files.
+    `n_tokens` counts each document's BOS, `text_bytes` does not. `digest` is the tokenizer's.
     """
 
     def __init__(self, folder: Path, shards: Sequence[Shard], dtype: str, digest: str) -> None:
@@ -223,9 +217,7 @@ class TokenShards:
             np.asarray(_map(folder / f"{shard.name}.tok.npy", dtype, shard.tokens))
             for shard in shards
         ]
-        self._starts = [0]
-        for shard in shards:
-            self._starts.append(self._starts[-1] + shard.tokens)
+        self._starts = list(accumulate((shard.tokens for shard in shards), initial=0))
         self.dtype = dtype
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
@@ -245,13 +237,12 @@ class TokenShards:
     @cached_property
     def doc_starts(self) -> np.ndarray:
         """Where each document starts, and after them the end: `n_documents + 1` numbers."""
-        parts = [np.array([0], dtype=np.int64)]
+        parts = []
         for shard, offset in zip(self._shards, self._starts, strict=False):
             path = self._folder / f"{shard.name}.doc.npy"
-            starts = _map(path, "<u8", shard.documents + 1).astype(np.int64)
-            parts[-1] = parts[-1][:-1]
+            starts = _map(path, "<u8", shard.documents + 1)[:-1].astype(np.int64)
             parts.append(starts + offset)
-        return np.concatenate(parts)
+        return np.concatenate([*parts, [self.n_tokens]])
 
     def files(self) -> list[SummedFile]:
         """List every file with the checksum it is to have."""
@@ -260,15 +251,6 @@ class TokenShards:
             for shard in self._shards
             for suffix, expected in (("tok", shard.tok_sha256), ("doc", shard.doc_sha256))
         ]
-
-    def verify(self) -> None:
-        """Compare every file with its checksum.
-
-        Raises:
-            InputError: naming the first file that differs.
-        """
-        for file in self.files():
-            file.verify()
 
 
 @dataclass(frozen=True)
@@ -279,11 +261,7 @@ class SummedFile:
     sha256: str
 
     def verify(self) -> None:
-        """Compare the two, at about 2 GB/s.
-
-        Raises:
-            InputError: if they differ.
-        """
+        """Compare the two, at about 2 GB/s; raise InputError if they differ."""
         if hash_file(self.path) != self.sha256:
             raise InputError(
                 f"{self.path} is damaged: its checksum is not the one in `{INDEX}`",

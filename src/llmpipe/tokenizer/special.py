@@ -67,9 +67,7 @@ def extend_special(n_ordinary: int, existing: dict[str, int]) -> dict[str, int]:
     loader renumbers added tokens when there is a gap; more spare tokens fill the vocabulary up to
     a multiple of `VOCAB_MULTIPLE`.
 
-    Args:
-        n_ordinary: byte and merge tokens, whose ids are 0 to `n_ordinary - 1`.
-        existing: the vocabulary's own special tokens.
+    The ids of byte and merge tokens are 0 to `n_ordinary - 1`.
     """
     special = dict(existing)
     end = max([n_ordinary - 1, *existing.values()]) + 1

@@ -70,27 +70,17 @@ class Pieces:
 
 
 def split_texts(texts: Iterable[str], pattern: str) -> Iterator[Pieces]:
-    """Cut texts into pieces, many texts at a time.
-
-    Args:
-        texts: valid Unicode, with no lone surrogate.
-        pattern: a regular expression; those of `PATTERNS` named above are fast.
-    """
-    split = _splitter(pattern)
-    for chunk in _chunks(texts):
-        yield split(chunk)
+    """Cut texts (valid Unicode, with no lone surrogate) into pieces, many texts at a time."""
+    yield from map(_splitter(pattern), _chunks(texts))
 
 
 def split_text(text: str, pattern: str) -> list[str]:
     """Return the pieces of one text."""
-    found: list[str] = []
-    for pieces in split_texts([text], pattern):
-        bounds = pieces.starts.tolist()
-        found += [
-            pieces.data[a:b].decode("utf-8", errors="surrogatepass")
-            for a, b in itertools.pairwise(bounds)
-        ]
-    return [piece for piece in found if piece != SEPARATOR]
+    return [
+        pieces.data[start:end].decode()
+        for pieces in split_texts([text], pattern)
+        for start, end in itertools.pairwise(pieces.starts.tolist())
+    ]
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
@@ -127,7 +117,7 @@ def _splitter(pattern: str) -> Callable[[str], Pieces]:
     if pattern in rules:
         return partial(_split, find=rules[pattern])
     compiled = python_pattern(pattern)
-    return lambda text: _split_by_re(text, compiled)
+    return partial(_split_by_re, pattern=compiled)
 
 
 def _split(text: str, find: Callable[[np.ndarray], np.ndarray]) -> Pieces:
@@ -272,8 +262,7 @@ def python_pattern(pattern: str) -> re.Pattern[str]:
     r"""Write a split pattern for Python's `re`, with `\p{…}` and `\s` spelled out."""
 
     def spell_out(match: re.Match[str]) -> str:
-        is_class = match[0].startswith("[")
-        inner = match[0][1:-1] if is_class else match[0]
+        inner = match[0].removeprefix("[").removesuffix("]")
         if inner == r"\S":
             return f"[^{_ranges(chr(92) + 's')}]"
         inner = re.sub(r"\\p\{\w+\}|\\s", lambda name: _ranges(name[0]), inner)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmpipe.core.errors import InputError
+from llmpipe.core.machine import cache_folder
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.hf import unspell
+from llmpipe.tokenizer.merges import read_ranks
 from llmpipe.tokenizer.patterns import PATTERNS
-from llmpipe.tokenizer.rank_file import read_ranks
 from llmpipe.tokenizer.special import extend_special
 
 
@@ -42,13 +45,53 @@ KNOWN: dict[str, Known] = {
 }
 
 
-def vocabulary_files(path: Path) -> list[Path]:
-    """Return the files that `load_vocabulary` reads."""
-    if path.suffix == ".tiktoken":
+_FILES = {"gpt2": "r50k_base"}  # the same vocabulary by its other name
+_URL = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
+
+
+def open_vocabulary(name: str, here: Path = Path()) -> Tokenizer:
+    """Load a folder, a file, or a published vocabulary by its name.
+
+    Args:
+        name: a path that `load_vocabulary` takes, or a name from `KNOWN`, whose file lies in
+            `tokenizers/`, in `~/.cache/llmpipe/tokenizers/` or where tiktoken keeps its downloads.
+            Nothing is downloaded here.
+        here: the folder that relative paths start from.
+
+    Raises:
+        InputError: if it is not there, or broken.
+    """
+    path = _locate(name, here)
+    return load_vocabulary(path, known_as=name if path.is_file() and name in KNOWN else None)
+
+
+def files_of(name: str, here: Path = Path()) -> list[Path]:
+    """Return the files that `open_vocabulary` reads."""
+    path = _locate(name, here)
+    if path.is_file() or path.suffix == ".tiktoken":
         return [path]
     if (path / "tokenizer.json").exists():
         return [path / "tokenizer.json"]
     return [path / "encoder.json", path / "vocab.bpe"]
+
+
+def _locate(name: str, here: Path) -> Path:
+    if name not in KNOWN or (here / name).exists():
+        return here / name
+    stem = _FILES.get(name, name)
+    url = _URL.format(stem)
+    # tiktoken names a downloaded file by the hash of where it came from.
+    digest = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
+    folders = [folder / "tokenizers" for folder in (here, cache_folder()) if folder is not None]
+    candidates = [folder / f"{stem}.tiktoken" for folder in folders]
+    candidates.append(Path(tempfile.gettempdir()) / "data-gym-cache" / digest)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise InputError(
+        f"the vocabulary `{name}` is not on this machine",
+        f"download {url} into `tokenizers/`, or name its file",
+    )
 
 
 def load_vocabulary(path: Path, known_as: str | None = None) -> Tokenizer:
@@ -69,8 +112,11 @@ def load_vocabulary(path: Path, known_as: str | None = None) -> Tokenizer:
                 f"{path}: a rank file does not say its split pattern, and only "
                 f"{', '.join(KNOWN)} are known by name"
             )
+        try:
+            ranks = read_ranks(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         known = KNOWN[name]
-        ranks = _read_rank_file(path)
         return Tokenizer(ranks, PATTERNS[known.pattern], known.special, is_merged=True)
     if (path / "tokenizer.json").exists():
         return Tokenizer.load(path)
@@ -86,14 +132,6 @@ def with_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """Add the special tokens of this project to a vocabulary that lacks them."""
     special = extend_special(len(tokenizer.ranks), dict(tokenizer.special))
     return tokenizer.with_special(special)
-
-
-def _read_rank_file(path: Path) -> dict[bytes, int]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return read_ranks(content, str(path))
 
 
 def _load_gpt2(folder: Path) -> Tokenizer:

@@ -22,7 +22,7 @@ from llmpipe.tokenizer.special import place_special
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["qwen2"], place_special(256))
+    tokenizer = Tokenizer(ranks, PATTERNS["qwen2"], place_special(256))
     torch.manual_seed(0)
     config = ModelConfig(
         d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=8, d_ff=32,

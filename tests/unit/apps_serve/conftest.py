@@ -142,7 +142,7 @@ def running(
     preferences: Path | None = None,
 ) -> Iterator[Served]:
     ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["qwen2"], place_special(256))
+    tokenizer = Tokenizer(ranks, PATTERNS["qwen2"], place_special(256))
     torch.manual_seed(0)
     config = ModelConfig(
         d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=16, d_ff=64,

@@ -39,7 +39,7 @@ CONFIG = PretrainConfig(
 def write_tokens(folder: Path, word: str) -> Path:
     """Write a byte-level tokenizer and shards of a few texts."""
     ranks = {bytes([i]): i for i in range(256)}
-    tokenizer = Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(256))
+    tokenizer = Tokenizer(ranks, PATTERNS["gpt2"], place_special(256))
     partial = folder.parent / f".{folder.name}.partial"
     partial.mkdir(parents=True)
     tokenizer.save(partial)

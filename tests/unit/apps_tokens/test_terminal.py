@@ -18,7 +18,7 @@ from llmpipe.tokenizer.patterns import PATTERNS
 from llmpipe.tokenizer.special import place_special
 
 TOKENS = [*(bytes([byte]) for byte in range(256)), b"he", b"ll", b"hell", b"hello", b" w"]
-TOKENIZER = Tokenizer.from_ranks(
+TOKENIZER = Tokenizer(
     {token: i for i, token in enumerate(TOKENS)}, PATTERNS["qwen2"], place_special(len(TOKENS))
 )
 

@@ -28,7 +28,7 @@ from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import PATTERNS
 from llmpipe.tokenizer.special import place_special
 
-TOKENIZER = Tokenizer.from_ranks(
+TOKENIZER = Tokenizer(
     {bytes([byte]): byte for byte in range(256)}, PATTERNS["qwen2"], place_special(256)
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -22,7 +22,7 @@ def tokenizer() -> Tokenizer:
     merges = ["th", "the", "an", "in", "us", "er", "user", " t", "\n\n", "ss", "<|", "|>"]
     tokens = [bytes([i]) for i in range(256)] + [merge.encode() for merge in merges]
     ranks = {token: i for i, token in enumerate(tokens)}
-    return Tokenizer.from_ranks(ranks, PATTERNS["qwen2"], place_special(len(ranks)))
+    return Tokenizer(ranks, PATTERNS["qwen2"], place_special(len(ranks)))
 
 
 class ScriptedModel(Transformer):

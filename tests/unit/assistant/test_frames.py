@@ -48,7 +48,7 @@ def vocabulary(pattern: str, names: tuple[str, ...]) -> Tokenizer:
     tokens = [bytes([i]) for i in range(256)] + [merge.encode() for merge in MERGES]
     ranks = {token: i for i, token in enumerate(tokens)}
     special = {name: len(ranks) + i for i, name in enumerate(names)}
-    return Tokenizer.from_ranks(ranks, PATTERNS[pattern], special)
+    return Tokenizer(ranks, PATTERNS[pattern], special)
 
 
 FAMILIES = [

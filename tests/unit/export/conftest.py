@@ -22,7 +22,7 @@ MERGES = [b" t", b"he", b" the", b"in", b"er", b"an", b"37", b"qu"]
 
 def tokenizer(pattern: str = "qwen2") -> Tokenizer:
     ranks = {bytes([i]): i for i in range(256)} | {m: 256 + i for i, m in enumerate(MERGES)}
-    return Tokenizer.from_ranks(ranks, PATTERNS[pattern], place_special(len(ranks)))
+    return Tokenizer(ranks, PATTERNS[pattern], place_special(len(ranks)))
 
 
 def config(family: str) -> ModelConfig:

@@ -21,7 +21,7 @@ from llmpipe.tokenizer.special import BOS, IM_END, place_special
 def tokenizer() -> Tokenizer:
     """Every byte is a token; then the special ones."""
     ranks = {bytes([i]): i for i in range(256)}
-    return Tokenizer.from_ranks(ranks, split_pattern("qwen2"), place_special(256))
+    return Tokenizer(ranks, split_pattern("qwen2"), place_special(256))
 
 
 class Scripted:

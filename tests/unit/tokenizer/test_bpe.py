@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpipe.core.errors import InputError, UserError
-from llmpipe.tokenizer.bpe import Tokenizer, clean_text
+from llmpipe.tokenizer.bpe import StreamDecoder, Tokenizer, clean_text
 from llmpipe.tokenizer.patterns import PATTERNS, pattern_name, split_pattern
 from llmpipe.tokenizer.special import (
     BOS,
@@ -22,7 +22,7 @@ from llmpipe.tokenizer.special import (
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 RANKS = BYTES | {b"he": 256, b"ll": 257, b"hell": 258, b"hello": 259, b" w": 260}
-TOKENIZER = Tokenizer.from_ranks(RANKS, PATTERNS["qwen2"], place_special(len(RANKS)))
+TOKENIZER = Tokenizer(RANKS, PATTERNS["qwen2"], place_special(len(RANKS)))
 
 
 def test_merges_apply_in_the_order_learned() -> None:
@@ -65,13 +65,13 @@ def test_special_tokens_are_many_and_distinct_and_end_the_vocabulary() -> None:
 @given(st.text(max_size=40), st.lists(st.integers(0, 400), max_size=20))
 def test_streamed_text_equals_text_decoded_at_once(text: str, more: list[int]) -> None:
     ids = [*TOKENIZER.encode(text), *(i % TOKENIZER.vocab_size for i in more)]
-    stream = TOKENIZER.stream_decoder()
+    stream = StreamDecoder(TOKENIZER)
     parts = [stream.push(i) for i in ids]
     assert "".join(parts) + stream.flush() == TOKENIZER.decode(ids)
 
 
 def test_a_stream_never_gives_half_a_character() -> None:
-    stream = TOKENIZER.stream_decoder()
+    stream = StreamDecoder(TOKENIZER)
     # é is C3 A9 in UTF-8, two tokens here
     assert [stream.push(0xC3), stream.push(0xA9)] == ["", "é"]
     assert [stream.push(0xC3), stream.flush()] == ["", "\ufffd"]
@@ -127,7 +127,7 @@ def test_a_vocabulary_that_cannot_work_is_refused(
     ranks: dict[bytes, int], special: dict[str, int], message: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        Tokenizer.from_ranks(ranks, PATTERNS["qwen2"], special)
+        Tokenizer(ranks, PATTERNS["qwen2"], special)
     assert message in str(error.value)
 
 

@@ -11,16 +11,15 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpipe.tokenizer import encoders, long_runs
+from llmpipe.tokenizer import encoders, patterns
 from llmpipe.tokenizer.encoders import (
     EncoderPlan,
     FastEncoder,
     ReferenceEncoder,
     choose_encoder,
 )
-from llmpipe.tokenizer.long_runs import LONG_RUN, cut_long_runs
-from llmpipe.tokenizer.patterns import PATTERNS, WHITESPACE
-from llmpipe.tokenizer.rank_file import write_ranks
+from llmpipe.tokenizer.merges import write_ranks
+from llmpipe.tokenizer.patterns import LONG_RUN, PATTERNS, WHITESPACE, cut_long_runs
 
 RANKS = {bytes([byte]): byte for byte in range(256)}
 for token in (b"  ", b"    ", b"        ", b"\n\n", b" a", b"th", b"the", b" the"):
@@ -129,7 +128,7 @@ def _run_texts() -> st.SearchStrategy[str]:
 def test_cutting_never_changes_the_ids(name: str, text: str) -> None:
     """With runs counted as long from 8 characters on, cut and whole text must have equal ids."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(long_runs, "LONG_RUN", 8)
+        patch.setattr(patterns, "LONG_RUN", 8)
         segments = list(cut_long_runs(text, PATTERNS[name]))
         cut = ENCODERS[name].encode(text)
     assert "".join(segment for segment, _ in segments) == text

@@ -19,7 +19,7 @@ RANKS = {bytes([byte]): byte for byte in range(256)}
 RANKS |= {b"th": 256, b"\xc3\xa9": 257, b" th": 258, b"the": 259, b" the": 260}
 # " the" is " th" + "e": the pair (" ", "the") never meets, since "th" joins its space first.
 MERGES = [(b"t", b"h"), (b"\xc3", b"\xa9"), (b" ", b"th"), (b"th", b"e"), (b" th", b"e")]
-TOKENIZER = Tokenizer.from_ranks(RANKS, PATTERNS["qwen2"], place_special(len(RANKS)))
+TOKENIZER = Tokenizer(RANKS, PATTERNS["qwen2"], place_special(len(RANKS)))
 
 
 def change(folder: Path, edit: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmpipe.core.errors import InputError
-from llmpipe.tokenizer.published import files_of
+from llmpipe.tokenizer.vocabularies import files_of
 
 
 def test_vocabulary_is_found_in_the_users_cache(

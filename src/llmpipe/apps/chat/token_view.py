@@ -8,7 +8,7 @@ from rich.text import Text
 
 from llmpipe.apps.printable import drawn, printable
 from llmpipe.assistant.render import Rendered
-from llmpipe.tokenizer.bpe import Tokenizer
+from llmpipe.tokenizer.bpe import StreamDecoder, Tokenizer
 
 
 def token_view(rendered: Rendered, tokenizer: Tokenizer, has_color: bool) -> str:
@@ -34,7 +34,7 @@ def raw_view(rendered: Rendered, tokenizer: Tokenizer, has_color: bool) -> str:
     The borders are `|`, or alternating colors.
     """
     control = set(tokenizer.special.values())
-    decoder = tokenizer.stream_decoder()
+    decoder = StreamDecoder(tokenizer)
     pieces = []
     for i, id in enumerate(rendered.ids):
         # A character of several tokens appears where it ends, as in a streamed answer.

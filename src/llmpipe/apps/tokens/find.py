@@ -6,8 +6,7 @@ from pathlib import Path
 
 from llmpipe.core.errors import InputError, UserError, did_you_mean
 from llmpipe.tokenizer.bpe import Tokenizer
-from llmpipe.tokenizer.published import open_vocabulary
-from llmpipe.tokenizer.vocabularies import KNOWN, load_vocabulary
+from llmpipe.tokenizer.vocabularies import KNOWN, load_vocabulary, open_vocabulary
 
 OURS = "ours"
 

@@ -136,8 +136,7 @@ def split_text(text: str, n_chars: int) -> Iterator[str]:
     while len(text) - start > n_chars:
         window = text[start + n_chars // 2 : start + n_chars]
         ends = [match.end() for match in _PARAGRAPH_END.finditer(window)]
-        cut = ends[-1] if ends else max(window.rfind("\n"), -1) + 1 or window.rfind(" ") + 1
-        cut = cut or len(window)
+        cut = ends[-1] if ends else window.rfind("\n") + 1 or window.rfind(" ") + 1 or len(window)
         yield text[start : start + n_chars // 2 + cut]
         start += n_chars // 2 + cut
     if start < len(text) or not text:

@@ -16,19 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from llmpipe.core.artifact import atomic_file
 from llmpipe.core.units import FILES, Commit, RunUnit, Unit, Watch
-from llmpipe.stages.tokenize.card import Card
 from llmpipe.stages.tokenize.config import TokenizeConfig
 from llmpipe.stages.tokenize.documents import CorpusDocument, read_range
-from llmpipe.stages.tokenize.mixture import is_in_copy, sources_of
-from llmpipe.stages.tokenize.split import Scan, split_hash
+from llmpipe.stages.tokenize.split import Scan, is_in_copy, sources_of, split_hash
+from llmpipe.stages.tokenize.stats import Card, save_counts
 from llmpipe.tokenizer.encoders import Encoder, EncoderPlan
 from llmpipe.tokenizer.shards import Shard, ShardWriter, Split
 
 _COUNT_EVERY_TOKENS = 1 << 18
-
-
 _COUNTS = "counts.npy"
 _TOLD_EVERY = 64
 """Documents after which the watch hears of it: often enough to find a worker that hangs, and no cost."""
@@ -55,12 +51,11 @@ class ScanJob:
 
     def _run(self, unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
         scan = Scan()
-        if unit.payload.copy:  # copies of a source hold nothing new
-            return scan.to_json()
-        for document in documents_of(unit, self.config, watch):
-            if document.text is not None:
-                scan.add(document.data, self.seed)
-        return scan.to_json()
+        if unit.payload.copy == 0:  # later copies of a source hold nothing new
+            for document in documents_of(unit, self.config, watch):
+                if document.text is not None:
+                    scan.add(document.data, self.seed)
+        return asdict(scan)
 
 
 @dataclass(frozen=True)
@@ -85,15 +80,21 @@ class EncodeJob:
         card = Card(self.config.compare)
         set_aside: list[dict[str, Any]] = []
         n_surrogates = n_empty = 0
-        with self._shards(folder) as shards:
+        with ExitStack() as stack:
+            limit = self.config.shard_tokens
+            shards = UnitShards(stack, folder, self.vocab_size, self.bos_id, limit)
             for document in documents_of(unit, self.config, watch):
                 data = document.data
-                if document.text is None:
-                    set_aside += [_aside(document)] if copy == 0 else []
+                if not document.text:
+                    if document.text is None and copy == 0:
+                        size, reason = document.n_bytes, document.reason
+                        set_aside.append({"id": document.id, "bytes": size, "reason": reason})
+                    n_empty += document.text == "" and copy == 0
                     continue
-                n_empty += not data and copy == 0
                 split: Split = "val" if split_hash(data) < self.val_below else "train"
-                if not data or not _is_wanted(split, data, source.epochs, copy):
+                # Documents for validation stand in the first copy alone.
+                is_wanted = copy == 0 if split == "val" else is_in_copy(data, source.epochs, copy)
+                if not is_wanted:
                     continue
                 n_surrogates += document.n_surrogates
                 ids = encoder.encode(document.text)
@@ -101,8 +102,7 @@ class EncodeJob:
                 if split == "val":
                     card.add(document, source.name, len(ids))
             finished = shards.finish()
-        with atomic_file(folder / _COUNTS) as temporary, temporary.open("wb") as file:
-            np.save(file, shards.train_counts)
+        save_counts(folder / _COUNTS, shards.train_counts)
         return {
             "source": source.name,
             "shards": [asdict(shard) for shard in finished],
@@ -110,20 +110,8 @@ class EncodeJob:
             "set_aside": set_aside,
             "lone_surrogates": n_surrogates,
             "empty": n_empty,
-            "card": card.to_json(),
+            "card": card.largest(),
         }
-
-    def _shards(self, folder: Path) -> UnitShards:
-        return UnitShards(folder, self.vocab_size, self.bos_id, self.config.shard_tokens)
-
-
-def _is_wanted(split: Split, data: bytes, epochs: float, copy: int) -> bool:
-    """Say whether a document stands in this copy: those for validation stand in the first alone."""
-    return copy == 0 if split == "val" else is_in_copy(data, epochs, copy)
-
-
-def _aside(document: CorpusDocument) -> dict[str, Any]:
-    return {"id": document.id, "bytes": document.n_bytes, "reason": document.reason}
 
 
 def _files_of(shard: Shard) -> dict[str, str]:
@@ -134,22 +122,18 @@ def _files_of(shard: Shard) -> dict[str, str]:
 class UnitShards:
     """The shards of one unit: a new one begins after the document that fills the one before."""
 
-    def __init__(self, folder: Path, vocab_size: int, bos_id: int, shard_tokens: int) -> None:
+    def __init__(
+        self, stack: ExitStack, folder: Path, vocab_size: int, bos_id: int, shard_tokens: int
+    ) -> None:
         self.train_counts = np.zeros(vocab_size, dtype=np.int64)
         self._folder = folder
         self._bos_id = bos_id
         self._shard_tokens = shard_tokens
         self._open: dict[Split, ShardWriter] = {}
         self._finished: list[Shard] = []
-        self._stack = ExitStack()
+        self._stack = stack
         self._uncounted: list[np.ndarray] = []
         self._n_uncounted = 0
-
-    def __enter__(self) -> UnitShards:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
 
     def add(self, split: Split, ids: np.ndarray, n_text_bytes: int) -> None:
         """Append a document to the open shard of its split."""
@@ -160,7 +144,10 @@ class UnitShards:
             self._open[split] = self._stack.enter_context(writer)
         writer.add(ids, n_text_bytes)
         if split == "train":
-            self._count(ids)
+            self._uncounted.append(ids)
+            self._n_uncounted += len(ids)
+            if self._n_uncounted >= _COUNT_EVERY_TOKENS:
+                self._count()
         if writer.tokens >= self._shard_tokens:
             self._finished.append(self._open.pop(split).finish(split))
 
@@ -169,16 +156,10 @@ class UnitShards:
         for split, writer in self._open.items():
             self._finished.append(writer.finish(split))
         self._open.clear()
-        self._count_now()
+        self._count()
         return sorted(self._finished, key=lambda shard: shard.name[-5:])
 
-    def _count(self, ids: np.ndarray) -> None:
-        self._uncounted.append(ids)
-        self._n_uncounted += len(ids)
-        if self._n_uncounted >= _COUNT_EVERY_TOKENS:
-            self._count_now()
-
-    def _count_now(self) -> None:
+    def _count(self) -> None:
         if self._uncounted:
             ids = np.concatenate(self._uncounted)
             self.train_counts += np.bincount(ids, minlength=len(self.train_counts))
@@ -191,19 +172,15 @@ def place_shards(commits: Sequence[Commit], out: Path) -> list[Shard]:
     Returns:
         The shards, training first, numbered through over the units.
     """
-    placed = []
-    for split in ("train", "val"):
-        ours = [
-            (commit.folder, shard)
-            for commit in commits
-            for shard in (Shard(**fields) for fields in commit.record["shards"])
-            if shard.split == split
-        ]
-        for i, (folder, shard) in enumerate(ours):
-            placed.append(replace(shard, name=f"{split}-{i:05d}"))
-            for old, new in zip(_files_of(shard), _files_of(placed[-1]), strict=True):
-                _place(folder / old, out / new)
-    return placed
+    placed: dict[Split, list[Shard]] = {"train": [], "val": []}
+    for commit in commits:
+        for fields in commit.record["shards"]:
+            shard = Shard(**fields)
+            ours = placed[shard.split]
+            ours.append(replace(shard, name=f"{shard.split}-{len(ours):05d}"))
+            for old, new in zip(_files_of(shard), _files_of(ours[-1]), strict=True):
+                _place(commit.folder / old, out / new)
+    return placed["train"] + placed["val"]
 
 
 def _place(source: Path, target: Path) -> None:
@@ -211,9 +188,8 @@ def _place(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
-    except (
-        OSError
-    ):  # a file system without hard links: a run killed from here on does the unit again
+    except OSError:
+        # A file system without hard links: a run killed from here on does the unit again.
         source.replace(target)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from llmpipe.core.artifact import Artifact
 from llmpipe.core.report import Bars, Block, Code, Prose, Section, Table
-from llmpipe.stages.tokenize.card import bytes_per_token
 from llmpipe.stages.tokenize.stats import COUNTS_FILE
 from llmpipe.tokenizer.bpe import Tokenizer
 from llmpipe.tokenizer.patterns import pattern_name
@@ -34,6 +33,13 @@ def report(artifact: Artifact) -> list[Section]:
 
 def _sizes(artifact: Artifact, tokenizer: Tokenizer) -> Table:
     stats = artifact.stats
+    learned: list[list[str | int | float]] = []
+    if "learned_from_bytes" in stats:
+        learned.append(["learned from", f"{stats['learned_from_bytes']:,} bytes"])
+    if stats.get("pruned_pieces"):
+        label = f"pieces left out, each in the text fewer than {stats['pruned_below']:,} times"
+        number = f"{stats['pruned_pieces']:,}, {stats['pruned_occurrences']:,} places"
+        learned.append([label, number])
     rows: list[list[str | int | float]] = [
         ["vocabulary", f"{stats['vocab_size']:,}"],
         ["of these special", f"{len(tokenizer.special):,}"],
@@ -43,32 +49,12 @@ def _sizes(artifact: Artifact, tokenizer: Tokenizer) -> Table:
         ["text", f"{stats['text_bytes']:,} bytes"],
         ["bytes per token", f"{stats['bytes_per_token']:.2f}"],
         ["merges that occur nowhere in training text", f"{stats['unused_tokens']:,}"],
-        *_learned(artifact),
+        *learned,
         ["documents set aside as too long", f"{stats['documents_set_aside']:,}"],
         ["lone surrogates replaced", f"{stats['lone_surrogates_replaced']:,}"],
         ["digest", str(stats["tokenizer"])[:16]],
     ]
     return Table(["", ""], rows)
-
-
-_KINDS = ("source", "language", "domain")
-
-
-def _learned(artifact: Artifact) -> list[list[str | int | float]]:
-    stats = artifact.stats
-    if "learned_from_bytes" not in stats:
-        return []
-    rows: list[list[str | int | float]] = [
-        ["learned from", f"{stats['learned_from_bytes']:,} bytes"]
-    ]
-    if stats["pruned_pieces"]:
-        rows.append(
-            [
-                f"pieces left out, each in the text fewer than {stats['pruned_below']:,} times",
-                f"{stats['pruned_pieces']:,}, {stats['pruned_occurrences']:,} places",
-            ]
-        )
-    return rows
 
 
 def _card(artifact: Artifact) -> list[Section]:
@@ -81,7 +67,7 @@ def _card(artifact: Artifact) -> list[Section]:
         [
             group.rstrip("/").replace("/", " "),
             row["bytes"],
-            *(round(bytes_per_token(row, name), 2) for name in vocabularies),
+            *(round(_bytes_per_token(row, name), 2) for name in vocabularies),
         ]
         for group, row in groups.items()
     ]
@@ -89,13 +75,17 @@ def _card(artifact: Artifact) -> list[Section]:
         Prose("On the validation documents. More bytes per token mean shorter sequences."),
         Table(["text", "bytes", *vocabularies], rows),
     ]
-    for kind in _KINDS:
+    for kind in ("source", "language", "domain"):
         found = [(g.split("/", 1)[1], row) for g, row in groups.items() if g.startswith(f"{kind}/")]
         if len(found) > 1:
             for name in vocabularies:
-                bars = [(label, bytes_per_token(row, name)) for label, row in found]
+                bars = [(label, _bytes_per_token(row, name)) for label, row in found]
                 blocks.append(Bars(f"Bytes per token by {kind}: {name}", bars))
     return [Section("Bytes per token", blocks)]
+
+
+def _bytes_per_token(row: Mapping[str, int], vocabulary: str) -> float:
+    return row["bytes"] / max(1, row[vocabulary])
 
 
 def _lengths(artifact: Artifact, tokenizer: Tokenizer, counts: np.ndarray) -> list[Block]:

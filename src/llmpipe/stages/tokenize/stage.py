@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from llmpipe.stages.tokenize.config import TokenizeConfig
 
 if TYPE_CHECKING:
     from llmpipe.core.units import Commit, Job, Unit
-    from llmpipe.stages.tokenize.split import Scan
+    from llmpipe.stages.tokenize.train_bpe import CountJob
     from llmpipe.tokenizer.bpe import Tokenizer
 
 
@@ -41,50 +42,48 @@ def needs(config: TokenizeConfig) -> dict[str, Need]:
 def files(config: TokenizeConfig) -> Sequence[str]:
     """Name the files read besides the corpus."""
     from llmpipe.stages.tokenize.documents import expand_inputs
-    from llmpipe.tokenizer.published import files_of
+    from llmpipe.tokenizer.vocabularies import files_of
 
     inputs = [*config.inputs, *(name for source in config.sources for name in source.inputs)]
-    vocabularies = [*([config.tokenizer] if config.tokenizer else []), *config.compare]
-    return [
-        *expand_inputs(inputs),
-        *(str(path) for name in vocabularies for path in files_of(name)),
-    ]
+    vocabularies = filter(None, (config.tokenizer, *config.compare))
+    return expand_inputs(inputs) + [str(p) for name in vocabularies for p in files_of(name)]
 
 
 def plan(config: TokenizeConfig, inputs: Inputs) -> dict[str, str]:
     """Say what will be read and made."""
     paths = sorted({unit.payload.path for unit in _units(config, inputs)})
     n_bytes = sum(Path(path).stat().st_size for path in paths if "://" not in path)
-    vocabulary = (
-        f"from {config.tokenizer}"
-        if config.tokenizer
-        else f"{config.vocab_size:,} tokens, split `{config.pattern}`, "
-        f"learned from up to {config.train_bytes / 1e6:,.0f} MB"
-    )
+    learned = f"learned from up to {config.train_bytes / 1e6:,.0f} MB"
+    vocabulary = f"{config.vocab_size:,} tokens, split `{config.pattern}`, {learned}"
     return {
         "input": f"{len(paths)} files, {n_bytes / 1e6:,.1f} MB",
-        "vocabulary": vocabulary,
+        "vocabulary": f"from {config.tokenizer}" if config.tokenizer else vocabulary,
         "validation": f"{config.val_frac:.1%} of documents, by hash of their text",
     }
 
 
 def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Run the stage; called again after a kill it goes on where it was."""
-    from llmpipe.stages.tokenize.card import add_cards
     from llmpipe.stages.tokenize.encode import EncodeJob, ScanJob, add_counts, place_shards
-    from llmpipe.stages.tokenize.mixture import sources_of
-    from llmpipe.stages.tokenize.split import add_up, val_threshold
-    from llmpipe.stages.tokenize.stats import Vocabulary, collect, save_counts, source_sums
+    from llmpipe.stages.tokenize.split import add_up, sample_sizes, sources_of, val_threshold
+    from llmpipe.stages.tokenize.stats import (
+        COUNTS_FILE,
+        Vocabulary,
+        add_cards,
+        collect,
+        save_counts,
+        source_sums,
+    )
+    from llmpipe.stages.tokenize.train_bpe import CountJob
     from llmpipe.tokenizer.shards import write_index
 
     for unfinished in out.glob(".tmp-*"):
         unfinished.unlink()
-    state = out / "state"
     units = _units(config, inputs)
     sources = sources_of(config)
 
     # ------------------------------------------------------------------------------------ scan
-    scans: list[Scan] = []
+    n_buckets: tuple[int, ...] = ()
     val_below = 0
     if config.tokenizer is None or config.val_frac > 0:  # else nothing depends on it
         commits = _run_units(ScanJob(config, ctx.seed), units, "scan", out, ctx)
@@ -96,11 +95,13 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
         if total.documents == 0:
             raise _empty_corpus()
         val_below = val_threshold(total, config.val_frac)
+        n_buckets = sample_sizes(sources, scans, config.train_bytes)
 
     # ----------------------------------------------------------------------------------- train
-    tokenizer, trained = _tokenizer(config, units, scans, val_below, out, ctx)
+    count = CountJob(config, ctx.seed, n_buckets, val_below)
+    tokenizer, trained = _tokenizer(count, units, out, ctx)
     ctx.console.debug(tokenizer.encoder_note)
-    vocabulary = Vocabulary.of(tokenizer, state / "ranks.tiktoken")
+    vocabulary = Vocabulary.of(tokenizer, out / "state" / "ranks.tiktoken")
     del tokenizer  # with its encoder it is 80 MB for cl100k
     _give_back_memory()
     ctx.stop.check()
@@ -116,7 +117,7 @@ def run(config: TokenizeConfig, inputs: Inputs, out: Path, ctx: Context) -> dict
     if not any(record["shards"] for record in records):
         raise _empty_corpus()
     counts = add_counts(commits)
-    save_counts(out, counts)
+    save_counts(out / COUNTS_FILE, counts)
     set_aside = [row for record in records for row in record["set_aside"]]
     if set_aside:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in set_aside)
@@ -170,58 +171,39 @@ def _empty_corpus() -> InputError:
 
 
 def _tokenizer(
-    config: TokenizeConfig,
-    units: Sequence[Unit],
-    scans: Sequence[Scan],
-    val_below: int,
-    out: Path,
-    ctx: Context,
+    count: CountJob, units: Sequence[Unit], out: Path, ctx: Context
 ) -> tuple[Tokenizer, dict[str, int]]:
     """Return the stage's tokenizer (saved already, loaded or learned), and what it learned from."""
     from llmpipe.tokenizer.bpe import Tokenizer
     from llmpipe.tokenizer.hf import CONFIG_FILE
-    from llmpipe.tokenizer.published import open_vocabulary
-    from llmpipe.tokenizer.vocabularies import with_chat_tokens
+    from llmpipe.tokenizer.vocabularies import open_vocabulary, with_chat_tokens
 
     facts_file = out / "state" / "trained.json"
     if (out / CONFIG_FILE).exists():  # written last
         facts = json.loads(facts_file.read_bytes()) if facts_file.exists() else {}
         return Tokenizer.load(out), facts
     facts = {}
-    if config.tokenizer:
-        tokenizer = with_chat_tokens(open_vocabulary(config.tokenizer))
+    if count.config.tokenizer:
+        tokenizer = with_chat_tokens(open_vocabulary(count.config.tokenizer))
     else:
-        tokenizer, facts = _learn(config, units, scans, val_below, out, ctx)
+        tokenizer, facts = _learn(count, units, out, ctx)
         write_atomic(facts_file, json.dumps(facts))
     tokenizer.save(out)
     return tokenizer, facts
 
 
 def _learn(
-    config: TokenizeConfig,
-    units: Sequence[Unit],
-    scans: Sequence[Scan],
-    val_below: int,
-    out: Path,
-    ctx: Context,
+    count: CountJob, units: Sequence[Unit], out: Path, ctx: Context
 ) -> tuple[Tokenizer, dict[str, int]]:
     """Count the sample's pieces unit by unit, then learn the merges."""
-    from llmpipe.stages.tokenize.mixture import sample_sizes, sources_of
-    from llmpipe.stages.tokenize.train_bpe import (
-        COUNTS_FILE,
-        CountJob,
-        TrainingSample,
-        check_vocab_size,
-        learn_vocabulary,
-    )
+    from llmpipe.stages.tokenize.train_bpe import COUNTS_FILE, learn_vocabulary
     from llmpipe.tokenizer.piece_counts import add_files
 
-    check_vocab_size(config.vocab_size)
-    n_buckets = sample_sizes(sources_of(config), scans, config.train_bytes)
     # A source's later copies hold the same documents: the merges are learned from the first.
-    sampled = [unit for unit in units if unit.payload.copy == 0 and n_buckets[unit.payload.source]]
-    job = CountJob(config, TrainingSample(ctx.seed, n_buckets, val_below))
-    commits = _run_units(job, sampled, "count", out, ctx)
+    firsts = [unit for unit in units if unit.payload.copy == 0]
+    sampled = [unit for unit in firsts if count.n_buckets[unit.payload.source]]
+    commits = _run_units(count, sampled, "count", out, ctx)
+    config = count.config
     text_bytes = sum(commit.record["text_bytes"] for commit in commits)
     with ctx.console.progress("learn", config.vocab_size, "merge") as bar:
         paths = [commit.folder / COUNTS_FILE for commit in commits]
@@ -233,17 +215,13 @@ def _learn(
         ctx.console.info(
             f"left out {pruned.pieces:,} pieces that occur fewer than {pruned.below:,} times"
         )
-    return tokenizer, {
-        "learned_from_bytes": text_bytes,
-        "pruned_pieces": pruned.pieces,
-        "pruned_occurrences": pruned.occurrences,
-        "pruned_below": pruned.below,
-    }
+    sizes = {f"pruned_{name}": n for name, n in asdict(pruned).items()}
+    return tokenizer, {"learned_from_bytes": text_bytes} | sizes
 
 
 def _units(config: TokenizeConfig, inputs: Inputs) -> list[Unit]:
     """Return the units of all sources."""
-    from llmpipe.stages.tokenize.mixture import plan_mixture
+    from llmpipe.stages.tokenize.split import plan_mixture
 
     corpus = inputs["corpus"].path.glob("part-*.parquet") if "corpus" in inputs else []
     return plan_mixture(config, sorted(map(str, corpus)))

@@ -23,17 +23,6 @@ from llmpipe.tokenizer.patterns import split_pattern
 from llmpipe.tokenizer.piece_counts import PieceCounter, PieceCounts, save_counts
 from llmpipe.tokenizer.special import N_SPECIAL, VOCAB_MULTIPLE, place_special
 
-
-@dataclass(frozen=True)
-class TrainingSample:
-    """Which documents the merges are learned from."""
-
-    seed: int
-    n_buckets: tuple[int, ...]
-    """For each source."""
-    val_below: int
-
-
 COUNTS_FILE = "counts.arrow"
 """In the folder of a unit: its pieces, and how often each occurs."""
 
@@ -43,7 +32,10 @@ class CountJob:
     """Counts the pieces of a unit's sampled documents."""
 
     config: TokenizeConfig
-    sample: TrainingSample
+    seed: int
+    n_buckets: tuple[int, ...]
+    """For each source, how many buckets of its documents are in the sample."""
+    val_below: int
 
     def open(self) -> RunUnit:
         """Return the function that runs a unit."""
@@ -57,27 +49,13 @@ class CountJob:
 
     def _texts(self, unit: Unit, watch: Watch) -> Iterator[str]:
         """Yield the sampled training documents of a unit."""
-        seed, val_below = self.sample.seed, self.sample.val_below
-        n_buckets = self.sample.n_buckets[unit.payload.source]
+        n_buckets = self.n_buckets[unit.payload.source]
         for document in documents_of(unit, self.config, watch):
             data = document.data
-            if not document.text or split_hash(data) < val_below:
+            if not document.text or split_hash(data) < self.val_below:
                 continue
-            if sample_bucket(data, seed) < n_buckets:
+            if sample_bucket(data, self.seed) < n_buckets:
                 yield document.text
-
-
-def check_vocab_size(vocab_size: int) -> None:
-    """Check that there is room for a merge.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if vocab_size <= 256 + N_SPECIAL:
-        raise UserError(
-            f"vocab_size ({vocab_size}) must be over {256 + N_SPECIAL}: 256 bytes and "
-            f"{N_SPECIAL} special tokens stand beside the merges"
-        )
 
 
 def learn_vocabulary(
@@ -90,8 +68,7 @@ def learn_vocabulary(
     """Learn a vocabulary from counted pieces.
 
     Args:
-        counts: pieces with the number of times each occurs.
-        vocab_size: how many tokens it shall have, bytes and special tokens among them.
+        vocab_size: how many tokens it is to have, bytes and special tokens among them.
         pattern: name of the pattern that cut the text into the pieces.
         text_bytes: size of the text that was counted, for messages.
         on_progress: gets the number of merges learned.
@@ -100,26 +77,25 @@ def learn_vocabulary(
         InputError: if there is no text.
         UserError: if the text has fewer merges than asked for.
     """
-    check_vocab_size(vocab_size)
     n_merges = vocab_size - 256 - N_SPECIAL
+    if n_merges <= 0:
+        raise UserError(
+            f"vocab_size ({vocab_size}) must be over {256 + N_SPECIAL}: 256 bytes and "
+            f"{N_SPECIAL} special tokens stand beside the merges"
+        )
     if len(counts) == 0:
         raise InputError("there is no text to learn a vocabulary from: the corpus is empty")
     learned = learn_merges(counts, n_merges, on_progress)
     if len(learned) < n_merges:
-        raise _too_few_merges(vocab_size, n_merges, len(learned), text_bytes)
+        possible = (256 + len(learned) + N_SPECIAL) // VOCAB_MULTIPLE * VOCAB_MULTIPLE
+        is_allowed = possible >= MIN_VOCAB
+        smaller = f"set `tokenize.vocab_size` to at most {possible:,}, or " if is_allowed else ""
+        raise UserError(
+            f"vocab_size {vocab_size:,} asks for {n_merges:,} merges, and "
+            f"{text_bytes:,} bytes of text have only {len(learned):,}",
+            f"{smaller}give more text",
+        )
     tokens = [*(bytes([byte]) for byte in range(256)), *learned]
     ranks = {token: i for i, token in enumerate(tokens)}
     special = place_special(len(tokens))
     return Tokenizer(ranks, split_pattern(pattern), special, is_merged=True)
-
-
-def _too_few_merges(vocab_size: int, n_asked: int, n_found: int, n_bytes: int) -> UserError:
-    possible = (256 + n_found + N_SPECIAL) // VOCAB_MULTIPLE * VOCAB_MULTIPLE
-    smaller = (
-        f"set `tokenize.vocab_size` to at most {possible:,}, or " if possible >= MIN_VOCAB else ""
-    )
-    return UserError(
-        f"vocab_size {vocab_size:,} asks for {n_asked:,} merges, and "
-        f"{n_bytes:,} bytes of text have only {n_found:,}",
-        f"{smaller}give more text",
-    )

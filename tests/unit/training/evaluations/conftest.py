@@ -23,7 +23,7 @@ def tokenizer() -> Tokenizer:
     """Bytes, and three merges that make ` a` and ` ab` tokens of their own, and `ab`."""
     ranks = {bytes([i]): i for i in range(256)}
     ranks |= {b" a": 256, b" ab": 257, b"ab": 258}
-    return Tokenizer.from_ranks(ranks, PATTERNS["gpt2"], place_special(259))
+    return Tokenizer(ranks, PATTERNS["gpt2"], place_special(259))
 
 
 @pytest.fixture
