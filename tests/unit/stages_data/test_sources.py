@@ -308,6 +308,39 @@ def test_what_is_a_document(path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        'text/html; charset="UTF-8"', "TEXT/HTML", "text/html, charset=utf-8", "text/html charset=utf-8",
+        "text/html,text/html", "application/xhtml+xml;profile=x",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["payload type", "response"])
+def test_media_types_are_read_as_browsers_read_them(path: Path, header: str, place: str) -> None:
+    said = header if place == "response" else "application/octet-stream"
+    extra = f"WARC-Identified-Payload-Type: {header}\r\n" if place == "payload type" else ""
+    write(
+        path,
+        [record(0, response(f"Content-Type: {said}\r\n", b"<p>page 0 of a site</p>"), extra=extra)],
+    )
+    (item,) = items(path)
+    found = load(item)
+    assert isinstance(found, Document) and "page 0" in (found.html or "")
+
+
+def test_a_line_separator_of_unicode_does_not_end_a_header(path: Path) -> None:
+    address = "http://example.org/a\u2028b\u0085c"
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {address}\r\nContent-Length: 0\r\n\r\n"
+    path.write_bytes(gzip.compress(head.encode() + b"\r\n\r\n"))
+    with path.open("rb") as file:
+        (found,) = read_records(Stream(open_pieces(file, starts_record)), 1000)
+    assert isinstance(found, Record) and found.url == address
+    response = parse_response(
+        "HTTP/1.1 200 OK\r\nX-Note: a\x85Content-Type: b\r\n\r\n".encode("latin-1")
+    )
+    assert response is not None and "content-type" not in response.headers
+
+
 def test_status_is_a_setting(path: Path) -> None:
     write(path, [record(0, response(HTML, b"<p>gone", status=404))])
     assert isinstance(load(items(path, ReadConfig(http_status=()))[0]), Document)
@@ -489,6 +522,10 @@ TEXT = b"<p>hello</p>" * 50
         ("gzip", TEXT),  # announced but stored decoded, as Common Crawl does
         ("br", TEXT),
         ("identity", TEXT),
+        ("ISO-8859-1", TEXT),  # what is no coding is taken for none, as browsers do
+        ("binary", TEXT),
+        ("aws-chunked", TEXT),
+        ("utf8,gzip", gzip.compress(TEXT)),
     ],
 )
 def test_content_encodings(encoding: str, body: bytes) -> None:

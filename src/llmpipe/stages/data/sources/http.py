@@ -6,15 +6,13 @@ A body that does not look like what its header says is taken as it is.
 
 from __future__ import annotations
 
-import io
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from llmpipe.core import http_message
 
 _STATUS = re.compile(rb"HTTP/[\d.]+ +(\d{3})")
-_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.I)
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[^\r\n]{0,200}\r?\n")
 
@@ -35,13 +33,12 @@ class StoredResponse:
     @property
     def mime(self) -> str:
         """The media type without parameters, in lower case; empty if none is given."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return http_message.parse_media_type(self.headers.get("content-type", ""))[0]
 
     @property
     def charset(self) -> str | None:
         """The charset named in `Content-Type`."""
-        match = _CHARSET.search(self.headers.get("content-type", ""))
-        return match[1] if match else None
+        return http_message.parse_media_type(self.headers.get("content-type", ""))[1]
 
 
 def parse_response(block: bytes) -> StoredResponse | None:
@@ -52,7 +49,7 @@ def parse_response(block: bytes) -> StoredResponse | None:
     end = _HEADER_END.search(block, 0, 1 << 17)
     head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
     headers: dict[str, str] = {}
-    for line in head.decode("latin-1").splitlines()[1:]:
+    for line in re.split(r"\r?\n", head.decode("latin-1"))[1:]:
         name, colon, value = line.partition(":")
         if colon:
             headers.setdefault(name.strip().lower(), value.strip())
@@ -68,11 +65,16 @@ def decode_body(response: StoredResponse, max_bytes: int) -> bytes:
     body = response.body
     if "chunked" in response.headers.get("transfer-encoding", "").lower():
         body = join_chunks(body)
-    for name in reversed(response.headers.get("content-encoding", "").lower().split(",")):
-        body = _undo(name.strip(), body, max_bytes)
-    if len(body) > max_bytes:
+    coding = response.headers.get("content-encoding", "")
+    try:
+        content, is_whole = http_message.decode_body(body, coding, max_bytes)
+    except http_message.UnknownCodingError:
+        raise BadBody("unknown_encoding") from None
+    if len(content) > max_bytes:
         raise BadBody("over_limit")
-    return body
+    if not content and not is_whole:
+        raise BadBody("damaged_body")
+    return content  # a body cut by the crawler's size limit ends early; what there is of it is good
 
 
 def join_chunks(body: bytes) -> bytes:
@@ -92,55 +94,3 @@ def join_chunks(body: bytes) -> bytes:
         elif position < len(body) and len(parts) == 1:
             return body  # the first "size" was text that happens to be hexadecimal
     return b"".join(parts) if parts else body
-
-
-def _undo(encoding: str, body: bytes, max_bytes: int) -> bytes:
-    if encoding in ("", "identity", "none", "utf-8"):
-        return body
-    if encoding in ("gzip", "x-gzip"):
-        return _inflate(body, 16 + zlib.MAX_WBITS, max_bytes) if body[:2] == b"\x1f\x8b" else body
-    if encoding == "deflate":
-        if body[:1].isspace() or body[:1] == b"<":
-            return body
-        is_zlib = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
-        return _inflate(body, zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS, max_bytes)
-    if encoding == "br":
-        from fastwarc.stream_io import BrotliReader
-
-        return _read_bounded(BrotliReader(io.BytesIO(body)), body, max_bytes)
-    if encoding == "zstd":
-        import zstandard
-
-        reader = zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True)
-        return _read_bounded(reader, body, max_bytes)
-    raise BadBody("unknown_encoding")
-
-
-def _inflate(body: bytes, window: int, max_bytes: int) -> bytes:
-    inflate = zlib.decompressobj(window)
-    try:
-        data = inflate.decompress(body, max_bytes + 1)
-    except zlib.error:
-        raise BadBody("damaged_body") from None
-    if len(data) > max_bytes:
-        raise BadBody("over_limit")
-    if not inflate.eof and not data:
-        raise BadBody("damaged_body")
-    return data  # a body cut by the crawler's size limit ends early; what there is of it is good
-
-
-def _read_bounded(reader: Any, body: bytes, max_bytes: int) -> bytes:
-    """Read a decoder to its end or the bound. Text announced as compressed is taken as it is."""
-    parts, size = [], 0
-    try:
-        while size <= max_bytes and (part := reader.read(1 << 20)):
-            parts.append(part)
-            size += len(part)
-    except Exception as error:  # each codec has its own error class
-        if not parts and body.lstrip()[:1] == b"<":
-            return body
-        if not parts:
-            raise BadBody("damaged_body") from error
-    if size > max_bytes:
-        raise BadBody("over_limit")
-    return b"".join(parts)

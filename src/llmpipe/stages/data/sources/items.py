@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmpipe.core.http_message import parse_media_type
 from llmpipe.core.records.compression import open_pieces
 from llmpipe.core.records.lines import Unreadable, parse_object, read_lines
 from llmpipe.core.records.parquet import read_parquet
@@ -101,11 +102,11 @@ def _record_item(record: Record, read: ReadConfig) -> Item:
         if response is None:
             return Other("response, not HTTP")
         identified = record.headers.get("warc-identified-payload-type", "")
-        mime = identified or response.mime
+        mime = parse_media_type(identified)[0] or response.mime
         if mime in _HTML_TYPES or (not mime and _LOOKS_LIKE_HTML.match(response.body)):
             return Raw(record.url, partial(_load_response, record, response, read))
         return Other(f"response, {mime or 'no type'}")
-    mime = record.content_type.partition(";")[0].strip()
+    mime, _ = parse_media_type(record.content_type)
     if record.kind == "resource" and mime in _HTML_TYPES:
         load = partial(_load_html, record.url, record.date, record.block, None, read)
         return Raw(record.url, load)

@@ -93,7 +93,8 @@ def _read_warc_header(stream: Stream) -> tuple[Record, int] | str:
         return "bad_header"
     headers: dict[str, str] = {}
     name = ""
-    for line in block.decode("utf-8", errors="replace").splitlines()[1:]:
+    # Not `splitlines`, to which U+0085 and U+2028 end a line too: addresses hold them.
+    for line in re.split(r"\r?\n", block.decode("utf-8", errors="replace"))[1:]:
         if line.startswith((" ", "\t")) and name:
             headers[name] = f"{headers[name]} {line.strip()}".strip()
         elif ":" in line:
