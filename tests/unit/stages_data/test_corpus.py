@@ -262,7 +262,6 @@ def test_a_run_that_is_killed_at_every_part_gives_the_same_files(tmp_path: Path)
         if pid:
             return pid
         try:
-            os.setsid()
             executor = LocalProcesses(2, Limits(60.0, 60.0, 10**9), lambda now: None, lambda: False)
             build(config, commits, killed, executor)
             os._exit(0)
@@ -276,7 +275,7 @@ def test_a_run_that_is_killed_at_every_part_gives_the_same_files(tmp_path: Path)
         while len(list(killed.glob(f"state/parts/*/{DONE}"))) < n_done:
             assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended by itself"
             time.sleep(0.002)
-        os.killpg(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)  # its workers end with it
         os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]) == 0
     assert contents(killed) == contents(whole)
